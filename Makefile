@@ -1,0 +1,43 @@
+# Two commands set everything up: `make demo` and `make test`. The environment in .venv is made once and reused.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+HF_TESTS := $(VENV)/transformers-tests
+TRANSFORMERS := $(shell sed -n 's/^transformers==\(.*\)/\1/p' constraints.txt)
+
+.PHONY: demo test lint bench clean env
+
+env: $(STAMP)
+
+$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard modeling_tgdt/csrc/*)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "tgdt needs python3 >= 3.10"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (once; a few minutes on a slow connection)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,faiss,qdrant,plot]'
+	@touch $@
+
+# transformers' own common suites ship only in its source distribution.
+$(HF_TESTS)/.complete: constraints.txt $(STAMP)
+	@echo "Fetching the common test suites of transformers $(TRANSFORMERS)"
+	@rm -rf $(HF_TESTS) && mkdir -p $(HF_TESTS)
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary transformers \
+		--dest $(HF_TESTS) 'transformers==$(TRANSFORMERS)'
+	@tar -xzf $(HF_TESTS)/*.tar.gz -C $(HF_TESTS) --strip-components=1 --wildcards '*/tests/*' && rm $(HF_TESTS)/*.tar.gz
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/tgdt demo --output demo_output
+
+test: $(HF_TESTS)/.complete
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+lint: $(STAMP)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: $(STAMP)
+	@$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build *.egg-info demo_output

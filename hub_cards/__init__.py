@@ -1,0 +1,1 @@
+"""Cards, metric and Space for the Hub."""

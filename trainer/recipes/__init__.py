@@ -1,0 +1,1 @@
+"""Recipes: one YAML file each, read by `tgdt train --recipe NAME`."""
