@@ -1,0 +1,201 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""TGDT model configuration."""
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+# Depth of the transformer over detector regions in the released F30K and COCO settings.
+_DEFAULT_REGION_LAYERS = 4
+
+
+@strict
+class TGDTConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`TGDTModel`]: two homogeneous branches (arXiv 2306.08789, section III) over any vision and text
+    encoder of transformers. The defaults are the correct mathematics; the last group of fields exists so that a
+    checkpoint of the authors gives what their code gives.
+
+    Args:
+        text_config (`PreTrainedConfig` or `dict`, *optional*, defaults to BERT):
+            Configuration of the text encoder.
+        vision_config (`PreTrainedConfig` or `dict`, *optional*):
+            Configuration of the vision encoder, whose patches or cells become regions. `None` means that the model
+            reads precomputed region features only.
+        region_feature_size (`int`, *optional*, defaults to 2048):
+            Width of a region feature. With a `vision_config` it is that encoder's output width.
+        projection_dim (`int`, *optional*, defaults to 1024):
+            Width D of global and token embeddings.
+        num_region_layers (`int`, *optional*):
+            Layers of the transformer over regions, at the width of the region features. Defaults to 4 (the released
+            setting) without a vision encoder and to 0 with one, whose own layers do that work.
+        num_local_layers (`int`, *optional*, defaults to 2):
+            Layers of each local encoder (token embeddings).
+        num_global_layers (`int`, *optional*, defaults to 2):
+            Layers of each global encoder (global embedding), on top of the local one.
+        share_local_encoder (`bool`, *optional*, defaults to `False`):
+            Whether images and captions share one local encoder.
+        num_attention_heads (`int`, *optional*, defaults to 4):
+            Attention heads of the region, local and global encoders.
+        intermediate_size (`int`, *optional*, defaults to 2048):
+            Feed-forward width of these encoders.
+        hidden_act (`str`, *optional*, defaults to `"relu"`):
+            Feed-forward activation of these encoders.
+        hidden_dropout_prob (`float`, *optional*, defaults to 0.1):
+            Dropout on the sub-layer outputs and inside the feed-forward block.
+        attention_probs_dropout_prob (`float`, *optional*, defaults to 0.1):
+            Dropout on attention probabilities.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-5):
+            Epsilon of the layer normalisations.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the initial weights.
+        box_encoding (`str`, *optional*, defaults to `"concat"`):
+            How boxes join region features: `"concat"` (feature, box and area through a two-layer perceptron), `"sum"`
+            (a linear map of box and area is added) or `"none"`.
+        image_global_token (`str`, *optional*, defaults to `"mean"`):
+            Input of the image's global slot: `"mean"` of the regions (paper) or `"zeros"` (reference code).
+        detach_global_encoder (`bool`, *optional*, defaults to `False`):
+            Whether gradients of the global encoder stop before the local encoder.
+        num_prefix_tokens (`int`, *optional*, defaults to 1):
+            Attended text positions at the start that are no words ([CLS]).
+        num_suffix_tokens (`int`, *optional*, defaults to 1):
+            Attended text positions at the end that are no words ([SEP]). Reference checkpoints use 2: they also drop
+            the last word piece.
+        similarity_reduction (`str`, *optional*, defaults to `"mean"`):
+            Token similarity is the `"mean"` or the `"sum"` over words of the best region's cosine.
+        similarity_scale (`float`, *optional*, defaults to 1.0):
+            Factor of the token similarity. Reference checkpoints use 10.
+        global_score_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the global similarity in the mixed score.
+        local_score_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the token similarity in the mixed score.
+        objective (`str`, *optional*, defaults to `"hinge"`):
+            `"hinge"` (paper), `"infonce"` or `"sigmoid"`.
+        margin (`float`, *optional*, defaults to 0.2):
+            Margin of the hinge.
+        intra_margin (`float`, *optional*, defaults to 0.3):
+            Slack of the intra-modal consistency term.
+        global_loss_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the inter-modal term on global similarity.
+        local_loss_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the inter-modal term on token similarity.
+        intra_loss_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the intra-modal consistency term.
+        hardest_negatives (`bool`, *optional*, defaults to `True`):
+            Whether the hinge keeps each row's hardest negative only, or sums over all.
+        temperature (`float`, *optional*, defaults to 0.05):
+            Divides the similarities in the `"infonce"` and `"sigmoid"` objectives.
+        token_source (`str`, *optional*, defaults to `"local"`):
+            Which encoder gives the token embeddings: `"local"` or `"global"` (what the reference does while training).
+        padding_mode (`str`, *optional*, defaults to `"masked"`):
+            `"masked"`: padding never changes a result. `"reference"`: padded positions enter the global encoders and
+            padded regions enter the region maximum with similarity 0, as in batched runs of the reference.
+
+    Example:
+
+    ```python
+    >>> from modeling_tgdt import TGDTConfig, TGDTModel
+
+    >>> config = TGDTConfig(region_feature_size=64, projection_dim=32, num_region_layers=1)
+    >>> config.similarity_reduction
+    'mean'
+
+    ```"""
+
+    model_type = "tgdt"
+    sub_configs_defaults = {
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit", optional=True),
+    }
+
+    text_config: PreTrainedConfig | dict | None = None
+    vision_config: PreTrainedConfig | dict | None = None
+    region_feature_size: int = 2048
+    projection_dim: int = 1024
+    num_region_layers: int | None = None
+    num_local_layers: int = 2
+    num_global_layers: int = 2
+    share_local_encoder: bool = False
+    num_attention_heads: int = 4
+    intermediate_size: int = 2048
+    hidden_act: str = "relu"
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    box_encoding: Literal["concat", "sum", "none"] = "concat"
+    image_global_token: Literal["mean", "zeros"] = "mean"
+    detach_global_encoder: bool = False
+    num_prefix_tokens: int = 1
+    num_suffix_tokens: int = 1
+    similarity_reduction: Literal["mean", "sum"] = "mean"
+    similarity_scale: float | int = 1.0
+    global_score_weight: float | int = 1.0
+    local_score_weight: float | int = 1.0
+    objective: Literal["hinge", "infonce", "sigmoid"] = "hinge"
+    margin: float | int = 0.2
+    intra_margin: float | int = 0.3
+    global_loss_weight: float | int = 1.0
+    local_loss_weight: float | int = 1.0
+    intra_loss_weight: float | int = 1.0
+    hardest_negatives: bool = True
+    temperature: float | int = 0.05
+    token_source: Literal["local", "global"] = "local"
+    padding_mode: Literal["masked", "reference"] = "masked"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.vision_config is not None:
+            self.region_feature_size = backbone_width(self.vision_config)
+        if self.num_region_layers is None:
+            self.num_region_layers = _DEFAULT_REGION_LAYERS if self.vision_config is None else 0
+
+    def validate_architecture(self) -> None:
+        """Refuse sizes that no model can have.
+
+        Raises:
+            ValueError: When heads do not divide a width, or a count, temperature or probability is out of range.
+        """
+        widths = {"projection_dim": self.projection_dim}
+        if self.num_region_layers:
+            widths["region_feature_size"] = self.region_feature_size
+        for name, width in widths.items():
+            if width % self.num_attention_heads:
+                raise ValueError(
+                    f"{name} must be a multiple of num_attention_heads, found {width} and {self.num_attention_heads}."
+                )
+        for name in ("num_region_layers", "num_local_layers", "num_global_layers", "num_prefix_tokens"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name} must be at least 0, found {getattr(self, name)}.")
+        if self.num_suffix_tokens < 0:
+            raise ValueError(f"num_suffix_tokens must be at least 0, found {self.num_suffix_tokens}.")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0, found {self.temperature}.")
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """Return the configuration of the text encoder."""
+        return self.text_config
+
+
+def backbone_width(config: PreTrainedConfig) -> int:
+    """Return the channel count of a vision encoder's last feature map or token sequence.
+
+    Args:
+        config: Configuration of any vision encoder of transformers.
+
+    Raises:
+        ValueError: When the configuration names no width, such as a composite image-text configuration.
+    """
+    for name in ("hidden_sizes", "hidden_size", "embed_dim"):
+        width = getattr(config, name, None)
+        if width is not None:
+            return int(width if isinstance(width, int) else width[-1])
+    raise ValueError(
+        f"vision_config of type {config.model_type!r} has none of hidden_size, hidden_sizes, embed_dim. Pass the "
+        "vision tower's own configuration, for example CLIPConfig(...).vision_config."
+    )
+
+
+__all__ = ["TGDTConfig"]
