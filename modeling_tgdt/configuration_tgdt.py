@@ -87,6 +87,12 @@ class TGDTConfig(PreTrainedConfig):
             Whether the hinge keeps each row's hardest negative only, or sums over all.
         temperature (`float`, *optional*, defaults to 0.05):
             Divides the similarities in the `"infonce"` and `"sigmoid"` objectives.
+        sigmoid_bias (`float`, *optional*, defaults to -10.0):
+            Added to the logits of the `"sigmoid"` objective.
+        distill_loss_weight (`float`, *optional*, defaults to 0.0):
+            Weight of the term that distils token similarities into the global ones.
+        distill_temperature (`float`, *optional*, defaults to 0.05):
+            Temperature of that term.
         token_source (`str`, *optional*, defaults to `"local"`):
             Which encoder gives the token embeddings: `"local"` or `"global"` (what the reference does while training).
         padding_mode (`str`, *optional*, defaults to `"masked"`):
@@ -142,6 +148,9 @@ class TGDTConfig(PreTrainedConfig):
     intra_loss_weight: float | int = 1.0
     hardest_negatives: bool = True
     temperature: float | int = 0.05
+    sigmoid_bias: float | int = -10.0
+    distill_loss_weight: float | int = 0.0
+    distill_temperature: float | int = 0.05
     token_source: Literal["local", "global"] = "local"
     padding_mode: Literal["masked", "reference"] = "masked"
 
@@ -166,13 +175,19 @@ class TGDTConfig(PreTrainedConfig):
                 raise ValueError(
                     f"{name} must be a multiple of num_attention_heads, found {width} and {self.num_attention_heads}."
                 )
-        for name in ("num_region_layers", "num_local_layers", "num_global_layers", "num_prefix_tokens"):
+        counts = (
+            "num_region_layers",
+            "num_local_layers",
+            "num_global_layers",
+            "num_prefix_tokens",
+            "num_suffix_tokens",
+        )
+        for name in counts:
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must be at least 0, found {getattr(self, name)}.")
-        if self.num_suffix_tokens < 0:
-            raise ValueError(f"num_suffix_tokens must be at least 0, found {self.num_suffix_tokens}.")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be above 0, found {self.temperature}.")
+        for name in ("temperature", "distill_temperature"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, found {getattr(self, name)}.")
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """Return the configuration of the text encoder."""

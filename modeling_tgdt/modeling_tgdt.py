@@ -1,0 +1,734 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""PyTorch TGDT model: Token-Guided Dual Transformer (arXiv 2306.08789)."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_tgdt import TGDTConfig
+from .loss_tgdt import CMCLoss
+from .similarity_tgdt import token_similarity
+
+# Parameters of backbones that no token depends on: heads for masked-image pre-training and for pooled outputs.
+_UNUSED_BACKBONE_PARAMETERS = ("mask_token", "vision_model.post_layernorm", "pooler", "head")
+
+
+@dataclass
+class TGDTFeatures(BaseModelOutputWithPooling):
+    """Embeddings of one branch.
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, tokens, projection_dim)`):
+            Unit token embeddings: regions of an image or positions of a text. Rows outside `token_mask` are zero.
+        pooler_output (`torch.FloatTensor` of shape `(batch_size, projection_dim)`):
+            Unit global embeddings.
+        hidden_states (`tuple(torch.FloatTensor)`, *optional*):
+            Hidden states of the backbone.
+        attentions (`tuple(torch.FloatTensor)`, *optional*):
+            Attentions of the backbone.
+        token_mask (`torch.BoolTensor` of shape `(batch_size, tokens)`):
+            True for real regions, and for words without special tokens.
+    """
+
+    token_mask: torch.BoolTensor | None = None
+
+
+@dataclass
+class TGDTOutput(ModelOutput):
+    """Output of [`TGDTModel`] for Bi images and Bt captions.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `return_loss` is `True`):
+            CMC loss.
+        loss_components (`dict[str, torch.FloatTensor]`, *optional*):
+            Detached, unweighted terms of the loss: `global`, `local`, `intra`.
+        logits_per_image (`torch.FloatTensor` of shape `(Bi, Bt)`):
+            Mixed similarity `global_score_weight * S_global + local_score_weight * S_local`. Under a
+            hardest-negative hinge its token part carries no gradient; the loss does.
+        logits_per_text (`torch.FloatTensor` of shape `(Bt, Bi)`):
+            Its transpose.
+        image_embeds (`torch.FloatTensor` of shape `(Bi, D)`):
+            Unit global embeddings of images.
+        text_embeds (`torch.FloatTensor` of shape `(Bt, D)`):
+            Unit global embeddings of captions.
+        image_token_embeds (`torch.FloatTensor` of shape `(Bi, R, D)`):
+            Unit region embeddings, zero where masked.
+        text_token_embeds (`torch.FloatTensor` of shape `(Bt, W, D)`):
+            Unit word embeddings, zero where masked.
+        image_token_mask (`torch.BoolTensor` of shape `(Bi, R)`):
+            True for real regions.
+        text_token_mask (`torch.BoolTensor` of shape `(Bt, W)`):
+            True for words; special tokens and padding are false.
+        vision_model_output (`TGDTFeatures`):
+            What `get_image_features` gives.
+        text_model_output (`TGDTFeatures`):
+            What `get_text_features` gives.
+    """
+
+    loss: torch.FloatTensor | None = None
+    loss_components: dict[str, torch.FloatTensor] | None = None
+    logits_per_image: torch.FloatTensor | None = None
+    logits_per_text: torch.FloatTensor | None = None
+    image_embeds: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+    image_token_embeds: torch.FloatTensor | None = None
+    text_token_embeds: torch.FloatTensor | None = None
+    image_token_mask: torch.BoolTensor | None = None
+    text_token_mask: torch.BoolTensor | None = None
+    vision_model_output: TGDTFeatures | None = None
+    text_model_output: TGDTFeatures | None = None
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Return the fields that are set, nested outputs as tuples too."""
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Scaled dot-product attention in plain PyTorch, (B, heads, S, head_dim) -> (B, S, heads, head_dim)."""
+    scores = query @ key.transpose(-1, -2) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class TGDTAttention(nn.Module):
+    """Multi-head self-attention through the attention implementations of transformers."""
+
+    def __init__(self, config: TGDTConfig, hidden_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.head_dim = hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.is_causal = False
+        self.q_proj = nn.Linear(hidden_size, hidden_size)
+        self.k_proj = nn.Linear(hidden_size, hidden_size)
+        self.v_proj = nn.Linear(hidden_size, hidden_size)
+        self.out_proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend over (B, S, H); return (B, S, H) and the attention weights where the implementation gives them."""
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(shape).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(shape).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            is_causal=False,
+            **kwargs,
+        )
+        return self.out_proj(output.reshape(hidden_states.shape).contiguous()), weights
+
+
+class TGDTEncoderLayer(GradientCheckpointingLayer):
+    """Post-norm transformer layer (reference: `nn.TransformerEncoderLayer`, 4 heads, ReLU)."""
+
+    def __init__(self, config: TGDTConfig, hidden_size: int) -> None:
+        super().__init__()
+        self.self_attn = TGDTAttention(config, hidden_size)
+        self.fc1 = nn.Linear(hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, hidden_size)
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.layer_norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.layer_norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
+        """Map (B, S, H) to (B, S, H)."""
+        attended, _ = self.self_attn(hidden_states, attention_mask, **kwargs)
+        hidden_states = self.layer_norm1(hidden_states + self.dropout(attended))
+        update = self.fc2(self.dropout(self.activation_fn(self.fc1(hidden_states))))
+        return self.layer_norm2(hidden_states + self.dropout(update))
+
+
+class TGDTEncoder(nn.Module):
+    """A stack of layers with no final norm; zero layers are the identity."""
+
+    def __init__(self, config: TGDTConfig, hidden_size: int, num_layers: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList([TGDTEncoderLayer(config, hidden_size) for _ in range(num_layers)])
+
+    def forward(self, hidden_states: Tensor, mask: Tensor | None) -> Tensor:
+        """Encode (B, S, H) under a boolean key mask (B, S), true where attended; `None` attends everywhere."""
+        if not self.layers:
+            return hidden_states
+        attention_mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=hidden_states, attention_mask=mask
+        )
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask)
+        return hidden_states
+
+
+class TGDTBoxEmbedding(nn.Module):
+    """Join region features with their boxes and areas (paper, section III-A; reference `concat-and-process`)."""
+
+    def __init__(self, config: TGDTConfig) -> None:
+        super().__init__()
+        size = config.region_feature_size
+        self.mode = config.box_encoding
+        if self.mode == "concat":
+            self.fc1 = nn.Linear(size + 5, size)
+            self.fc2 = nn.Linear(size, size)
+        elif self.mode == "sum":
+            self.fc1 = nn.Linear(5, size)
+
+    def forward(self, features: Tensor, boxes: Tensor | None) -> Tensor:
+        """Map features (B, R, F) and boxes (B, R, 4), xyxy in [0, 1], to (B, R, F). `None`: positions unknown."""
+        if self.mode == "none" or (self.mode == "sum" and boxes is None):
+            return features
+        boxes = features.new_zeros(*features.shape[:2], 4) if boxes is None else boxes.to(features.dtype)
+        x1, y1, x2, y2 = boxes.unbind(-1)
+        geometry = torch.cat([boxes, ((x2 - x1) * (y2 - y1))[..., None]], dim=-1)
+        if self.mode == "sum":
+            return features + self.fc1(geometry)
+        return self.fc2(F.relu(self.fc1(torch.cat([features, geometry], dim=-1))))
+
+
+class TGDTPreTrainedModel(PreTrainedModel):
+    """Weights, loading and attention support shared by TGDT models."""
+
+    config: TGDTConfig
+    config_class = TGDTConfig
+    base_model_prefix = "tgdt"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["TGDTEncoderLayer", "TGDTBoxEmbedding"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": TGDTEncoderLayer, "attentions": TGDTAttention}
+
+
+class TGDTModel(TGDTPreTrainedModel):
+    """Two homogeneous branches that give a global and token embeddings of images and captions in one pass.
+
+    Args:
+        config: Model configuration.
+
+    Example:
+        >>> import torch
+        >>> from transformers import BertConfig
+        >>> from modeling_tgdt import TGDTConfig, TGDTModel
+        >>> text = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+        >>> config = TGDTConfig(text_config=text, region_feature_size=16, projection_dim=32, num_region_layers=1)
+        >>> model = TGDTModel(config).eval()
+        >>> out = model(input_ids=torch.tensor([[101, 7, 8, 102]]), region_features=torch.rand(3, 5, 16))
+        >>> tuple(out.logits_per_image.shape), tuple(out.text_token_embeds.shape)
+        ((3, 1), (1, 4, 32))
+    """
+
+    def __init__(self, config: TGDTConfig) -> None:
+        super().__init__(config)
+        size, dim = config.region_feature_size, config.projection_dim
+        self.vision_model = None if config.vision_config is None else _backbone(config.vision_config)
+        self.text_model = _backbone(config.text_config)
+        self.region_embedding = TGDTBoxEmbedding(config)
+        self.region_encoder = TGDTEncoder(config, size, config.num_region_layers)
+        self.visual_projection = nn.Linear(size, dim)
+        self.text_projection = nn.Linear(config.text_config.hidden_size, dim)
+        self.text_local_encoder = TGDTEncoder(config, dim, config.num_local_layers)
+        if not config.share_local_encoder:
+            self.vision_local_encoder = TGDTEncoder(config, dim, config.num_local_layers)
+        self.text_global_encoder = TGDTEncoder(config, dim, config.num_global_layers)
+        self.vision_global_encoder = TGDTEncoder(config, dim, config.num_global_layers)
+        self.post_init()
+
+    # Embedding table of the text side, as resizing and PEFT expect it.
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the word embeddings of the text encoder."""
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings of the text encoder."""
+        self.text_model.set_input_embeddings(value)
+
+    def encode_regions(self, pixel_values: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Turn pixels into regions with the vision encoder alone; what this gives can be cached and passed back in.
+
+        Args:
+            pixel_values: Images (B, C, H, W), preprocessed.
+            **kwargs: Passed to the vision encoder.
+
+        Returns:
+            Features (B, R, F), boxes of the grid cells (B, R, 4), and a mask (B, R) that is all true.
+
+        Raises:
+            ValueError: When the model has no vision encoder.
+        """
+        outputs = self._run_vision_model(pixel_values, **kwargs)
+        features, (rows, columns) = _grid_tokens(outputs.last_hidden_state, pixel_values, self.config.vision_config)
+        boxes = grid_boxes(rows, columns, device=features.device).to(features.dtype)
+        boxes = boxes.expand(features.shape[0], -1, -1)
+        return features, boxes, torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: Tensor | None = None,
+        region_features: Tensor | None = None,
+        region_boxes: Tensor | None = None,
+        region_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> TGDTFeatures:
+        """Embed images given as pixels or as regions.
+
+        Args:
+            pixel_values: Images (B, C, H, W).
+            region_features: Region features (B, R, F), from a detector or from [`TGDTModel.encode_regions`].
+            region_boxes: Boxes (B, R, 4), xyxy in [0, 1]. Omitted: positions are unknown.
+            region_mask: Boolean (B, R), true for real regions; all real when omitted.
+            **kwargs: Passed to the vision encoder, such as `output_hidden_states`.
+
+        Returns:
+            Unit global embeddings (`pooler_output`), unit region embeddings (`last_hidden_state`), `token_mask`.
+
+        Raises:
+            ValueError: When both or neither of pixels and regions are given, or shapes do not fit.
+        """
+        hidden_states = attentions = None
+        if (pixel_values is None) == (region_features is None):
+            raise ValueError("Pass either pixel_values or region_features (with region_boxes), one of the two.")
+        if pixel_values is not None:
+            outputs = self._run_vision_model(pixel_values, **kwargs)
+            hidden_states, attentions = outputs.get("hidden_states"), outputs.get("attentions")
+            region_features, (rows, columns) = _grid_tokens(
+                outputs.last_hidden_state, pixel_values, self.config.vision_config
+            )
+            boxes = grid_boxes(rows, columns, device=region_features.device)
+            region_boxes, region_mask = boxes.expand(region_features.shape[0], -1, -1), None
+        self._check_regions(region_features, region_boxes, region_mask)
+        region_features = region_features.to(self.visual_projection.weight.dtype)
+        tokens, pooled, mask = self._encode_regions(region_features, region_boxes, region_mask)
+        return TGDTFeatures(
+            last_hidden_state=tokens,
+            pooler_output=pooled,
+            hidden_states=hidden_states,
+            attentions=attentions,
+            token_mask=mask,
+        )
+
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> TGDTFeatures:
+        """Embed captions.
+
+        Args:
+            input_ids: Token ids (B, W).
+            attention_mask: (B, W), 1 for tokens and 0 for padding; all tokens when omitted.
+            token_type_ids: Segment ids (B, W), for text encoders that know them.
+            position_ids: Positions (B, W), for text encoders that take them.
+            inputs_embeds: Embedded tokens (B, W, H) in place of `input_ids`.
+            **kwargs: Passed to the text encoder, such as `output_hidden_states`.
+
+        Returns:
+            Unit global embeddings (`pooler_output`), unit token embeddings (`last_hidden_state`), `token_mask`, which
+            is true for words only.
+
+        Raises:
+            ValueError: When both or neither of `input_ids` and `inputs_embeds` are given.
+        """
+        source = input_ids if inputs_embeds is None else inputs_embeds
+        if source is None or (input_ids is not None and inputs_embeds is not None):
+            raise ValueError("Pass either input_ids or inputs_embeds, one of the two.")
+        if attention_mask is None:
+            attention_mask = torch.ones(source.shape[:2], dtype=torch.long, device=source.device)
+        optional = {"token_type_ids": token_type_ids, "position_ids": position_ids, "inputs_embeds": inputs_embeds}
+        kwargs |= {name: value for name, value in optional.items() if value is not None}
+        outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
+        tokens, pooled, mask = self._encode_words(outputs.last_hidden_state, attention_mask.bool())
+        return TGDTFeatures(
+            last_hidden_state=tokens,
+            pooler_output=pooled,
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+            token_mask=mask,
+        )
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        region_features: Tensor | None = None,
+        region_boxes: Tensor | None = None,
+        region_mask: Tensor | None = None,
+        image_ids: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        return_loss: bool | None = None,
+        **kwargs: Any,
+    ) -> TGDTOutput:
+        """Embed Bi images and Bt captions and score every pair.
+
+        Args:
+            input_ids: Token ids (Bt, W).
+            attention_mask: (Bt, W), 1 for tokens and 0 for padding.
+            pixel_values: Images (Bi, C, H, W), or `None` with regions.
+            region_features: Region features (Bi, R, F).
+            region_boxes: Boxes (Bi, R, 4), xyxy in [0, 1].
+            region_mask: Boolean (Bi, R).
+            image_ids: Integers (B,) naming each row's photo: captions of one photo are never each other's negatives.
+            token_type_ids: Segment ids (Bt, W).
+            position_ids: Positions (Bt, W).
+            inputs_embeds: Embedded tokens (Bt, W, H) in place of `input_ids`.
+            return_loss: Whether to compute the CMC loss; row i of the images belongs to row i of the captions.
+            **kwargs: Passed to both backbones, such as `output_hidden_states`.
+
+        Returns:
+            Embeddings, masks, mixed similarities and, when asked for, the loss.
+
+        Raises:
+            ValueError: When a loss is asked for and the two batch sizes differ.
+        """
+        images = self.get_image_features(
+            pixel_values, region_features, region_boxes, region_mask, return_dict=True, **kwargs
+        )
+        texts = self.get_text_features(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
+        )
+        loss, components, local = self._loss(images, texts, image_ids) if return_loss else (None, None, None)
+        logits = self.similarity(images, texts, local_similarity=local)
+        return TGDTOutput(
+            loss=loss,
+            loss_components=components,
+            logits_per_image=logits,
+            logits_per_text=logits.T,
+            image_embeds=images.pooler_output,
+            text_embeds=texts.pooler_output,
+            image_token_embeds=images.last_hidden_state,
+            text_token_embeds=texts.last_hidden_state,
+            image_token_mask=images.token_mask,
+            text_token_mask=texts.token_mask,
+            vision_model_output=images,
+            text_model_output=texts,
+        )
+
+    def similarity(self, images: TGDTFeatures, texts: TGDTFeatures, local_similarity: Tensor | None = None) -> Tensor:
+        """Return the mixed similarity (Bi, Bt) of embedded images and captions.
+
+        Args:
+            images: Output of [`TGDTModel.get_image_features`].
+            texts: Output of [`TGDTModel.get_text_features`].
+            local_similarity: Token similarities (Bi, Bt), where they are known already.
+        """
+        config = self.config
+        if local_similarity is None:
+            local_similarity = token_similarity(
+                images.last_hidden_state,
+                texts.last_hidden_state,
+                self._similarity_mask(images.token_mask),
+                texts.token_mask,
+                reduction=config.similarity_reduction,
+                scale=config.similarity_scale,
+            )
+        global_similarity = images.pooler_output @ texts.pooler_output.T
+        mixed = config.global_score_weight * global_similarity + config.local_score_weight * local_similarity
+        return mixed.to(images.pooler_output.dtype)
+
+    def loss_module(self) -> CMCLoss:
+        """Return the CMC loss that the configuration describes."""
+        config = self.config
+        return CMCLoss(
+            config.margin,
+            config.intra_margin,
+            config.global_loss_weight,
+            config.local_loss_weight,
+            config.intra_loss_weight,
+            config.hardest_negatives,
+            objective=config.objective,
+            temperature=config.temperature,
+            sigmoid_bias=config.sigmoid_bias,
+            reduction=config.similarity_reduction,
+            scale=config.similarity_scale,
+            distill_weight=config.distill_loss_weight,
+            distill_temperature=config.distill_temperature,
+        )
+
+    def compute_loss(
+        self,
+        image_embeds: Tensor,
+        text_embeds: Tensor,
+        image_tokens: Tensor,
+        text_tokens: Tensor,
+        image_mask: Tensor,
+        text_mask: Tensor,
+        image_ids: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """Compute the configured loss of B aligned pairs from their embeddings, as [`CMCLoss`] takes them.
+
+        Returns:
+            The loss, its detached unweighted components, and the token similarities where a component needed them.
+        """
+        mask = self._similarity_mask(image_mask)
+        terms = self.loss_module().terms(
+            image_embeds, text_embeds, image_tokens, text_tokens, mask, text_mask, image_ids
+        )
+        return terms.loss, {name: value.detach() for name, value in terms.components.items()}, terms.local_similarity
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls,
+        vision_model: str | None,
+        text_model: str,
+        *,
+        dtype: torch.dtype | str | None = None,
+        **config_overrides: Any,
+    ) -> "TGDTModel":
+        """Put new TGDT encoders on pretrained backbones.
+
+        Args:
+            vision_model: Hub id or directory of a vision encoder, or of an image-text model whose vision tower is
+                taken; `None` for precomputed region features.
+            text_model: Hub id or directory of a text encoder, or of an image-text model whose text tower is taken.
+            dtype: Data type of the whole model, float32 when omitted.
+            **config_overrides: Fields of [`TGDTConfig`].
+
+        Returns:
+            The model in evaluation mode, as `from_pretrained` gives it.
+
+        Example:
+            `TGDTModel.from_vision_text_pretrained("facebook/dinov2-base", "google-bert/bert-base-uncased")`
+        """
+        dtype = dtype or torch.float32
+        towers: dict[str, PreTrainedModel] = {"text": _pretrained_tower(text_model, "text", dtype)}
+        if vision_model is not None:
+            towers["vision"] = _pretrained_tower(vision_model, "vision", dtype)
+        configs = {f"{name}_config": tower.config for name, tower in towers.items()}
+        model = cls._from_config(cls.config_class(**configs, **config_overrides), dtype=towers["text"].dtype)
+        for name, tower in towers.items():
+            _copy_weights(tower, getattr(model, f"{name}_model"))
+        return model.eval()
+
+    def _loss(
+        self, images: TGDTFeatures, texts: TGDTFeatures, image_ids: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        if len(images.pooler_output) != len(texts.pooler_output):
+            raise ValueError(
+                f"The loss compares aligned pairs, found {len(images.pooler_output)} images and "
+                f"{len(texts.pooler_output)} captions. Pass one caption per image, or return_loss=False."
+            )
+        return self.compute_loss(
+            images.pooler_output,
+            texts.pooler_output,
+            images.last_hidden_state,
+            texts.last_hidden_state,
+            images.token_mask,
+            texts.token_mask,
+            image_ids,
+        )
+
+    def _similarity_mask(self, image_mask: Tensor) -> Tensor | None:
+        # Masked rows are zero: without a mask they enter the maximum with similarity 0, as in the reference.
+        return None if self.config.padding_mode == "reference" else image_mask
+
+    def _run_vision_model(self, pixel_values: Tensor, **kwargs: Any) -> ModelOutput:
+        if self.vision_model is None:
+            raise ValueError(
+                "This model reads region features, not pixels: its vision_config is None. Pass region_features, or "
+                "build it with TGDTModel.from_vision_text_pretrained(vision, text)."
+            )
+        if not _takes_kwargs(self.vision_model):
+            known = inspect.signature(self.vision_model.forward).parameters
+            kwargs = {name: value for name, value in kwargs.items() if name in known}
+        return self.vision_model(pixel_values=pixel_values.to(self.vision_model.dtype), return_dict=True, **kwargs)
+
+    def _check_regions(self, features: Tensor, boxes: Tensor | None, mask: Tensor | None) -> None:
+        if features.ndim != 3 or features.shape[-1] != self.config.region_feature_size:
+            raise ValueError(
+                f"region_features must have shape (B, R, {self.config.region_feature_size}), found "
+                f"{tuple(features.shape)}."
+            )
+        if boxes is not None and boxes.shape != (*features.shape[:2], 4):
+            raise ValueError(f"region_boxes must have shape {(*features.shape[:2], 4)}, found {tuple(boxes.shape)}.")
+        if mask is not None and mask.shape != features.shape[:2]:
+            raise ValueError(f"region_mask must have shape {tuple(features.shape[:2])}, found {tuple(mask.shape)}.")
+
+    def _encode_regions(self, features: Tensor, boxes: Tensor | None, mask: Tensor | None) -> tuple[Tensor, ...]:
+        if mask is None:
+            mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+        mask = mask.bool()
+        slot, slot_box = self._global_slot(features, mask)
+        features = torch.cat([slot, features.masked_fill(~mask[..., None], 0)], dim=1)
+        if boxes is not None:
+            boxes = torch.cat([slot_box, boxes.to(features.dtype).masked_fill(~mask[..., None], 0)], dim=1)
+        keys = F.pad(mask, (1, 0), value=True)
+        hidden = self.region_encoder(self.region_embedding(features, boxes), keys)
+        encoder = self.text_local_encoder if self.config.share_local_encoder else self.vision_local_encoder
+        local = encoder(self.visual_projection(hidden), keys)
+        encoded = self._global(self.vision_global_encoder, local, keys)
+        tokens = (encoded if self.config.token_source == "global" else local)[:, 1:]
+        return _unit(tokens, mask), F.normalize(encoded[:, 0], dim=-1), mask
+
+    def _global_slot(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the input of the image's global slot (B, 1, F) and its box (B, 1, 4): the whole image, or nothing."""
+        if self.config.image_global_token == "zeros":
+            slot = features.new_zeros(features.shape[0], 1, features.shape[2])
+            return slot, features.new_zeros(features.shape[0], 1, 4)
+        weights = mask.to(features.dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
+        box = features.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(features.shape[0], 1, 4)
+        return weights[:, None].to(features.dtype) @ features, box
+
+    def _encode_words(self, hidden: Tensor, attended: Tensor) -> tuple[Tensor, ...]:
+        first = attended.int().argmax(-1)
+        position = torch.arange(attended.shape[1], device=attended.device)
+        keys = attended | (position[None] == first[:, None])  # an empty caption attends to its first position
+        local = self.text_local_encoder(self.text_projection(hidden), keys)
+        encoded = self._global(self.text_global_encoder, local, keys)
+        mask = word_mask(attended, self.config.num_prefix_tokens, self.config.num_suffix_tokens)
+        tokens = encoded if self.config.token_source == "global" else local
+        pooled = encoded[torch.arange(len(encoded), device=encoded.device), first]
+        return _unit(tokens, mask), F.normalize(pooled, dim=-1), mask
+
+    def _global(self, encoder: TGDTEncoder, local: Tensor, keys: Tensor) -> Tensor:
+        local = local.detach() if self.config.detach_global_encoder else local
+        return encoder(local, None if self.config.padding_mode == "reference" else keys)
+
+
+def word_mask(attended: Tensor, num_prefix_tokens: int, num_suffix_tokens: int) -> Tensor:
+    """Return which positions are words: attended, minus the first and last few attended ones.
+
+    Args:
+        attended: Boolean (B, W); padding may stand on either side.
+        num_prefix_tokens: Special tokens before the words.
+        num_suffix_tokens: Special tokens after the words.
+
+    Returns:
+        Boolean (B, W).
+
+    Example:
+        >>> import torch
+        >>> word_mask(torch.tensor([[True, True, True, False]]), 1, 1).tolist()
+        [[False, True, False, False]]
+    """
+    rank = attended.int().cumsum(-1)
+    return attended & (rank > num_prefix_tokens) & (rank <= attended.sum(-1, keepdim=True) - num_suffix_tokens)
+
+
+def grid_boxes(rows: int, columns: int, device: torch.device | None = None) -> Tensor:
+    """Return the boxes of a grid's cells in row-major order, (rows * columns, 4), xyxy in [0, 1].
+
+    Args:
+        rows: Cells along the height.
+        columns: Cells along the width.
+        device: Where the result lives.
+
+    Example:
+        >>> grid_boxes(1, 2).tolist()
+        [[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]]
+    """
+    y = torch.arange(rows, device=device).repeat_interleave(columns) / rows
+    x = torch.arange(columns, device=device).repeat(rows) / columns
+    return torch.stack([x, y, x + 1 / columns, y + 1 / rows], dim=-1)
+
+
+def _grid_tokens(hidden: Tensor, pixel_values: Tensor, config: PreTrainedConfig) -> tuple[Tensor, tuple[int, int]]:
+    """Return a backbone's spatial tokens (B, rows * columns, H) and their grid: prefix tokens are dropped."""
+    if hidden.ndim == 4:
+        return hidden.flatten(2).transpose(1, 2), (hidden.shape[2], hidden.shape[3])
+    patch = config.patch_size if isinstance(config.patch_size, (list, tuple)) else (config.patch_size,) * 2
+    depths = getattr(config, "depths", None)
+    halvings = len(depths) - 1 if isinstance(depths, (list, tuple)) else 0
+    rows, columns = (side // size for side, size in zip(pixel_values.shape[-2:], patch, strict=True))
+    for _ in range(halvings):  # patch merging pads odd grids
+        rows, columns = (rows + 1) // 2, (columns + 1) // 2
+    return hidden[:, hidden.shape[1] - rows * columns :], (rows, columns)
+
+
+def _unit(tokens: Tensor, mask: Tensor) -> Tensor:
+    return F.normalize(tokens, dim=-1).masked_fill(~mask[..., None], 0)
+
+
+def _takes_kwargs(module: nn.Module) -> bool:
+    parameters = inspect.signature(module.forward).parameters.values()
+    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _backbone(config: PreTrainedConfig) -> PreTrainedModel:
+    """Build an encoder without the parts that no token depends on; those that cannot be left out are frozen."""
+    if hasattr(config, "vision_use_head"):
+        config.vision_use_head = False
+    kwargs = {}
+    model_class = _model_class(config)
+    if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
+        kwargs["add_pooling_layer"] = False
+    model = model_class._from_config(config, **kwargs)
+    for name, parameter in model.named_parameters():
+        if any(part in name for part in _UNUSED_BACKBONE_PARAMETERS):
+            parameter.requires_grad_(False)
+    return model
+
+
+def _model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    classes = AutoModel._model_mapping[type(config)]
+    return classes[0] if isinstance(classes, (list, tuple)) else classes
+
+
+def _pretrained_tower(name_or_path: str, tower: str, dtype: torch.dtype | str) -> PreTrainedModel:
+    """Load an encoder, or the named tower of an image-text model."""
+    config = AutoConfig.from_pretrained(name_or_path)
+    model = AutoModel.from_pretrained(name_or_path, dtype=dtype)
+    return getattr(model, f"{tower}_model") if hasattr(config, f"{tower}_config") else model
+
+
+def _copy_weights(source: nn.Module, target: nn.Module) -> None:
+    """Copy every weight of `target` from `source`, which may hold more (its pooler or head).
+
+    Raises:
+        ValueError: When a weight of `target` is absent from `source`.
+    """
+    report = target.load_state_dict(source.state_dict(), strict=False)
+    if report.missing_keys:
+        raise ValueError(
+            f"The pretrained encoder lacks {len(report.missing_keys)} weights: {report.missing_keys[:5]}."
+        )
+
+
+__all__ = ["TGDTFeatures", "TGDTModel", "TGDTOutput", "TGDTPreTrainedModel", "grid_boxes", "word_mask"]

@@ -1,0 +1,237 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Token similarity: for every word the best region's dot product, summed or averaged over words (paper, Eq. 6-7).
+
+Both kernels remember which region won and nothing else, so that neither the B x B x R x W products nor expanded copies
+of the embeddings stay alive: memory is that of the inputs, their gradients and one byte or two per (image, word) pair.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Reduction = Literal["sum", "mean"]
+
+# Elements of the largest temporary of one chunk: 4 Mi float32 are 16 MiB.
+_CHUNK_ELEMENTS = 1 << 22
+
+
+def token_similarity(
+    image_tokens: Tensor,
+    text_tokens: Tensor,
+    image_mask: Tensor | None = None,
+    text_mask: Tensor | None = None,
+    *,
+    reduction: Reduction = "sum",
+    scale: float = 1.0,
+) -> Tensor:
+    """Score every image against every caption by their tokens.
+
+    Args:
+        image_tokens: Region embeddings (Bi, R, D).
+        text_tokens: Word embeddings (Bt, W, D).
+        image_mask: Boolean (Bi, R), true for real regions; all real when omitted. An image without any scores 0.
+        text_mask: Boolean (Bt, W), true for real words; all real when omitted. A caption without any scores 0.
+        reduction: `"sum"` over words (reference) or `"mean"`, which does not favour long captions.
+        scale: Factor of the result; the reference uses 10.
+
+    Returns:
+        Similarities (Bi, Bt) in at least float32, differentiable in both token tensors.
+
+    Raises:
+        ValueError: When shapes do not fit together or `reduction` is unknown.
+
+    Example:
+        >>> import torch
+        >>> token_similarity(torch.eye(2)[None], torch.eye(2)[None, :1]).tolist()
+        [[1.0]]
+    """
+    image_mask, text_mask = _check_tokens(image_tokens, text_tokens, image_mask, text_mask)
+    weights = word_weights(text_mask, reduction, scale)
+    return _AllPairs.apply(image_tokens, text_tokens, image_mask, weights)
+
+
+def token_similarity_pairs(
+    image_tokens: Tensor,
+    text_tokens: Tensor,
+    image_mask: Tensor | None = None,
+    text_mask: Tensor | None = None,
+    *,
+    image_index: Tensor | None = None,
+    text_index: Tensor | None = None,
+    reduction: Reduction = "sum",
+    scale: float = 1.0,
+) -> Tensor:
+    """Score chosen (image, caption) pairs by their tokens.
+
+    Without indices the rows are aligned: image p with caption p. With them, pair p is image `image_index[p]` with
+    caption `text_index[p]`, and no row is copied.
+
+    Args:
+        image_tokens: Region embeddings (Bi, R, D).
+        text_tokens: Word embeddings (Bt, W, D).
+        image_mask: Boolean (Bi, R).
+        text_mask: Boolean (Bt, W).
+        image_index: Integers (P,), rows of the images.
+        text_index: Integers (P,), rows of the captions.
+        reduction: As in [`token_similarity`].
+        scale: As in [`token_similarity`].
+
+    Returns:
+        Similarities (P,) in at least float32, differentiable in both token tensors.
+
+    Raises:
+        ValueError: When shapes or indices do not fit together.
+    """
+    image_mask, text_mask = _check_tokens(image_tokens, text_tokens, image_mask, text_mask)
+    image_index = torch.arange(len(image_tokens), device=image_tokens.device) if image_index is None else image_index
+    text_index = torch.arange(len(text_tokens), device=text_tokens.device) if text_index is None else text_index
+    if image_index.shape != text_index.shape:
+        raise ValueError(
+            f"Pairs need one image and one caption each: found {image_index.numel()} images and "
+            f"{text_index.numel()} captions. Pass image_index and text_index of one length, or aligned rows."
+        )
+    weights = word_weights(text_mask, reduction, scale)
+    return _Pairs.apply(image_tokens, text_tokens, image_mask, weights, image_index, text_index)
+
+
+def word_weights(text_mask: Tensor, reduction: Reduction, scale: float) -> Tensor:
+    """Return what each word counts in the similarity, (Bt, W) float32: 0 for padding.
+
+    Args:
+        text_mask: Boolean (Bt, W).
+        reduction: `"sum"` or `"mean"`.
+        scale: Factor of the similarity.
+
+    Raises:
+        ValueError: When `reduction` is unknown.
+    """
+    if reduction not in ("sum", "mean"):
+        raise ValueError(f"reduction must be 'sum' or 'mean', found {reduction!r}.")
+    weights = text_mask.float() * scale
+    return weights / text_mask.sum(-1, keepdim=True).clamp(min=1) if reduction == "mean" else weights
+
+
+def _check_tokens(
+    image_tokens: Tensor, text_tokens: Tensor, image_mask: Tensor | None, text_mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    if image_tokens.ndim != 3 or text_tokens.ndim != 3 or image_tokens.shape[-1] != text_tokens.shape[-1]:
+        raise ValueError(
+            "Expected image tokens (Bi, R, D) and text tokens (Bt, W, D) of one width D, found "
+            f"{tuple(image_tokens.shape)} and {tuple(text_tokens.shape)}."
+        )
+    masks = []
+    for name, tokens, mask in (("image_mask", image_tokens, image_mask), ("text_mask", text_tokens, text_mask)):
+        if mask is None:
+            mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        if mask.shape != tokens.shape[:2]:
+            raise ValueError(f"{name} must have shape {tuple(tokens.shape[:2])}, found {tuple(mask.shape)}.")
+        masks.append(mask.bool())
+    return masks[0], masks[1]
+
+
+def _index_dtype(regions: int) -> torch.dtype:
+    return torch.uint8 if regions <= 256 else torch.int16 if regions <= 1 << 15 else torch.int32
+
+
+def _score_dtype(tokens: Tensor) -> torch.dtype:
+    return torch.promote_types(tokens.dtype, torch.float32)
+
+
+def _chunks(total: int, cost: int) -> Iterator[slice]:
+    """Yield slices of `range(total)` whose items of `cost` elements each fit one chunk."""
+    size = max(1, _CHUNK_ELEMENTS // max(cost, 1))
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))
+
+
+def _best_region(products: Tensor, image_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest product over regions (dim 1) and its index; images without regions give 0."""
+    lowest = torch.finfo(products.dtype).min
+    best, winner = products.masked_fill_(~image_mask[..., None], lowest).max(dim=1)
+    return best.masked_fill_(~image_mask.any(1)[:, None], 0.0), winner
+
+
+class _AllPairs(torch.autograd.Function):
+    """All-pairs similarity that keeps the winning region of every (image, word) for its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, image_tokens: Tensor, text_tokens: Tensor, image_mask: Tensor, weights: Tensor) -> Tensor:
+        (images, regions, dim), (texts, words) = image_tokens.shape, text_tokens.shape[:2]
+        flat_words = text_tokens.reshape(texts * words, dim)
+        scores = image_tokens.new_zeros(images, texts, dtype=_score_dtype(image_tokens))
+        winners = torch.zeros(images, texts * words, dtype=_index_dtype(regions), device=image_tokens.device)
+        with torch.autocast(image_tokens.device.type, enabled=False):
+            for rows in _chunks(images if regions else 0, regions * texts * words):
+                products = (image_tokens[rows].reshape(-1, dim) @ flat_words.T).view(-1, regions, texts * words)
+                best, winner = _best_region(products, image_mask[rows])
+                scores[rows] = (best.view(-1, texts, words) * weights).sum(-1)
+                winners[rows] = winner.to(winners.dtype)
+        ctx.save_for_backward(image_tokens, text_tokens, image_mask, weights, winners)
+        return scores
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        image_tokens, text_tokens, image_mask, weights, winners = ctx.saved_tensors
+        (images, regions, dim), (texts, words) = image_tokens.shape, text_tokens.shape[:2]
+        flat_words = text_tokens.reshape(texts * words, dim)
+        grad_images, grad_words = image_tokens.new_zeros(image_tokens.shape), flat_words.new_zeros(flat_words.shape)
+        grad = grad * image_mask.any(1)[:, None]
+        for rows in _chunks(images if regions else 0, regions * texts * words):
+            per_word = (grad[rows, :, None] * weights).view(-1, 1, texts * words).to(flat_words.dtype)
+            routed = per_word.new_zeros(per_word.shape[0], regions, texts * words)
+            routed.scatter_(1, winners[rows].long()[:, None], per_word)
+            routed = routed.view(-1, texts * words)
+            grad_images[rows] = (routed @ flat_words).view(-1, regions, dim)
+            grad_words += routed.T @ image_tokens[rows].reshape(-1, dim)
+        return grad_images, grad_words.view_as(text_tokens), None, None
+
+
+class _Pairs(torch.autograd.Function):
+    """Similarity of P chosen pairs; rows are read by index and gradients are added by index."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        image_tokens: Tensor,
+        text_tokens: Tensor,
+        image_mask: Tensor,
+        weights: Tensor,
+        image_index: Tensor,
+        text_index: Tensor,
+    ) -> Tensor:
+        (_, regions, dim), words = image_tokens.shape, text_tokens.shape[1]
+        pairs = len(image_index)
+        scores = image_tokens.new_zeros(pairs, dtype=_score_dtype(image_tokens))
+        winners = torch.zeros(pairs, words, dtype=_index_dtype(regions), device=image_tokens.device)
+        with torch.autocast(image_tokens.device.type, enabled=False):
+            for rows in _chunks(pairs if regions else 0, (regions + words) * dim):
+                image, text = image_index[rows], text_index[rows]
+                products = torch.bmm(image_tokens[image], text_tokens[text].transpose(1, 2))
+                best, winner = _best_region(products, image_mask[image])
+                scores[rows] = (best * weights[text]).sum(-1)
+                winners[rows] = winner.to(winners.dtype)
+        ctx.save_for_backward(image_tokens, text_tokens, image_mask, weights, image_index, text_index, winners)
+        return scores
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        image_tokens, text_tokens, image_mask, weights, image_index, text_index, winners = ctx.saved_tensors
+        (_, regions, dim), words = image_tokens.shape, text_tokens.shape[1]
+        flat_images = image_tokens.reshape(-1, dim)
+        grad_images, grad_texts = flat_images.new_zeros(flat_images.shape), text_tokens.new_zeros(text_tokens.shape)
+        grad = grad * image_mask.any(1)[image_index]
+        for rows in _chunks(len(image_index) if regions else 0, (regions + words) * dim):
+            image, text = image_index[rows], text_index[rows]
+            per_word = (grad[rows, None] * weights[text])[..., None].to(text_tokens.dtype)
+            region = (image[:, None] * regions + winners[rows].long()).view(-1)  # row in flat_images
+            grad_images.index_add_(0, region, (per_word * text_tokens[text]).view(-1, dim))
+            grad_texts.index_add_(0, text, per_word * flat_images[region].view(-1, words, dim))
+        return grad_images.view_as(image_tokens), grad_texts, None, None, None, None
+
+
+__all__ = ["Reduction", "token_similarity", "token_similarity_pairs", "word_weights"]
