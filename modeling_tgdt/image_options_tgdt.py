@@ -1,0 +1,157 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""What the two image processors share: accepted inputs, and preprocessing copied from a vision backbone."""
+
+import os
+from typing import Any
+
+from PIL import Image
+from transformers.image_processing_backends import PilBackend, TorchvisionBackend
+from transformers.image_processing_utils import ImageProcessingMixin
+from transformers.image_utils import ChannelDimension
+from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
+from transformers.processing_utils import ImagesKwargs
+
+from .image_loading_tgdt import channels_first, eight_bit_array, open_image, upright_picture
+
+_COPIED = (
+    "do_resize",
+    "size",
+    "resample",
+    "do_center_crop",
+    "crop_size",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+)
+# Classes with steps of their own that the options above nevertheless express.
+_EXPRESSIBLE = ("ConvNextImageProcessor", "DINOv3ViTImageProcessor")
+_CONVNEXT_WARP_FROM = 384  # ConvNext crops below this size and warps from it on
+
+
+class TGDTImageInputMixin:
+    """Inputs of the TGDT image processors: paths, URLs, base64, PIL pictures, arrays and tensors of any bit depth."""
+
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """Open paths and URLs, at any depth of nested lists; pass pictures, arrays and tensors through.
+
+        Raises:
+            ValueError: When a file is missing, damaged or not a picture.
+            TypeError: When an item is no picture at all.
+        """
+        if isinstance(image_url_or_urls, (list, tuple)):
+            return [self.fetch_images(item) for item in image_url_or_urls]
+        if isinstance(image_url_or_urls, (str, os.PathLike)):
+            return open_image(image_url_or_urls)
+        if isinstance(image_url_or_urls, Image.Image) or hasattr(image_url_or_urls, "ndim"):
+            return image_url_or_urls
+        raise TypeError(
+            "Expected an image as PIL picture, numpy array, torch tensor, path or URL, found "
+            f"{type(image_url_or_urls).__name__}. Open it first, or leave it out."
+        )
+
+    def process_image(
+        self,
+        image: Any,
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        device: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Bring one picture to an upright, 8-bit, channels-first array of this backend."""
+        if isinstance(image, Image.Image):
+            image = upright_picture(image)
+        else:
+            image = eight_bit_array(image, rescale=bool(kwargs.get("do_rescale")))
+            if input_data_format is None and (first := channels_first(image)) is not None:
+                input_data_format = ChannelDimension.FIRST if first else ChannelDimension.LAST
+            if isinstance(self, PilBackend) and hasattr(image, "cpu"):
+                image = image.cpu()
+        return super().process_image(  # type: ignore[misc]
+            image, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, device=device, **kwargs
+        )
+
+    @classmethod
+    def from_backbone(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
+        """Build the image processor with a vision backbone's own size, crop, scale, mean and standard deviation.
+
+        Args:
+            pretrained_model_name_or_path: Repository or directory with a `preprocessor_config.json`.
+            **kwargs: Download options (`revision`, `token`, `subfolder`, ...); any option of this class overrides
+                what the backbone says.
+
+        Raises:
+            OSError: When there is no preprocessor configuration.
+            ValueError: When the backbone's preprocessing has steps that these options do not express.
+
+        Example:
+            `TGDTImageProcessor.from_backbone("facebook/dinov2-small")`
+        """
+        overrides = {key: kwargs.pop(key) for key in list(kwargs) if key in ImagesKwargs.__annotations__}
+        source, _ = ImageProcessingMixin.get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
+        return cls(**{**backbone_options(source), **overrides})
+
+
+def backbone_options(source: dict[str, Any]) -> dict[str, Any]:
+    """Translate a backbone's preprocessor configuration to options of the TGDT image processors.
+
+    Args:
+        source: Content of a `preprocessor_config.json`; what it leaves out has the default of its own class.
+
+    Raises:
+        ValueError: When the configuration has steps or sizes that these options do not express.
+    """
+    name = source.get("image_processor_type") or source.get("feature_extractor_type") or ""
+    name = name.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
+    original = _original_class(name)
+    if original is not None and name not in _EXPRESSIBLE and _has_own_steps(original):
+        raise ValueError(
+            f"Expected standard preprocessing (resize, crop, rescale, normalise), found {name!r} with steps of its "
+            f"own. Set the options by hand, for example TGDTImageProcessor(size={{'height': 224, 'width': 224}})."
+        )
+    options: dict[str, Any] = {key: source.get(key, getattr(original, key, None)) for key in _COPIED}
+    # Without a class to ask, "not mentioned" means "not done" for the crop only.
+    options["do_center_crop"] = bool(options["do_center_crop"])
+    if isinstance(options["size"], int):
+        square = source.get("default_to_square", getattr(original, "default_to_square", True))
+        options["size"] = (
+            {"height": options["size"], "width": options["size"]} if square else {"shortest_edge": options["size"]}
+        )
+    if name == "ConvNextImageProcessor":
+        options.update(_convnext_size(options["size"], source.get("crop_pct") or 224 / 256))
+    _check_one_size(options, name)
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _original_class(name: str) -> type | None:
+    for candidate in (f"{name}Pil", name):
+        found = get_image_processor_class_from_name(candidate) if name else None
+        if found is not None and not getattr(found, "is_dummy", False):
+            return found
+    return None
+
+
+def _has_own_steps(original: type) -> bool:
+    for backend in (PilBackend, TorchvisionBackend):
+        if issubclass(original, backend):
+            return any(getattr(original, step) is not getattr(backend, step) for step in ("_preprocess", "resize"))
+    return True
+
+
+def _convnext_size(size: dict[str, int], crop_pct: float) -> dict[str, Any]:
+    edge = size.get("shortest_edge") or size["height"]
+    square = {"height": edge, "width": edge}
+    if edge >= _CONVNEXT_WARP_FROM:
+        return {"size": square}
+    return {"size": {"shortest_edge": int(edge / crop_pct)}, "do_center_crop": True, "crop_size": square}
+
+
+def _check_one_size(options: dict[str, Any], name: str) -> None:
+    size = options["size"] or {}
+    fixed = options["do_resize"] is not False and {"height", "width"} <= size.keys()
+    if not fixed and not (options["do_center_crop"] and options["crop_size"]):
+        raise ValueError(
+            f"Expected a preprocessor configuration that gives all images one size, found size={size} without a "
+            f"centre crop ({name or 'no class named'}). Pass size={{'height': ..., 'width': ...}} explicitly."
+        )
