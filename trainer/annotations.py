@@ -1,0 +1,233 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Read the annotation files of caption benchmarks: Karpathy splits, COCO captions, Flickr token files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .columns import nearest
+
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+
+
+@dataclass
+class PhotoRecord:
+    """One photo and its captions, as an annotation file states them.
+
+    Attributes:
+        image_id: Photo id of the benchmark.
+        captions: Its captions.
+        image: File name relative to the image root, or None.
+        region_keys: Names under which its region features may be filed, best first.
+        image_size: (height, width) in pixels, when the file states it.
+    """
+
+    image_id: str
+    captions: list[str] = field(default_factory=list)
+    image: str | None = None
+    region_keys: list[str] = field(default_factory=list)
+    image_size: tuple[int, int] | None = None
+
+
+def read_annotations(path: Path, split: str | None, *, restval: bool = True) -> list[PhotoRecord] | None:
+    """Read a JSON, token or delimited caption file that needs more than a table loader.
+
+    Args:
+        path: The file.
+        split: Split to keep, for files that hold several.
+        restval: Whether Karpathy's `restval` part of COCO belongs to `train`, as in the literature.
+
+    Returns:
+        Photos in file order, or None when the file is an ordinary table.
+
+    Raises:
+        ValueError: When the split does not exist.
+    """
+    if path.suffix == ".json":
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and "images" in content:
+            return karpathy_records(content, split, restval) if "annotations" not in content else coco_records(content)
+        return None
+    if path.suffix in (".txt", ".token") and "#" in _first_line(path).split("\t")[0]:
+        return token_records(path.read_text(encoding="utf-8").splitlines())
+    return None
+
+
+def karpathy_records(content: Mapping[str, Any], split: str | None, restval: bool = True) -> list[PhotoRecord]:
+    """Read a Karpathy split file (`dataset_coco.json`, `dataset_flickr30k.json`, `dataset_flickr8k.json`).
+
+    Args:
+        content: The parsed file: `images[]` with `split`, `filename`, `sentences[].raw`.
+        split: `train`, `val`, `test`, or None for all.
+        restval: Whether `restval` photos count as `train`.
+
+    Raises:
+        ValueError: When no photo belongs to the split.
+    """
+    images = content["images"]
+    split = "val" if split in ("validation", "dev") else split
+    wanted = {split, "restval"} if split == "train" and restval else {split}
+    records = []
+    for index, image in enumerate(images):
+        if split is not None and image.get("split") not in wanted:
+            continue
+        stem = Path(image["filename"]).stem
+        number = str(image.get("cocoid", image.get("imgid", index)))
+        records.append(
+            PhotoRecord(
+                image_id=number if "cocoid" in image else stem,
+                captions=[sentence["raw"] for sentence in image["sentences"]],
+                image=str(Path(image.get("filepath", "")) / image["filename"]),
+                region_keys=list(dict.fromkeys([number, stem])),
+                image_size=_size(image),
+            )
+        )
+    if not records:
+        raise ValueError(_no_split(split, {str(image.get("split")) for image in images}))
+    return records
+
+
+def coco_records(content: Mapping[str, Any]) -> list[PhotoRecord]:
+    """Read a COCO caption file (`captions_val2017.json`).
+
+    Args:
+        content: The parsed file: `images[]` with `id` and `file_name`, `annotations[]` with `image_id` and `caption`.
+
+    Raises:
+        ValueError: When an annotation names an unknown photo.
+    """
+    records = {
+        image["id"]: PhotoRecord(
+            image_id=str(image["id"]),
+            image=image.get("file_name"),
+            region_keys=[str(image["id"]), Path(image.get("file_name", "")).stem],
+            image_size=_size(image),
+        )
+        for image in content["images"]
+    }
+    for annotation in content["annotations"]:
+        if annotation["image_id"] not in records:
+            raise ValueError(
+                f"Annotation {annotation.get('id')} belongs to photo {annotation['image_id']!r}, which `images` does "
+                "not list. Take the captions file of the same split."
+            )
+        records[annotation["image_id"]].captions.append(annotation["caption"])
+    return [record for record in records.values() if record.captions]
+
+
+def token_records(lines: Iterable[str]) -> list[PhotoRecord]:
+    """Read `name.jpg#0<tab>caption` lines (Flickr8k.token.txt, results_20130124.token).
+
+    Args:
+        lines: Lines of the file.
+
+    Raises:
+        ValueError: When a line has another form.
+    """
+    records: dict[str, PhotoRecord] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        name, tab, caption = line.partition("\t")
+        if not tab:
+            raise ValueError(f"Line {number} of the token file should be 'name.jpg#0<tab>caption', found {line!r}.")
+        name = name.rsplit("#", 1)[0]
+        stem = Path(name).stem
+        records.setdefault(name, PhotoRecord(stem, [], name, [stem])).captions.append(caption.strip())
+    return list(records.values())
+
+
+def delimiter_of(path: Path) -> str:
+    """Return the delimiter of a captions table with a header: tab, `|` or comma.
+
+    Args:
+        path: The file.
+    """
+    header = _first_line(path)
+    return next((mark for mark in "\t|" if mark in header), ",")
+
+
+def read_delimited(path: Path) -> dict[str, list[str]]:
+    """Read a delimited captions file with a header as columns of stripped text.
+
+    Args:
+        path: The file; commas inside quotes are text, and so are unquoted ones in the last column.
+
+    Raises:
+        ValueError: When a row is shorter than the header.
+    """
+    mark = delimiter_of(path)
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file, delimiter=mark, skipinitialspace=True)
+        header = [name.strip() for name in next(rows)]
+        columns: dict[str, list[str]] = {name: [] for name in header}
+        for number, row in enumerate(rows, start=2):
+            for name, value in zip(header, _fit(row, len(header), mark, number, path), strict=True):
+                columns[name].append(value.strip())
+    return columns
+
+
+def caption_file_of(folder: Path, split: str | None) -> Path:
+    """Find the captions file of an image folder.
+
+    Args:
+        folder: Folder of pictures, or above them.
+        split: Preferred when it is part of a file name.
+
+    Raises:
+        ValueError: When there is none, or no way to choose.
+    """
+    suffixes = {".jsonl", ".json", ".csv", ".tsv", ".txt", ".token", ".parquet"}
+    files = sorted(file for file in folder.iterdir() if file.suffix in suffixes and "readme" not in file.name.lower())
+    if split and any(split in file.stem for file in files):
+        files = [file for file in files if split in file.stem]
+    for stem in ("caption", "metadata", "annotation", "result", "token", "dataset"):
+        files = [file for file in files if stem in file.name.lower()] or files
+    if len(files) != 1:
+        found = ", ".join(file.name for file in files) or "none"
+        raise ValueError(
+            f"Expected one captions file (captions.jsonl, .csv, .json, .txt ...) in {folder}, found {found}. "
+            "Name it captions.jsonl, or pass the file itself with image_root=the folder."
+        )
+    return files[0]
+
+
+def has_pictures(folder: Path) -> bool:
+    """Return whether a folder or one of its direct sub-folders holds picture files.
+
+    Args:
+        folder: The folder.
+    """
+    return any(file.suffix.lower() in _IMAGE_SUFFIXES for file in _two_levels(folder))
+
+
+def _two_levels(folder: Path) -> Iterator[Path]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from entry.iterdir()
+        else:
+            yield entry
+
+
+def _fit(row: list[str], width: int, mark: str, number: int, path: Path) -> list[str]:
+    if len(row) < width:
+        raise ValueError(f"Line {number} of {path} has {len(row)} fields, the header has {width}. Found {row!r}.")
+    return [*row[: width - 1], mark.join(row[width - 1 :])]
+
+
+def _first_line(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        return file.readline()
+
+
+def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    return (int(image["height"]), int(image["width"])) if "height" in image and "width" in image else None
+
+
+def _no_split(split: str | None, known: set[str]) -> str:
+    return f"There is no split {split!r} in this file. Found {sorted(known)}.{nearest(str(split), known)}"

@@ -1,0 +1,157 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Read any picture as RGB, or say why it cannot be read."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+OnError = Literal["raise", "skip", "placeholder"]
+ImageSource = Any  # path, bytes, PIL image, or {"bytes": ..., "path": ...} as `datasets` stores it
+
+# The size at which Pillow itself warns of a decompression bomb: about 89 million pixels.
+MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
+_GREY = (127, 127, 127)
+
+
+class UnreadableImageError(ValueError):
+    """Raised when a picture is missing, empty, truncated, too large or no picture at all."""
+
+
+def check_policy(on_error: str) -> None:
+    """Refuse an unknown policy for unreadable pictures.
+
+    Args:
+        on_error: `"raise"`, `"skip"` or `"placeholder"`.
+
+    Raises:
+        ValueError: When it is none of these.
+    """
+    if on_error not in ("raise", "skip", "placeholder"):
+        raise ValueError(f"on_error must be 'raise', 'skip' or 'placeholder', found {on_error!r}.")
+
+
+def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode a picture to RGB: upright by EXIF, first frame of animations, transparency on white.
+
+    Args:
+        source: Path, encoded bytes, PIL image, or the dictionary in which `datasets` keeps an undecoded picture.
+        max_pixels: Largest width x height that is decoded.
+
+    Returns:
+        RGB picture, fully loaded; its file is closed.
+
+    Raises:
+        UnreadableImageError: With the reason, whatever the decoder raised.
+    """
+    try:
+        with _open(source) as image:
+            _check_size(image, max_pixels)
+            return _to_rgb(image)
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # Pillow plugins raise nearly every type on broken files
+        raise UnreadableImageError(_reason(error)) from error
+
+
+def why_unreadable(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> str | None:
+    """Return why a picture cannot be read, or None when it can.
+
+    The whole file is read, so truncation is found, but JPEGs are decoded at an eighth of their size, which is several
+    times faster than [`read_image`].
+
+    Args:
+        source: As in [`read_image`].
+        max_pixels: As in [`read_image`].
+    """
+    try:
+        with _open(source) as image:
+            _check_size(image, max_pixels)
+            if image.format == "JPEG":
+                image.draft("RGB", (image.width // 8, image.height // 8))
+            image.load()
+    except Exception as error:
+        return _reason(error)
+    return None
+
+
+def placeholder_image(size: int = 64) -> Image.Image:
+    """Return the grey square that stands for an unreadable picture.
+
+    Args:
+        size: Side in pixels.
+    """
+    return Image.new("RGB", (size, size), _GREY)
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """Return a picture as PNG bytes.
+
+    Args:
+        image: Any PIL image.
+    """
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _open(source: ImageSource) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source.copy()
+    if isinstance(source, Mapping):
+        source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
+    if source is None:
+        raise UnreadableImageError("there is no picture in this row")
+    if isinstance(source, (bytes, bytearray)):
+        if not source:
+            raise UnreadableImageError("the picture has 0 bytes")
+        return Image.open(io.BytesIO(source))
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(source)
+    return _open_path(os.fspath(source))
+
+
+def _open_path(path: str) -> Image.Image:
+    if "://" in path:  # a file on the Hub or inside an archive, as streamed data sets name it
+        from datasets.utils.file_utils import xopen
+
+        with xopen(path, "rb") as file:
+            return _open(file.read())
+    if not os.path.isfile(path):
+        raise UnreadableImageError(f"no such file: {path}")
+    if os.path.getsize(path) == 0:
+        raise UnreadableImageError(f"the file is empty: {path}")
+    return Image.open(path)
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise UnreadableImageError(
+            f"{image.width} x {image.height} pixels, more than the {max_pixels} that are allowed"
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    try:
+        image = ImageOps.exif_transpose(image)
+    except Exception:  # a broken EXIF block does not spoil the pixels
+        image = image.copy()
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.getextrema()[1] > 255):  # type: ignore[operator]
+        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UnreadableImageError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
