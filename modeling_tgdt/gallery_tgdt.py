@@ -1,0 +1,292 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""The files of a gallery as a whole: snapshots for readers, commits of the one writer.
+
+    manifest.json     format version, settings, and the committed length and CRC-32 of every file
+    segment-*/        see `segment_tgdt.py`
+    deleted-*.i64     row numbers deleted since the last compaction, appended
+    engine-*.bin      a stage-one engine's file, when it has one
+    writer.lock       held by the writer's process
+
+A commit appends to files behind their committed length, syncs them, and replaces the manifest. Until the replacement
+the old state holds, so a crash at any byte loses nothing; the next writer overwrites what was left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .metadata_tgdt import merged_schema
+from .segment_tgdt import RESTORE, Batch, Segment, SegmentRecord, append_to_segment, select_rows
+from .storage_tgdt import WriterLock, append_bytes, clear_os_errors, file_crc, read_json, replace_json, sync_directory
+
+try:
+    import pyarrow as pa
+except ImportError:
+    pa = None
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+_COMPACT_BYTES = 1 << 26
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Committed state of a gallery."""
+
+    settings: dict[str, Any]
+    commit: int = 0
+    segments: tuple[SegmentRecord, ...] = ()
+    deleted: dict[str, list[int]] = field(default_factory=dict)  # at most one file: name -> [bytes, crc]
+    engine_files: dict[str, list[int]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, root: Path) -> Manifest:
+        """Read and check `manifest.json`."""
+        path = root / MANIFEST
+        if not path.exists():
+            raise FileNotFoundError(f"no gallery at {str(root)!r} ({MANIFEST} is missing); make one with create().")
+        content = read_json(path)
+        version = content.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"{str(root)!r} has format version {version!r}, this tgdt reads version {FORMAT_VERSION}; "
+                "install the tgdt release that wrote it, or build the gallery again."
+            )
+        content["segments"] = tuple(SegmentRecord(**record) for record in content["segments"])
+        return cls(**content)
+
+    def write(self, root: Path) -> None:
+        """Commit: replace `manifest.json`."""
+        replace_json(root / MANIFEST, {"format_version": FORMAT_VERSION, **asdict(self)})
+
+    def file_names(self) -> set[str]:
+        """Names in the gallery's directory that belong to this state."""
+        return {record.name for record in self.segments} | set(self.deleted) | set(self.engine_files)
+
+
+class Snapshot:
+    """Everything a reader needs, fixed at one commit; later commits never change it."""
+
+    def __init__(self, root: Path, manifest: Manifest, previous: Snapshot | None = None) -> None:
+        self.manifest = manifest
+        dim, token_dtype = manifest.settings["dim"], manifest.settings["token_dtype"]
+        known = {segment.record.name: segment for segment in previous.segments} if previous else {}
+        self.segments: list[Segment] = [
+            known[record.name]
+            if record.name in known and known[record.name].record == record
+            else Segment(root, record, dim, token_dtype)
+            for record in manifest.segments
+        ]
+        self.bases = np.concatenate([[0], np.cumsum([len(s) for s in self.segments])]).astype(np.int64)
+        self.alive = np.ones(self.bases[-1], dtype=bool)
+        for name, (length, _) in manifest.deleted.items():
+            rows = np.fromfile(root / name, dtype=np.int64, count=length // 8)
+            if len(rows) < length // 8 or not ((rows >= 0) & (rows < len(self.alive))).all():
+                raise ValueError(f"{name} in {str(root)!r} is damaged. {RESTORE}")
+            self.alive[rows] = False
+        self.size = int(self.alive.sum())
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """Row number of each id."""
+        found: dict[str, int] = {}
+        for base, segment in zip(self.bases, self.segments, strict=False):
+            found.update(zip(segment.ids.to_pylist(), range(base, base + len(segment)), strict=True))
+        return found if self.size == len(self.alive) else {k: row for k, row in found.items() if self.alive[row]}
+
+    @cached_property
+    def schema(self) -> Any:
+        """Arrow schema of ids and metadata over all segments."""
+        schemas = [segment.table.schema for segment in self.segments]
+        return pa.unify_schemas([pa.schema([("id", pa.string())]), *schemas], promote_options="permissive")
+
+    def take(self, rows: np.ndarray) -> Any:
+        """Arrow table of ids and metadata of rows, in their order."""
+        numbers = np.searchsorted(self.bases, rows, side="right") - 1
+        parts, places = [self.schema.empty_table()], []
+        for number in np.unique(numbers):
+            place = np.flatnonzero(numbers == number)
+            parts.append(self.segments[number].table.take(pa.array(rows[place] - self.bases[number])))
+            places.append(place)
+        order = np.argsort(np.concatenate(places)) if places else np.zeros(0, np.int64)
+        return pa.concat_tables(parts, promote_options="permissive").take(pa.array(order))
+
+    def ids(self, rows: np.ndarray) -> list[str]:
+        """Ids of rows, in their order."""
+        numbers = np.searchsorted(self.bases, rows, side="right") - 1
+        found: list[str] = [""] * len(rows)
+        for number in np.unique(numbers):
+            place = np.flatnonzero(numbers == number)
+            names = self.segments[number].ids.take(pa.array(rows[place] - self.bases[number])).to_pylist()
+            for index, name in zip(place.tolist(), names, strict=True):
+                found[index] = name
+        return found
+
+
+class Gallery:
+    """Reads snapshots and commits changes; knows rows and files, not similarity.
+
+    Args:
+        root: Directory with a manifest.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.lock = WriterLock(root)
+        self.snapshot = self._load()
+
+    @classmethod
+    def create(cls, root: Path, settings: dict[str, Any]) -> Gallery:
+        """Make an empty gallery in a directory that has none."""
+        with clear_os_errors(root, "create a gallery in"):
+            root.mkdir(parents=True, exist_ok=True)
+            if (root / MANIFEST).exists():
+                raise FileExistsError(f"{str(root)!r} already holds a gallery; use open(), or remove it first.")
+            lock = WriterLock(root)
+            lock.acquire()
+            Manifest(settings).write(root)
+            lock.release()
+        return cls(root)
+
+    def refresh(self) -> bool:
+        """Move to the newest commit; return whether there was one."""
+        before = self.snapshot.manifest.commit
+        self.snapshot = self._load()
+        return self.snapshot.manifest.commit != before
+
+    def append(self, ids: list[str], batch: Batch) -> None:
+        """Commit new items; earlier items of the same ids are deleted in the same commit."""
+        with self._write("add to"):
+            snapshot, manifest = self.snapshot, self.snapshot.manifest
+            schema = merged_schema(snapshot.schema, batch.table)
+            old = [snapshot.row_of[name] for name in ids if name in snapshot.row_of]
+            *closed, record = manifest.segments or (self._new_record(),)
+            if record.rows >= manifest.settings["segment_rows"]:
+                closed, record = [*closed, record], self._new_record()
+            record = append_to_segment(self.root, record, batch)
+            self._commit(replace(manifest, segments=(*closed, record), deleted=self._log_deleted(old)))
+            first = int(self.snapshot.bases[-1]) - len(batch)
+            snapshot.row_of.update(zip(ids, range(first, first + len(batch)), strict=True))
+            self._hand_over(snapshot, schema)
+
+    def delete(self, rows: dict[str, int]) -> None:
+        """Commit the deletion of rows, given by id."""
+        with self._write("delete from"):
+            snapshot = self.snapshot
+            self._commit(replace(snapshot.manifest, deleted=self._log_deleted(list(rows.values()))))
+            for name in rows:
+                del snapshot.row_of[name]
+            self._hand_over(snapshot, snapshot.schema)
+
+    def compact(self) -> None:
+        """Rewrite the living rows into fresh segments. The old files stay for open readers until the next writer."""
+        with self._write("compact"):
+            self._remove_orphans()
+            limit = self.snapshot.manifest.settings["segment_rows"]
+            records: list[SegmentRecord] = []
+            for batch in self._living_batches():
+                if not records or records[-1].rows >= limit:
+                    records.append(self._new_record())
+                records[-1] = append_to_segment(self.root, records[-1], batch)
+            self._commit(Manifest(self.snapshot.manifest.settings, self.snapshot.manifest.commit, tuple(records)))
+
+    def set_engine_files(self, files: dict[str, list[int]]) -> None:
+        """Commit the files of the stage-one engine, already written and synced."""
+        with self._write("store the engine of"):
+            self._commit(replace(self.snapshot.manifest, engine_files=files))
+
+    def verify(self) -> list[str]:
+        """Compare every committed byte with its checksum; return one line per damage."""
+        manifest = Manifest.read(self.root)
+        problems = [line for record in manifest.segments for line in Segment.damage(self.root, record)]
+        for name, (length, crc) in {**manifest.deleted, **manifest.engine_files}.items():
+            if file_crc(self.root / name, length) != crc:
+                problems.append(f"{name} is damaged, shorter or missing")
+        return problems
+
+    def begin(self) -> None:
+        """Become the writer, or raise RuntimeError: another one is at work."""
+        if (self.root / MANIFEST).is_symlink():
+            raise OSError(
+                f"{str(self.root)!r} is a download cache made of links; copy the gallery before writing to it."
+            )
+        if self.lock.acquire():
+            self.refresh()
+            self._remove_orphans()
+
+    @contextlib.contextmanager
+    def _write(self, action: str) -> Iterator[None]:
+        with clear_os_errors(self.root, action):
+            self.begin()
+            try:
+                yield
+            except BaseException:
+                self._roll_back()
+                raise
+
+    def _roll_back(self) -> None:
+        with contextlib.suppress(OSError, ValueError):  # best effort: give the space back after a full disk
+            self.refresh()
+            self._remove_orphans()
+            for record in self.snapshot.manifest.segments:
+                for name, (length, _) in record.files.items():
+                    if (self.root / record.name / name).stat().st_size > length:
+                        append_bytes(self.root / record.name / name, [length, 0], [])
+
+    def _commit(self, manifest: Manifest) -> None:
+        manifest = replace(manifest, commit=manifest.commit + 1)
+        if manifest.file_names() != self.snapshot.manifest.file_names():
+            sync_directory(self.root)  # the new names must be durable before the manifest that refers to them
+        manifest.write(self.root)
+        self.snapshot = Snapshot(self.root, manifest, self.snapshot)
+
+    def _hand_over(self, old: Snapshot, schema: Any) -> None:
+        # cached_property values live in __dict__: the new snapshot starts with what the commit already knows
+        self.snapshot.__dict__.update(row_of=old.__dict__.pop("row_of"), schema=schema)
+
+    def _log_deleted(self, rows: list[int]) -> dict[str, list[int]]:
+        known = self.snapshot.manifest.deleted
+        if not rows:
+            return known
+        name = next(iter(known), f"deleted-{uuid.uuid4().hex[:12]}.i64")
+        data = np.array(rows, dtype=np.int64)
+        return {name: append_bytes(self.root / name, known.get(name, [0, 0]), [data])}
+
+    def _living_batches(self) -> Iterator[Batch]:
+        settings = self.snapshot.manifest.settings
+        for base, segment in zip(self.snapshot.bases, self.snapshot.segments, strict=False):
+            rows = np.flatnonzero(self.snapshot.alive[base : base + len(segment)])
+            row_bytes = 4 * settings["dim"] * (2 + segment.record.tokens // max(len(segment), 1))
+            step = max(1, min(_COMPACT_BYTES // row_bytes, settings["segment_rows"]))
+            for start in range(0, len(rows), step):
+                yield select_rows(segment, rows[start : start + step])
+
+    def _new_record(self) -> SegmentRecord:
+        return SegmentRecord(f"segment-{uuid.uuid4().hex[:12]}")
+
+    def _remove_orphans(self) -> None:
+        keep = self.snapshot.manifest.file_names()
+        for pattern in ("segment-*", "deleted-*", "engine-*"):
+            for path in self.root.glob(pattern):
+                if path.name not in keep:
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def _load(self) -> Snapshot:
+        for attempt in range(5):  # a compaction may remove files between the manifest and the mapping
+            try:
+                return Snapshot(self.root, Manifest.read(self.root))
+            except FileNotFoundError:
+                if attempt == 4 or not (self.root / MANIFEST).exists():
+                    raise
+                time.sleep(0.01)
+        raise AssertionError("unreachable")

@@ -1,0 +1,355 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""TGDTIndex: a gallery of images or texts on disk that grows, survives crashes, and is searched in two stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from .engines_tgdt import ENGINES, make_engine
+from .gallery_tgdt import Gallery
+from .local_tgdt import LocalBackend, Query, SearchMode, SearchResult
+from .maxsim_tgdt import RaggedQueries
+from .metadata_tgdt import Condition, metadata_table
+from .quantize_tgdt import check_token_dtype, pool_tokens
+from .validate_tgdt import check_globals, check_ids, ragged_tokens
+
+Kind = Literal["image", "text"]
+
+
+class TGDTIndex:
+    """A gallery on disk. It stores embeddings and knows nothing of models.
+
+    The similarity of an image and a text is `global_weight * S_global + local_weight * S_local`: the dot product of
+    their global embeddings, and the mean (or sum) over words of the best region's dot product, times `scale`
+    (TGDT, Liu et al. 2023, sections 3.2 and 3.4). Open one with `create` or `open`.
+
+    Any number of readers may search while one writer adds, deletes or compacts; a reader sees the commit that it
+    opened until `refresh()`. The first write takes the lock of the single writer, `close()` gives it back.
+
+    Example:
+        >>> import tempfile
+        >>> rng = np.random.default_rng(0)
+        >>> unit = lambda *shape: (x := rng.normal(size=shape)) / np.linalg.norm(x, axis=-1, keepdims=True)
+        >>> images, regions = unit(3, 8), unit(3, 5, 8)
+        >>> with TGDTIndex.create(tempfile.mkdtemp() + "/gallery", dim=8) as index:
+        ...     index.add(["cat", "dog", "sea"], images, regions, metadata={"year": [2024, 2025, 2025]})
+        ...     result = index.search(images[:1], regions[:1, :2], top_k=2, where={"year": [2024, 2025]})
+        >>> result.ids[0][0]
+        'cat'
+    """
+
+    def __init__(self, path: Path, backend: LocalBackend) -> None:
+        self.path = path
+        self._backend = backend
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        dim: int,
+        token_dtype: str = "float16",
+        engine: str = "exact",
+        kind: Kind = "image",
+        model_id: str | None = None,
+        model_revision: str | None = None,
+        global_weight: float = 1.0,
+        local_weight: float = 1.0,
+        reduction: Literal["mean", "sum"] = "mean",
+        scale: float = 1.0,
+        pool_factor: int = 1,
+        segment_rows: int = 1 << 16,
+        engine_options: Mapping[str, Any] | None = None,
+    ) -> TGDTIndex:
+        """Make an empty gallery.
+
+        Args:
+            path: Directory, made when missing; it must not hold a gallery yet.
+            dim: D, length of every embedding.
+            token_dtype: Precision of the token store: float32, float16, bfloat16, int16 or int8 (one scale per token).
+            engine: Stage one: "exact", "faiss" or "qdrant".
+            kind: What the gallery holds; it decides which side's tokens are the words.
+            model_id: Model that made the embeddings; `check_model` compares it.
+            model_revision: Its revision.
+            global_weight: Weight of the global score.
+            local_weight: Weight of the local score.
+            reduction: Over words: "mean", or "sum" as in the reference implementation.
+            scale: Factor of the local score (the reference implementation: 10).
+            pool_factor: Merge similar tokens of an item down to a 1/`pool_factor` share when adding.
+            segment_rows: A new segment starts when the last one holds this many items.
+            engine_options: Options of the engine, see `engines_tgdt.py` and `qdrant_tgdt.py`.
+
+        Returns:
+            The empty index.
+
+        Raises:
+            FileExistsError: When the directory already holds a gallery.
+            ValueError: For an unknown choice.
+            OSError: When the directory cannot be written.
+        """
+        settings: dict[str, Any] = {
+            "dim": _positive(dim, "dim"),
+            "token_dtype": check_token_dtype(token_dtype),
+            "engine": _choice(engine, ENGINES, "engine"),
+            "kind": _choice(kind, get_args(Kind), "kind"),
+            "model_id": model_id,
+            "model_revision": model_revision,
+            "global_weight": float(global_weight),
+            "local_weight": float(local_weight),
+            "reduction": _choice(reduction, ("mean", "sum"), "reduction"),
+            "scale": float(scale),
+            "pool_factor": _positive(pool_factor, "pool_factor"),
+            "segment_rows": _positive(segment_rows, "segment_rows"),
+            "engine_options": dict(engine_options or {}),
+        }
+        made = make_engine(settings)
+        gallery = Gallery.create(Path(path), settings)
+        return cls(Path(path), LocalBackend(gallery, made))
+
+    @classmethod
+    def open(cls, path: str | Path) -> TGDTIndex:
+        """Open a gallery for searching and, from the first write on, for writing.
+
+        Raises:
+            FileNotFoundError: When there is no gallery.
+            ValueError: When it is damaged or of another format version.
+        """
+        gallery = Gallery(Path(path))
+        return cls(Path(path), LocalBackend(gallery, make_engine(gallery.snapshot.manifest.settings)))
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What `create` was given, as the manifest records it."""
+        return self._backend.settings
+
+    @property
+    def dim(self) -> int:
+        """Length of every embedding."""
+        return self.settings["dim"]
+
+    @property
+    def kind(self) -> Kind:
+        """What the gallery holds, "image" or "text"."""
+        return self.settings["kind"]
+
+    def __len__(self) -> int:
+        return len(self._backend)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._backend
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._backend.ids())
+
+    def __repr__(self) -> str:
+        shown = ("kind", "dim", "token_dtype", "engine", "model_id")
+        return (
+            f"TGDTIndex({str(self.path)!r}, {len(self)} items, "
+            + ", ".join(f"{key}={self.settings[key]!r}" for key in shown)
+            + ")"
+        )
+
+    def check_model(self, model_id: str | None, model_revision: str | None = None) -> None:
+        """Raise ValueError when the gallery was built with another model or revision; None matches anything."""
+        for key, value in (("model_id", model_id), ("model_revision", model_revision)):
+            known = self.settings[key]
+            if None not in (known, value) and known != value:
+                raise ValueError(
+                    f"the gallery was built with {key}={known!r}, found {value!r}; embeddings of different models "
+                    "cannot be compared. Load that model, or build the gallery again."
+                )
+
+    def add(
+        self, ids: Sequence[str], global_embeds: Any, token_embeds: Any, token_mask: Any = None, metadata: Any = None
+    ) -> None:
+        """Add items in one commit; an id that is there already is replaced.
+
+        Call it once per batch to build a gallery of any size: memory holds one batch.
+
+        Args:
+            ids: N strings.
+            global_embeds: (N, D) array or tensor.
+            token_embeds: (N, T, D) array or tensor, or a list of N arrays (Ti, D).
+            token_mask: (N, T) bool, true for real tokens; None when all are.
+            metadata: N dicts, or a dict of columns; strings, numbers, booleans or lists, one type per key.
+
+        Raises:
+            TypeError: When ids are not strings or a metadata key mixes types.
+            ValueError: For a wrong shape, NaN, infinity, a zero vector, or an id given twice. Nothing is added then.
+            RuntimeError: When another writer is at work.
+            OSError: When the disk is full or read-only. The gallery keeps its last committed state.
+        """
+        names = check_ids(ids)
+        globals_ = check_globals(global_embeds, self.dim, "global_embeds")
+        if len(globals_) != len(names):
+            raise ValueError(f"global_embeds has {len(globals_)} rows for {len(names)} ids; give one row per id.")
+        tokens, counts = ragged_tokens(token_embeds, token_mask, len(names), self.dim, "token_embeds")
+        table = metadata_table(names, metadata)
+        if not names:
+            return
+        if self.settings["pool_factor"] > 1:
+            parts = [pool_tokens(t, self.settings["pool_factor"]) for t in np.split(tokens, np.cumsum(counts)[:-1])]
+            tokens, counts = np.concatenate(parts), np.array([len(part) for part in parts], dtype=np.int64)
+        self._backend.add(names, table, globals_, tokens, counts)
+
+    def delete(self, ids: Sequence[str], *, missing_ok: bool = False) -> int:
+        """Delete items in one commit; `compact` gives their space back.
+
+        Args:
+            ids: What to delete.
+            missing_ok: Skip ids that are not there instead of refusing the call.
+
+        Returns:
+            How many items were deleted.
+
+        Raises:
+            KeyError: When an id is not there; nothing is deleted then.
+        """
+        names = check_ids(ids)
+        present = [name for name in names if name in self._backend]
+        if len(present) < len(names) and not missing_ok:
+            missing = [name for name in names if name not in self._backend]
+            raise KeyError(
+                f"{len(missing)} ids are not in the gallery, such as {missing[:5]!r}; pass missing_ok=True."
+            )
+        if present:
+            self._backend.delete(present)
+        return len(present)
+
+    def compact(self) -> None:
+        """Give the space of deleted items back, merge small commits, and rebuild an approximate engine."""
+        self._backend.compact()
+
+    def verify(self) -> list[str]:
+        """Read every committed byte and compare checksums.
+
+        Returns:
+            One line per damage, naming the segment and file; empty for a sound gallery.
+        """
+        return self._backend.gallery.verify()
+
+    def refresh(self) -> bool:
+        """See what a writer committed since; return whether there was anything new."""
+        return self._backend.gallery.refresh()
+
+    def search(
+        self,
+        query_global: Any,
+        query_tokens: Any = None,
+        query_mask: Any = None,
+        *,
+        top_k: int = 10,
+        candidates: int = 100,
+        mode: SearchMode = "two_stage",
+        where: Mapping[str, Condition] | None = None,
+        query_kind: Kind | None = None,
+    ) -> SearchResult:
+        """Rank the gallery for Q queries.
+
+        Args:
+            query_global: (Q, D) array or tensor.
+            query_tokens: (Q, T, D), or a list of Q arrays (Ti, D); may be None in mode "global".
+            query_mask: (Q, T) bool, true for real tokens; None when all are.
+            top_k: Items to return; fewer when the gallery, the filter or `candidates` allow fewer.
+            candidates: Size of the shortlist that the global score picks and the mixed score ranks.
+            mode: "two_stage"; "global": stage one alone; "local": every item by the local score alone.
+            where: Metadata filter: a value, a list of values, or a callable per key. All must hold.
+            query_kind: What the query is; by default the other kind than the gallery's. The words of a text query, or
+                of the stored texts for an image query, are summed over. Between items of one kind the query's are.
+
+        Returns:
+            Ranked ids with scores; empty lists for an empty gallery.
+
+        Raises:
+            ValueError: For a wrong shape, NaN, infinity, an unknown mode or metadata key.
+        """
+        _choice(mode, get_args(SearchMode), "mode")
+        _positive(top_k, "top_k")
+        _positive(candidates, "candidates")
+        if mode == "global" and query_tokens is None:
+            query_tokens = [np.zeros((0, self.dim), np.float32)] * len(query_global)
+        query = self._query(query_global, query_tokens, query_mask, query_kind, where)
+        return self._backend.search(query, top_k, candidates, mode)
+
+    def rerank(
+        self,
+        query_global: Any,
+        query_tokens: Any,
+        query_mask: Any,
+        candidate_ids: Sequence[Sequence[str]],
+        *,
+        query_kind: Kind | None = None,
+    ) -> SearchResult:
+        """Rank a shortlist from elsewhere by the mixed score.
+
+        Args:
+            query_global: (Q, D).
+            query_tokens: (Q, T, D), or a list of (Ti, D).
+            query_mask: (Q, T) bool, or None.
+            candidate_ids: For each query its candidates.
+            query_kind: As in `search`.
+
+        Returns:
+            A permutation of each query's candidates.
+
+        Raises:
+            KeyError: When a candidate is not in the gallery.
+        """
+        query = self._query(query_global, query_tokens, query_mask, query_kind, None)
+        if isinstance(candidate_ids, str) or any(isinstance(names, str) for names in candidate_ids):
+            raise TypeError("candidate_ids must be one list of ids per query, such as [['a', 'b']] for one query.")
+        if len(candidate_ids) != len(query):
+            raise ValueError(f"candidate_ids has {len(candidate_ids)} lists for {len(query)} queries; give one each.")
+        lists = [check_ids(names) for names in candidate_ids]
+        missing = [name for names in lists for name in names if name not in self._backend]
+        if missing:
+            raise KeyError(f"candidates {missing[:5]!r} are not in the gallery; refresh() it or leave them out.")
+        return self._backend.rerank(query, lists)
+
+    def close(self) -> None:
+        """Give the writer's lock back; the index can still be searched, and the next write takes the lock again."""
+        self._backend.gallery.lock.release()
+
+    def __enter__(self) -> TGDTIndex:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_backend"):
+            self.close()
+
+    def _query(
+        self, globals_: Any, tokens: Any, mask: Any, query_kind: Kind | None, where: Mapping[str, Condition] | None
+    ) -> Query:
+        kind = query_kind or ("text" if self.kind == "image" else "image")
+        _choice(kind, get_args(Kind), "query_kind")
+        vectors = check_globals(globals_, self.dim, "query_global")
+        if tokens is None:
+            raise ValueError(f"query_tokens are needed, (Q, T, {self.dim}); only search(mode='global') goes without.")
+        rows, counts = ragged_tokens(tokens, mask, len(vectors), self.dim, "query_tokens")
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        sum_over: Literal["query", "stored"] = "stored" if (self.kind, kind) == ("text", "image") else "query"
+        return Query(vectors, RaggedQueries(rows, offsets), sum_over, where)
+
+
+def _choice(value: str, choices: Sequence[str], name: str) -> str:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {list(choices)}, found {value!r}.")
+    return value
+
+
+def _positive(value: int, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, found {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, found {value!r}.")
+    return int(value)

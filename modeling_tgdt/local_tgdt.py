@@ -1,0 +1,228 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Two-stage search over the files of a gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from .engines_tgdt import Engine, dot_rows, locate
+from .gallery_tgdt import Gallery, Snapshot
+from .maxsim_tgdt import Pairs, RaggedQueries, SumOver, maxsim
+from .metadata_tgdt import PREFIX, Condition, matching_rows, metadata_rows
+from .segment_tgdt import encode_batch
+
+SearchMode = Literal["two_stage", "global", "local"]
+_PAIRS = 1 << 21  # pairs scored at a time
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Ranked items of Q queries, best first; ties are in the order of the ids.
+
+    Attributes:
+        ids: For each query its ids.
+        scores: For each query (k,) float32, what the ranking is by.
+        global_scores: The dot products of the global embeddings.
+        local_scores: The token similarities (scaled); NaN in mode "global", which does not compute them.
+        metadata: For each query one dict per item.
+    """
+
+    ids: list[list[str]]
+    scores: list[np.ndarray]
+    global_scores: list[np.ndarray]
+    local_scores: list[np.ndarray]
+    metadata: list[list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Query:
+    """Q checked queries: (Q, D) globals, their tokens, whose tokens are the words, and the filter."""
+
+    globals: np.ndarray
+    tokens: RaggedQueries
+    sum_over: SumOver
+    where: Mapping[str, Condition] | None = None
+
+    def __len__(self) -> int:
+        return len(self.globals)
+
+
+class LocalBackend:
+    """A gallery on this machine with a stage-one engine.
+
+    Args:
+        gallery: The files.
+        engine: Stage one.
+    """
+
+    def __init__(self, gallery: Gallery, engine: Engine) -> None:
+        self.gallery = gallery
+        self.engine = engine
+        self.settings = gallery.snapshot.manifest.settings
+
+    def __len__(self) -> int:
+        return self.gallery.snapshot.size
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.gallery.snapshot.row_of
+
+    def ids(self) -> list[str]:
+        """Ids of all items, in the order of their addition."""
+        snapshot = self.gallery.snapshot
+        return snapshot.ids(np.flatnonzero(snapshot.alive))
+
+    def add(self, ids: list[str], table: Any, globals_: np.ndarray, tokens: np.ndarray, counts: np.ndarray) -> None:
+        """Commit checked items."""
+        self.gallery.append(ids, encode_batch(table, globals_, tokens, counts, self.settings["token_dtype"]))
+
+    def delete(self, ids: list[str]) -> None:
+        """Commit the deletion of ids that are all there."""
+        self.gallery.delete({name: self.gallery.snapshot.row_of[name] for name in ids})
+
+    def compact(self) -> None:
+        """Rewrite the living rows and rebuild the engine."""
+        self.gallery.compact()
+        self.engine.rebuild(self.gallery)
+
+    def search(self, query: Query, top_k: int, candidates: int, mode: SearchMode) -> SearchResult:
+        """Rank the gallery for checked queries; see `TGDTIndex.search`."""
+        snapshot = self.gallery.snapshot
+        allowed = _allowed_rows(snapshot, query.where)
+        size = snapshot.size if allowed is None else int(allowed.sum())
+        if size == 0:
+            return _no_hits(len(query))
+        if mode == "local":
+            rows = np.flatnonzero(allowed) if allowed is not None else np.arange(len(snapshot.alive))
+            return self._exhaustive(snapshot, query, rows, top_k)
+        k = min(candidates if mode == "two_stage" else top_k, size)
+        found = self.engine.shortlist(snapshot.segments, query.globals, k, allowed)
+        shortlists = [_best(snapshot, rows, scores, k) for rows, scores in found]
+        if mode == "global":
+            return self._result(snapshot, shortlists, [np.full(len(r), np.nan, np.float32) for r, _ in shortlists])
+        return self._rank(snapshot, query, shortlists, min(top_k, k))
+
+    def rerank(self, query: Query, candidate_ids: Sequence[Sequence[str]]) -> SearchResult:
+        """Rank given candidates of each query by the mixed score."""
+        snapshot = self.gallery.snapshot
+        rows = [np.array([snapshot.row_of[name] for name in names], dtype=np.int64) for names in candidate_ids]
+        offsets = np.concatenate([[0], np.cumsum([len(r) for r in rows])]).astype(np.int64)
+        scores = dot_rows(snapshot.segments, query.globals, np.concatenate(rows), offsets)
+        shortlists = list(zip(rows, np.split(scores, offsets[1:-1]), strict=True))
+        return self._rank(snapshot, query, shortlists, None)
+
+    def _rank(
+        self, snapshot: Snapshot, query: Query, shortlists: list[tuple[np.ndarray, np.ndarray]], top_k: int | None
+    ) -> SearchResult:
+        offsets = np.concatenate([[0], np.cumsum([len(rows) for rows, _ in shortlists])]).astype(np.int64)
+        rows = np.concatenate([rows for rows, _ in shortlists])
+        scores = self._local_scores(snapshot, query, locate(snapshot.segments, rows, offsets))
+        ranked, local = [], []
+        for own, (candidates, global_scores) in zip(np.split(scores, offsets[1:-1]), shortlists, strict=True):
+            mixed = self.settings["global_weight"] * global_scores + self.settings["local_weight"] * own
+            order = _order(snapshot, candidates, mixed.astype(np.float32), top_k)
+            ranked.append((candidates[order], global_scores[order]))
+            local.append(own[order])
+        return self._result(snapshot, ranked, local, mixed=True)
+
+    def _exhaustive(self, snapshot: Snapshot, query: Query, rows: np.ndarray, top_k: int) -> SearchResult:
+        ranked, local = [], []
+        step = max(1, _PAIRS // len(rows))
+        for start in range(0, len(query), step):
+            block = _slice(query, start, start + step)
+            offsets = np.arange(len(block) + 1, dtype=np.int64) * len(rows)
+            scores = self._local_scores(snapshot, block, locate(snapshot.segments, np.tile(rows, len(block)), offsets))
+            best = [_best(snapshot, rows, own, top_k) for own in scores.reshape(len(block), -1)]
+            offsets = np.concatenate([[0], np.cumsum([len(r) for r, _ in best])]).astype(np.int64)
+            dots = dot_rows(snapshot.segments, block.globals, np.concatenate([r for r, _ in best]), offsets)
+            ranked += [(r, g) for (r, _), g in zip(best, np.split(dots, offsets[1:-1]), strict=True)]
+            local += [own for _, own in best]
+        return self._result(snapshot, ranked, local, by_local=True)
+
+    def _local_scores(self, snapshot: Snapshot, query: Query, pairs: Pairs) -> np.ndarray:
+        stores = [segment.store for segment in snapshot.segments]
+        scores = maxsim(stores, query.tokens, pairs, sum_over=query.sum_over)
+        if self.settings["reduction"] == "mean":
+            if query.sum_over == "query":
+                words = np.repeat(np.diff(query.tokens.offsets), np.diff(pairs.offsets))
+            else:
+                words = _stored_counts(snapshot, pairs)
+            scores /= np.maximum(words, 1)
+        return scores * np.float32(self.settings["scale"])
+
+    def _result(
+        self,
+        snapshot: Snapshot,
+        ranked: list[tuple[np.ndarray, np.ndarray]],
+        local: list[np.ndarray],
+        *,
+        mixed: bool = False,
+        by_local: bool = False,
+    ) -> SearchResult:
+        global_scores = [scores for _, scores in ranked]
+        scores = local if by_local else global_scores
+        if mixed:
+            weights = self.settings["global_weight"], self.settings["local_weight"]
+            scores = [
+                (weights[0] * g + weights[1] * s).astype(np.float32) for g, s in zip(global_scores, local, strict=True)
+            ]
+        ids = [snapshot.ids(rows) for rows, _ in ranked]
+        return SearchResult(ids, scores, global_scores, local, _metadata(snapshot, [rows for rows, _ in ranked]))
+
+
+def _no_hits(size: int) -> SearchResult:
+    ids: list[list[str]] = [[] for _ in range(size)]
+    metadata: list[list[dict[str, Any]]] = [[] for _ in range(size)]
+    scores = [np.zeros(0, np.float32)] * size
+    return SearchResult(ids, scores, scores, scores, metadata)
+
+
+def _allowed_rows(snapshot: Snapshot, where: Mapping[str, Condition] | None) -> np.ndarray | None:
+    if not where:
+        return None if snapshot.size == len(snapshot.alive) else snapshot.alive
+    known = [name[len(PREFIX) :] for name in snapshot.schema.names if name.startswith(PREFIX)]
+    for key in where:
+        if key not in known and snapshot.size:
+            raise ValueError(f"where uses the unknown metadata key {key!r}; this gallery has {known!r}.")
+    parts = [matching_rows(segment.table, where) for segment in snapshot.segments]
+    return np.concatenate([np.zeros(0, bool), *parts]) & snapshot.alive
+
+
+def _order(snapshot: Snapshot, rows: np.ndarray, scores: np.ndarray, k: int | None) -> np.ndarray:
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    if (ranked[1:] == ranked[:-1]).any():
+        order = np.lexsort((np.array(snapshot.ids(rows), dtype=object), -scores))
+    return order[:k]
+
+
+def _best(snapshot: Snapshot, rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    if len(scores) > k:
+        keep = scores >= np.partition(scores, len(scores) - k)[len(scores) - k]
+        rows, scores = rows[keep], scores[keep]
+    order = _order(snapshot, rows, scores, k)
+    return rows[order], scores[order]
+
+
+def _stored_counts(snapshot: Snapshot, pairs: Pairs) -> np.ndarray:
+    counts = np.zeros(len(pairs.items), dtype=np.int64)
+    for number in np.unique(pairs.stores):
+        place = pairs.stores == number
+        offsets, items = snapshot.segments[number].store.offsets, pairs.items[place]
+        counts[place] = offsets[items + 1] - offsets[items]
+    return counts
+
+
+def _metadata(snapshot: Snapshot, rows: list[np.ndarray]) -> list[list[dict[str, Any]]]:
+    if len(snapshot.schema.names) == 1:
+        return [[{} for _ in own] for own in rows]
+    return [metadata_rows(snapshot.take(own)) for own in rows]
+
+
+def _slice(query: Query, start: int, stop: int) -> Query:
+    offsets = query.tokens.offsets[start : stop + 1]
+    tokens = RaggedQueries(query.tokens.rows[offsets[0] : offsets[-1]], offsets - offsets[0])
+    return Query(query.globals[start:stop], tokens, query.sum_over, query.where)

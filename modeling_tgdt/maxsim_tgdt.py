@@ -1,0 +1,167 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Max-sum over a ragged token store, read in place: the compiled kernel, or PyTorch with the same ranking.
+
+The score of a pair is `sum over words of max over regions of word . region`. The words are the query's tokens
+(`sum_over="query"`) or the stored ones (`sum_over="stored"`). The kernel never writes the words x regions matrix.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from .quantize_tgdt import decode_tokens, encode_tokens
+from .segment_tgdt import TokenStore
+
+SumOver = Literal["query", "stored"]
+KERNEL_DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "int16": 3, "int8": 4}
+_FALLBACK_ROWS = 1 << 16  # stored rows decoded at a time
+
+
+@dataclass(frozen=True)
+class RaggedQueries:
+    """Token rows (sum of W, D) float32 of Q queries, one query after another, and offsets (Q + 1) int64."""
+
+    rows: np.ndarray
+    offsets: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Candidates of each query: store number (P,) int32 and item (P,) int64, with offsets (Q + 1) int64 by query."""
+
+    stores: np.ndarray
+    items: np.ndarray
+    offsets: np.ndarray
+
+
+class _StoreStruct(ctypes.Structure):
+    _fields_ = [("rows", ctypes.c_void_p), ("scales", ctypes.c_void_p), ("offsets", ctypes.c_void_p)]
+
+
+def _load_kernel() -> ctypes.CDLL | None:
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(f"_maxsim{suffix}")
+        if path.exists():
+            try:
+                library = ctypes.CDLL(str(path))
+                library.tgdt_isa.restype = ctypes.c_char_p
+                return library
+            except (OSError, AttributeError):  # built for another machine: the fallback ranks the same
+                return None
+    return None
+
+
+kernel = _load_kernel()
+
+
+def kernel_isa() -> str:
+    """Return the instruction set that the kernel uses here, or `torch` without a kernel.
+
+    Example:
+        >>> kernel_isa() in ("avx512_bf16", "avx512_vnni", "avx2", "portable", "torch")
+        True
+    """
+    return kernel.tgdt_isa().decode() if kernel is not None else "torch"
+
+
+def maxsim(
+    stores: Sequence[TokenStore],
+    queries: RaggedQueries,
+    pairs: Pairs,
+    *,
+    sum_over: SumOver = "query",
+    threads: int | None = None,
+) -> np.ndarray:
+    """Score query-candidate pairs.
+
+    The query is rounded to the precision of the store (int8 and int16: quantized per token), on every path alike.
+
+    Args:
+        stores: Token stores of one dtype and dimension.
+        queries: Tokens of Q queries.
+        pairs: Candidates of each query.
+        sum_over: Whose tokens are the words.
+        threads: CPU threads; PyTorch's number by default.
+
+    Returns:
+        (P,) float32. A pair without words or without regions scores 0.
+    """
+    scores = np.zeros(len(pairs.items), dtype=np.float32)
+    if not len(scores) or not len(queries.rows):
+        return scores
+    codes, scales = encode_tokens(queries.rows, stores[0].token_dtype)
+    if kernel is None:
+        rows = decode_tokens(codes, scales, stores[0].token_dtype)
+        _maxsim_torch(stores, RaggedQueries(rows, queries.offsets), pairs, sum_over, scores)
+    else:
+        # float16 stores are multiplied in float32, with the query as it is
+        packed = queries.rows if stores[0].token_dtype == "float16" else codes
+        _maxsim_kernel(
+            stores, packed, scales, queries.offsets, pairs, sum_over, threads or torch.get_num_threads(), scores
+        )
+    return scores
+
+
+def _maxsim_torch(
+    stores: Sequence[TokenStore], queries: RaggedQueries, pairs: Pairs, sum_over: SumOver, scores: np.ndarray
+) -> None:
+    for query in range(len(queries.offsets) - 1):
+        words = torch.from_numpy(queries.rows[queries.offsets[query] : queries.offsets[query + 1]])
+        first, last = pairs.offsets[query], pairs.offsets[query + 1]
+        if not len(words):
+            continue
+        for number in np.unique(pairs.stores[first:last]):
+            places = first + np.flatnonzero(pairs.stores[first:last] == number)
+            counts = np.diff(stores[number].offsets)[pairs.items[places]]
+            places, counts = places[counts > 0], counts[counts > 0]
+            for block in _blocks(counts):
+                scores[places[block]] = _score_block(
+                    stores[number], words, pairs.items[places[block]], counts[block], sum_over
+                )
+
+
+def _blocks(counts: np.ndarray) -> list[slice]:
+    if not len(counts):
+        return []
+    number = np.cumsum(counts) // _FALLBACK_ROWS
+    edges = [0, *(np.flatnonzero(np.diff(number)) + 1), len(counts)]
+    return [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def _score_block(
+    store: TokenStore, words: torch.Tensor, items: np.ndarray, counts: np.ndarray, sum_over: SumOver
+) -> np.ndarray:
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    rows = np.repeat(store.offsets[items] - starts, counts) + np.arange(counts.sum())
+    scales = None if store.scales is None else store.scales[rows]
+    regions = torch.from_numpy(decode_tokens(store.rows[rows], scales, store.token_dtype))
+    similarity = (words @ regions.T).numpy()
+    if sum_over == "query":
+        return np.maximum.reduceat(similarity, starts, axis=1).sum(axis=0)
+    return np.add.reduceat(similarity.max(axis=0), starts)
+
+
+def _maxsim_kernel(
+    stores: Sequence[TokenStore],
+    queries: np.ndarray,
+    query_scales: np.ndarray | None,
+    query_offsets: np.ndarray,
+    pairs: Pairs,
+    sum_over: SumOver,
+    threads: int,
+    scores: np.ndarray,
+) -> None:
+    raise NotImplementedError
+
+
+def address(array: np.ndarray | None) -> int | None:
+    """Return where an array's first element lies, for the kernel."""
+    return None if array is None else array.ctypes.data

@@ -1,0 +1,147 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Durable files of a gallery: checksummed append, atomic replace, and the lock of the single writer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows: one writer per process is then the caller's duty
+    fcntl = None  # type: ignore[assignment]
+
+LOCK_NAME = "writer.lock"
+_BLOCK = 1 << 24
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    if os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def append_bytes(path: Path, committed: Sequence[int], chunks: Iterable[Any]) -> list[int]:
+    """Write `chunks` behind the committed bytes, dropping whatever an interrupted writer left behind it, and sync.
+
+    Args:
+        path: File, made when missing.
+        committed: Length and CRC-32 of the committed bytes; the file is cut to that length first.
+        chunks: Contiguous arrays or bytes.
+
+    Returns:
+        The new length and the CRC-32 over the whole file.
+    """
+    start, crc = committed
+    with open(path, "r+b" if path.exists() else "w+b") as file:
+        file.truncate(start)
+        file.seek(start)
+        for chunk in chunks:
+            view = memoryview(chunk)
+            if view.nbytes:
+                raw = view.cast("B")
+                file.write(raw)
+                crc, start = zlib.crc32(raw, crc), start + raw.nbytes
+        file.flush()
+        os.fsync(file.fileno())
+    return [start, crc]
+
+
+def file_crc(path: Path, length: int) -> int | None:
+    """Return the CRC-32 of the first `length` bytes, or None when the file is shorter or missing."""
+    if not path.exists() or path.stat().st_size < length:
+        return None
+    crc = 0
+    with open(path, "rb") as file:
+        while length:
+            block = file.read(min(length, _BLOCK))
+            crc, length = zlib.crc32(block, crc), length - len(block)
+    return crc
+
+
+def replace_json(path: Path, content: dict[str, Any]) -> None:
+    """Replace a JSON file atomically and durably; it carries a checksum of its own content."""
+    body = {**content, "checksum": _checksum(content)}
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(body, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_directory(path.parent)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `replace_json` wrote; raise ValueError when it is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        checksum = content.pop("checksum")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it from a copy or build the gallery again.") from error
+    if checksum != _checksum(content):
+        raise ValueError(f"{path} is damaged (checksum differs); restore it from a copy or build the gallery again.")
+    return content
+
+
+def _checksum(content: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+@contextlib.contextmanager
+def clear_os_errors(path: Path, action: str) -> Iterator[None]:
+    """Re-raise an OSError with what was attempted and that the committed gallery is intact."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        hint = "Free some space or check that the directory is writable, then try again."
+        message = f"could not {action} {str(path)!r}: {reason}. The gallery keeps its last committed state. {hint}"
+        raise OSError(error.errno, message) from error
+
+
+class WriterLock:
+    """Exclusive lock of one writer. The operating system frees it when the writer's process dies."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / LOCK_NAME
+        self._handle: int | None = None
+
+    def acquire(self) -> bool:
+        """Take the lock; return False when it was already ours, raise RuntimeError when another writer holds it."""
+        if self._handle is not None:
+            return False
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if fcntl is not None:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
+            os.close(handle)
+            raise RuntimeError(
+                f"another writer (process {owner}) has {str(self.path.parent)!r} open; "
+                "close() that index or wait for it to end. Searching works meanwhile."
+            ) from None
+        with contextlib.suppress(OSError):  # the number only serves the message; a full disk must not stop a delete
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, str(os.getpid()).encode(), 0)
+        self._handle = handle
+        return True
+
+    def release(self) -> None:
+        """Free the lock; nothing happens when it is not held."""
+        if self._handle is None:
+            return
+        if fcntl is not None:
+            fcntl.flock(self._handle, fcntl.LOCK_UN)  # also for copies of the handle in forked workers
+        os.close(self._handle)
+        self._handle = None

@@ -1,0 +1,115 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Checks of what users hand to an index: expected, found, and what to do next."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def to_float32(values: Any, name: str) -> np.ndarray:
+    """Return a contiguous float32 array of a numpy array, torch tensor or nested list."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().to("cpu", torch.float32).numpy()
+    try:
+        return np.ascontiguousarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} must be a numeric array or tensor, found {type(values).__name__} ({error})."
+        ) from error
+
+
+def check_ids(ids: Sequence[str]) -> list[str]:
+    """Return the ids as a list; refuse other types than str, and duplicates."""
+    if isinstance(ids, str):
+        raise TypeError(f"ids must be a sequence of strings, found the single string {ids!r}; pass [{ids!r}].")
+    ids = list(ids)
+    for value in ids:
+        if not isinstance(value, str):
+            raise TypeError(f"ids must be strings, found {value!r} ({type(value).__name__}); use str(id).")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"id {value!r} is not valid Unicode ({error.reason}); replace the lone surrogates."
+            ) from error
+    if len(set(ids)) < len(ids):
+        repeated = [value for value, count in Counter(ids).items() if count > 1]
+        raise ValueError(f"duplicate ids in one call: {repeated[:5]!r}; give each id once (a later call replaces it).")
+    return ids
+
+
+def check_globals(values: Any, dim: int, name: str) -> np.ndarray:
+    """Return (N, D) float32 global embeddings; refuse other shapes, NaN, infinity and zero vectors."""
+    array = to_float32(values, name)
+    if array.ndim != 2 or array.shape[1] != dim:
+        raise ValueError(
+            f"{name} must have shape (N, {dim}), found {array.shape}; the index was created with dim={dim}. "
+            "Embed with the model that the index was built with."
+        )
+    _check_finite(array, name)
+    norms = np.linalg.norm(array, axis=1)
+    if (norms == 0).any():
+        raise ValueError(f"{name} row {int(norms.argmin())} is a zero vector, which cannot be ranked; leave it out.")
+    return array
+
+
+def ragged_tokens(tokens: Any, mask: Any, size: int, dim: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return token rows (sum of counts, D) and counts (N,) int64.
+
+    Args:
+        tokens: (N, T, D), or a sequence of N arrays (Ti, D).
+        mask: None or (N, T) bool, true for real tokens; only with a (N, T, D) array.
+        size: N.
+        dim: D.
+        name: How errors call the argument.
+
+    Returns:
+        Flat rows of the real tokens and the number of rows per item.
+    """
+    if isinstance(tokens, list | tuple):
+        if mask is not None:
+            raise ValueError(f"{name} is a list of ragged arrays; leave its mask out, or pass one (N, T, D) array.")
+        parts = [_token_matrix(part, dim, f"{name}[{i}]") for i, part in enumerate(tokens)]
+        counts = np.array([len(part) for part in parts], dtype=np.int64)
+        rows = np.concatenate(parts) if parts else np.zeros((0, dim), np.float32)
+    else:
+        array = to_float32(tokens, name)
+        if array.ndim != 3 or array.shape[2] != dim:
+            raise ValueError(f"{name} must have shape (N, T, {dim}) or be a list of (Ti, {dim}), found {array.shape}.")
+        keep = _mask(mask, array.shape[:2], name)
+        counts, rows = keep.sum(axis=1, dtype=np.int64), array[keep]
+    if len(counts) != size:
+        raise ValueError(f"{name} holds {len(counts)} items, expected {size}: one per id or query.")
+    _check_finite(rows, name)
+    return rows, counts
+
+
+def _mask(mask: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
+    if mask is None:
+        return np.ones(shape, dtype=bool)
+    array = np.asarray(mask.detach().cpu() if isinstance(mask, torch.Tensor) else mask)
+    if array.shape != shape:
+        raise ValueError(f"the mask of {name} must have shape {shape}, found {array.shape}.")
+    if array.dtype != bool and not np.isin(array, (0, 1)).all():
+        raise ValueError(f"the mask of {name} must be boolean (true = real token), found values other than 0 and 1.")
+    return array.astype(bool)
+
+
+def _token_matrix(values: Any, dim: int, name: str) -> np.ndarray:
+    array = to_float32(values, name)
+    if array.size == 0:
+        return np.zeros((0, dim), np.float32)
+    if array.ndim != 2 or array.shape[1] != dim:
+        raise ValueError(f"{name} must have shape (T, {dim}), found {array.shape}.")
+    return array
+
+
+def _check_finite(array: np.ndarray, name: str) -> None:
+    if not np.isfinite(array).all():
+        row = int(np.argwhere(~np.isfinite(array))[0][0])
+        raise ValueError(f"{name} has NaN or infinity in row {row}; check the model's precision and the input.")
