@@ -25,6 +25,20 @@ from PIL import Image
 
 ALIAS = "transformers_tests"
 SUITES = Path(__file__).parents[1] / ".venv" / "transformers-tests" / "tests"
+MARKERS = (
+    "accelerate_tests",
+    "flash_attn_test",
+    "flash_attn_3_test",
+    "flash_attn_4_test",
+    "is_expert_parallel_test",
+    "is_fsdp_test",
+    "is_pipeline_test",
+    "is_staging_test",
+    "is_tensor_parallel_test",
+    "is_training_test",
+    "order",
+    "torch_compile_test",
+)
 REASON = "transformers' common suites are not unpacked: run `make .venv/transformers-tests/.complete` (needs network)."
 
 
