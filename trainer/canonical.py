@@ -16,6 +16,13 @@ from .images import OnError
 from .region_features import RegionReader, RegionStore, open_region_store
 from .skip_report import SkipReport
 
+STREAM_FEATURES = datasets.Features(
+    {
+        "image": datasets.Image(),
+        "captions": datasets.List(datasets.Value("string")),
+        "image_id": datasets.Value("string"),
+    }
+)
 _IMAGE_FOLDERS = ("", "images", "Images", "Flicker8k_Dataset", "flickr30k-images", "train2014", "val2014")
 
 
@@ -53,7 +60,9 @@ def canonicalise(
 def canonicalise_stream(
     stream: datasets.IterableDataset, columns: Mapping[str, str] | None = None, image_root: Path | None = None
 ) -> datasets.IterableDataset:
-    """Bring a stream to the canonical columns, row by row, with undecoded pictures.
+    """Bring a stream to the canonical columns, row by row, with undecoded pictures and no declared features.
+
+    The caller declares `STREAM_FEATURES` at the end: `datasets` decodes a stream only if no step before was typed.
 
     Args:
         stream: Any stream with a picture column and captions.
@@ -69,15 +78,8 @@ def canonicalise_stream(
         raise ValueError("A stream needs a picture column. Load region features with streaming=False.")
     if isinstance((stream.features or {}).get(found["image"]), datasets.Image):
         stream = stream.cast_column(found["image"], datasets.Image(decode=False))
-    features = datasets.Features(
-        {
-            "image": datasets.Image(decode=False),
-            "captions": datasets.List(datasets.Value("string")),
-            "image_id": datasets.Value("string"),
-        }
-    )
     row = _StreamRow(found, numbered_columns(names), image_root)
-    return stream.map(row, with_indices=True, remove_columns=names, features=features)
+    return stream.map(row, with_indices=True, remove_columns=names)
 
 
 def dataset_of_records(records: list[PhotoRecord], image_root: Path | None) -> datasets.Dataset:

@@ -247,5 +247,5 @@ def _shuffled(examples: Iterator[Example], size: int, rng: np.random.Generator) 
             place = int(rng.integers(len(buffer)))
             buffer[place], example = example, buffer[place]
         yield example
-    rng.shuffle(buffer)  # type: ignore[arg-type]
+    rng.shuffle(buffer)
     yield from buffer

@@ -58,7 +58,7 @@ class TGDTDataCollator:
         if not examples:
             raise ValueError("Cannot collate an empty list of examples.")
         captions = [self._caption(example) for example in examples]
-        batch = {**self.texts(captions), **self.images(examples)}
+        batch: dict[str, Any] = {**self.texts(captions), **self.images(examples)}
         batch["image_ids"] = image_id_tensor(examples)
         if self.return_caption_ids:
             batch["caption_ids"] = torch.tensor([stable_id(normalise_caption(text)) for text in captions])

@@ -18,7 +18,7 @@ from .annotations import (
     read_annotations,
     read_delimited,
 )
-from .canonical import attach_regions, canonicalise, canonicalise_stream, dataset_of_records
+from .canonical import STREAM_FEATURES, attach_regions, canonicalise, canonicalise_stream, dataset_of_records
 from .caption_dataset import CaptionDataset, IterableCaptionDataset
 from .columns import nearest
 from .image_policy import drop_unreadable, drop_unreadable_stream
@@ -104,7 +104,7 @@ def _finish_stream(
     report: SkipReport,
 ) -> datasets.IterableDataset:
     stream = drop_unreadable_stream(canonicalise_stream(stream, columns, root), on_error, report)
-    return stream.cast_column("image", datasets.Image())
+    return stream.cast(STREAM_FEATURES)
 
 
 def _load(

@@ -79,8 +79,8 @@ def normalise_boxes(boxes: NDArray[Any], image_size: tuple[int, int] | None) -> 
     if image_size is None:
         if boxes.size and boxes.max() > 1.0 + 1e-6:
             raise ValueError(
-                f"Region boxes are in pixels (largest value {boxes.max():.1f}) and the photo's size is not known. Pass "
-                "image_root, or add image_w and image_h to the feature file or width and height to the annotations."
+                f"Region boxes are in pixels (largest value {boxes.max():.1f}) and the photo's size is not known. "
+                "Pass image_root, or add image_w and image_h to the feature file or their like to the annotations."
             )
         return boxes.clip(0, 1).astype(np.float32)
     height, width = image_size
@@ -188,7 +188,7 @@ class TsvStore:
 
 @dataclass
 class Hdf5Store:
-    """HDF5 with a group per photo (`<id>/features`, `<id>/boxes`), or `image_features` (N, R, F) beside `image_ids`."""
+    """HDF5 with a group per photo (`<id>/features`, `<id>/boxes`) or `image_features` (N, R, F) and `image_ids`."""
 
     path: Path
     has_boxes: bool = field(init=False)
