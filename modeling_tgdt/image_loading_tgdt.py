@@ -104,16 +104,14 @@ def eight_bit_array(array: Any, *, rescale: bool) -> Any:
     return _to_eight_bit(array, rescale)
 
 
-def channels_first(array: Any) -> bool | None:
-    """Tell the layout of one picture by its shape: 1, 3 or 4 channels, first or last; `None` without channels.
+def channels_first(array: Any) -> bool:
+    """Tell the layout of a picture of three axes by its shape: 1, 3 or 4 channels, first or last.
 
     A one-pixel-high picture (1, W, 3) is read as channels last.
 
     Raises:
         ValueError: When neither end has 1, 3 or 4 channels.
     """
-    if array.ndim == 2:
-        return None
     first, last = array.shape[0], array.shape[-1]
     if first == 1 and last in (3, 4):
         return False

@@ -2,6 +2,7 @@
 """What the two image processors share: accepted inputs, and preprocessing copied from a vision backbone."""
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from PIL import Image
@@ -51,6 +52,13 @@ class TGDTImageInputMixin:
             f"{type(image_url_or_urls).__name__}. Open it first, or leave it out."
         )
 
+    def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
+        # transformers' own version knows neither gray arrays (H, W) nor lists of mixed kinds.
+        flat = list(_flatten(self.fetch_images(images)))
+        if not flat:
+            raise ValueError("Expected at least one image, found an empty list. Leave images out instead.")
+        return flat
+
     def process_image(
         self,
         image: Any,
@@ -64,8 +72,10 @@ class TGDTImageInputMixin:
             image = upright_picture(image)
         else:
             image = eight_bit_array(image, rescale=bool(kwargs.get("do_rescale")))
-            if input_data_format is None and (first := channels_first(image)) is not None:
-                input_data_format = ChannelDimension.FIRST if first else ChannelDimension.LAST
+            if image.ndim == 2:
+                image, input_data_format = image[None], ChannelDimension.FIRST
+            if input_data_format is None:
+                input_data_format = ChannelDimension.FIRST if channels_first(image) else ChannelDimension.LAST
             if isinstance(self, PilBackend) and hasattr(image, "cpu"):
                 image = image.cpu()
         return super().process_image(  # type: ignore[misc]
@@ -91,6 +101,14 @@ class TGDTImageInputMixin:
         overrides = {key: kwargs.pop(key) for key in list(kwargs) if key in ImagesKwargs.__annotations__}
         source, _ = ImageProcessingMixin.get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
         return cls(**{**backbone_options(source), **overrides})
+
+
+def _flatten(images: Any) -> Iterator[Any]:
+    if isinstance(images, (list, tuple)) or (not isinstance(images, Image.Image) and images.ndim == 4):
+        for image in images:
+            yield from _flatten(image)
+    else:
+        yield images
 
 
 def backbone_options(source: dict[str, Any]) -> dict[str, Any]:
