@@ -21,25 +21,27 @@ class TGDTProcessor(ProcessorMixin):
     Args:
         image_processor: A [`TGDTImageProcessor`], also where only regions are used.
         tokenizer: Tokenizer of the text backbone.
-        max_length: Longest caption in tokens, special ones included; longer ones are cut and counted in
-            `num_truncated`.
+        max_caption_length: Longest caption in tokens, special ones included; longer ones are cut and counted in
+            `num_truncated`. A call may override it with `max_length`.
 
     Example:
         `processor(text=["a red ball"], images=[picture], return_tensors="pt")`
     """
 
     def __init__(
-        self, image_processor: Any = None, tokenizer: Any = None, max_length: int = 64, **kwargs: Any
+        self, image_processor: Any = None, tokenizer: Any = None, max_caption_length: int = 64, **kwargs: Any
     ) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
-        if max_length < 3:
-            raise ValueError(f"Expected max_length of at least 3 ([CLS], a word, [SEP]), found {max_length}.")
-        self.max_length = max_length
+        if max_caption_length < 3:
+            raise ValueError(
+                f"Expected max_caption_length of at least 3 ([CLS], a word, [SEP]), found {max_caption_length}."
+            )
+        self.max_caption_length = max_caption_length
         self.num_truncated = 0
         self.text_kwargs = {
             "padding": True,
             "truncation": True,
-            "max_length": min(max_length, tokenizer.model_max_length),
+            "max_length": min(max_caption_length, tokenizer.model_max_length),
             "return_token_type_ids": False,
         }
 
@@ -83,6 +85,13 @@ class TGDTProcessor(ProcessorMixin):
             data.update(batch_regions(regions))
         return BatchFeature(data, tensor_type=options["text_kwargs"].get("return_tensors"))
 
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+        """Save the processor, with the custom code that loads it; see transformers' `ProcessorMixin`."""
+        files = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        # Written for the Hub; kept on the object, it would make it differ from the one loaded back.
+        self.__dict__.pop("auto_map", None)
+        return files
+
     def words(self, input_ids: Any) -> list[tuple[str, list[int]]]:
         """Group the word pieces of one caption to words, special tokens left out.
 
@@ -124,7 +133,7 @@ class TGDTProcessor(ProcessorMixin):
             self.num_truncated += cut
             logger.warning_once(
                 f"Captions longer than max_length={limit} tokens are cut (the longest here has {max(lengths)}). Raise "
-                "max_length to keep them whole; `processor.num_truncated` counts them."
+                "max_caption_length to keep them whole; `processor.num_truncated` counts them."
             )
 
 
