@@ -1,0 +1,205 @@
+"""CMC loss: the recorded reference, nested loops, and properties."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from modeling_tgdt import CMCLoss, token_similarity
+from modeling_tgdt.loss_tgdt import hinge, negative_mask
+from tests.reference import REFERENCE, load_alignment
+
+GLOBAL_ONLY = {"local_weight": 0.0}
+LOCAL_ONLY = {"global_weight": 0.0, "intra_weight": 0.0}
+
+
+def gradients(loss, *inputs):
+    return torch.autograd.grad(loss, inputs, materialize_grads=True)
+
+
+@pytest.mark.parametrize("hardest", [True, False], ids=["maxviol", "sumviol"])
+@pytest.mark.parametrize(("kind", "intra_weight"), [("cmc", 1.0), ("contrastive", 0.0)])
+def test_recorded_matching_loss(hardest, kind, intra_weight):
+    data = load_file(REFERENCE / "losses_matching.safetensors")
+    images, texts = data["im"].requires_grad_(), data["s"].requires_grad_()
+    loss = CMCLoss(intra_weight=intra_weight, hardest_negatives=hardest, **GLOBAL_ONLY)(images, texts)["loss"]
+    prefix = f"{'maxviol' if hardest else 'sumviol'}.{kind}"
+    torch.testing.assert_close(loss, data[f"{prefix}.loss"], rtol=1e-5, atol=0)
+    expected = (data[f"{prefix}.grad_im"], data[f"{prefix}.grad_s"])
+    torch.testing.assert_close(gradients(loss, images, texts), expected, rtol=0, atol=2e-5)
+
+
+def test_recorded_intra_term_and_single_pair():
+    data = load_file(REFERENCE / "losses_matching.safetensors")
+    images, texts = data["im"].requires_grad_(), data["s"].requires_grad_()
+    loss = CMCLoss(global_weight=0, local_weight=0)(images, texts)["intra"]
+    torch.testing.assert_close(loss, data["intra.loss"], rtol=1e-5, atol=0)
+    expected = (data["intra.grad_im"], data["intra.grad_s"])
+    torch.testing.assert_close(gradients(loss, images, texts), expected, rtol=0, atol=2e-5)
+    assert CMCLoss(**GLOBAL_ONLY)(images[:1], texts[:1])["loss"].item() == data["single.loss"].item() == 0
+
+
+def test_recorded_loss_of_embeddings_that_are_not_unit():
+    data = load_file(REFERENCE / "losses_matching.safetensors")
+    images, texts = data["unnorm.im"].requires_grad_(), data["unnorm.s"].requires_grad_()
+    loss = CMCLoss(**GLOBAL_ONLY)(images, texts)["loss"]
+    torch.testing.assert_close(loss, data["unnorm.dot.loss"], rtol=1e-5, atol=0)
+    expected = (data["unnorm.dot.grad_im"], data["unnorm.dot.grad_s"])
+    torch.testing.assert_close(gradients(loss, images, texts), expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("hardest", [True, False], ids=["maxviol", "sumviol"])
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+@pytest.mark.parametrize("name", ["equal", "ragged", "edge"])
+def test_recorded_alignment_loss(name, scale, hardest):
+    data, regions, words = load_alignment(name)
+    images, texts = data["im_set"].requires_grad_(), data["s_seq"].requires_grad_()
+    # The reference lets padded regions into the maximum with similarity 0: zero rows, no mask.
+    zero_filled = (images * torch.nn.functional.pad(regions, (1, 0))[..., None])[:, 1:]
+    loss_module = CMCLoss(hardest_negatives=hardest, scale=scale, **LOCAL_ONLY)
+    loss = loss_module(None, None, zero_filled, texts, None, words)["loss"]
+    prefix = f"x{scale:.0f}.{'maxviol' if hardest else 'sumviol'}"
+    torch.testing.assert_close(loss, data[f"{prefix}.loss"], rtol=1e-5, atol=0)
+    expected = (data[f"{prefix}.grad_im_set"], data[f"{prefix}.grad_s_seq"])
+    torch.testing.assert_close(gradients(loss, images, texts), expected, rtol=0, atol=2e-5 * scale)
+
+
+def slow_hinge(scores, ids, margin, hardest):
+    total = scores.sum() * 0
+    for score in (scores, scores.T):
+        for i in range(len(score)):
+            costs = [(margin + score[i, j] - score[i, i]).clamp(min=0) for j in range(len(score)) if ids[i] != ids[j]]
+            if costs:
+                total = total + (torch.stack(costs).max() if hardest else torch.stack(costs).sum())
+    return total
+
+
+def slow_cmc(images, texts, regions, words, region_mask, word_mask, ids, hardest):
+    unit = images @ texts.T
+    local = token_similarity(regions, words, region_mask, word_mask, reduction="mean")
+    intra = images.sum() * 0
+    for i in range(len(images)):
+        gaps = [(texts[i] @ texts[j] - images[i] @ images[j]).abs() for j in range(len(images))]
+        intra = intra + (torch.stack(gaps).max() - 0.1).clamp(min=0)
+    return 2 * slow_hinge(unit, ids, 0.2, hardest) + 3 * slow_hinge(local, ids, 0.2, hardest) + 0.5 * intra
+
+
+def random_pairs(seed, batch):
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.nn.functional.normalize(  # noqa: E731
+        torch.randn(*shape, 6, generator=generator, dtype=torch.float64), dim=-1
+    )
+    masks = torch.rand(batch, 5, generator=generator) < 0.7, torch.rand(batch, 4, generator=generator) < 0.7
+    ids = torch.randint(0, max(2, batch - 1), (batch,), generator=generator)
+    return (draw(batch), draw(batch), draw(batch, 5), draw(batch, 4), *masks), ids
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**31), batch=st.integers(1, 7), hardest=st.booleans())
+def test_values_and_gradients_equal_nested_loops(seed, batch, hardest):
+    inputs, ids = random_pairs(seed, batch)
+    tensors = [t.clone().requires_grad_() for t in inputs[:4]]
+    loss_module = CMCLoss(0.2, 0.1, 2.0, 3.0, 0.5, hardest, reduction="mean")
+    loss = loss_module(*tensors, *inputs[4:], image_ids=ids)["loss"]
+    expected = slow_cmc(*tensors, *inputs[4:], ids, hardest)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradients(loss, *tensors), gradients(expected, *tensors))
+
+
+def test_zero_at_the_margin():
+    similarity = torch.tensor([[0.5, 0.25], [0.25, 0.5]])
+    negatives = negative_mask(2, None, similarity.device)
+    assert hinge(similarity, negatives, 0.25, True).item() == 0
+    assert hinge(similarity + torch.tensor([[0, 0.125], [0, 0]]), negatives, 0.25, True).item() == 0.25
+
+
+def test_hardest_negative_is_the_one_picked_by_hand():
+    images = torch.eye(3)
+    texts = torch.tensor([[1.0, 0, 0], [0.9, 1.0, 0], [0.1, 0, 1.0]]).requires_grad_()
+    CMCLoss(margin=0.5, intra_weight=0, **GLOBAL_ONLY)(images, texts)["loss"].backward()
+    # image 0: captions 1 (0.9) and 2 (0.1) both stand near 1.0 - 0.5; only caption 1 is the hardest, and it pays.
+    assert texts.grad[1, 0] == 2 and texts.grad[2, 0] == 0
+
+
+@pytest.mark.parametrize("objective", ["hinge", "infonce", "sigmoid"])
+@pytest.mark.parametrize("hardest", [True, False])
+def test_captions_of_one_photo_are_no_negatives(objective, hardest):
+    inputs, _ = random_pairs(1, 4)
+    ids = torch.tensor([0, 0, 1, 2])
+    loss_module = CMCLoss(intra_weight=0, hardest_negatives=hardest, objective=objective, local_weight=0)
+    images, texts = inputs[0].clone().requires_grad_(), inputs[1]
+    similarity = (images @ texts.T).detach()
+    loss = loss_module(images, texts, image_ids=ids)["loss"]
+    moved = texts.clone()
+    moved[1] += 0.3 * images[0].detach()  # caption 1 comes nearer to image 0, which shows the same photo
+    if objective != "hinge":
+        (gradient,) = torch.autograd.grad(loss, images)
+        shares = torch.linalg.lstsq(texts.T, gradient[0]).solution if len(texts) <= 6 else None
+        assert shares is not None and abs(shares[1]) < 1e-12 < abs(shares[2])
+    else:
+        only = hinge(similarity, negative_mask(4, ids, similarity.device), 0.2, hardest)
+        assert loss.item() == pytest.approx(only.item())
+    everything_same = loss_module(images, texts, image_ids=torch.zeros(4, dtype=torch.long))["loss"]
+    if objective == "hinge":
+        assert everything_same.item() == 0
+
+
+def test_infonce_and_sigmoid_equal_their_definitions():
+    inputs, _ = random_pairs(2, 5)
+    scores = inputs[0] @ inputs[1].T
+    options = {"intra_weight": 0, "local_weight": 0, "temperature": 0.1}
+    infonce = CMCLoss(objective="infonce", **options)(*inputs[:2])["loss"]
+    rows = [
+        -torch.log(torch.exp(10 * s[i, i]) / torch.exp(10 * s[i]).sum()) for s in (scores, scores.T) for i in range(5)
+    ]
+    torch.testing.assert_close(infonce, torch.stack(rows).mean())
+    sigmoid = CMCLoss(objective="sigmoid", sigmoid_bias=-2.0, **options)(*inputs[:2])["loss"]
+    cells = [
+        torch.log(1 + torch.exp(-(1 if i == j else -1) * (10 * scores[i, j] - 2))) for i in range(5) for j in range(5)
+    ]
+    torch.testing.assert_close(sigmoid, torch.stack(cells).sum() / 5)
+
+
+def test_distillation_vanishes_only_when_stage_one_agrees():
+    inputs, _ = random_pairs(3, 4)
+    tokens = [t[:, None].clone().requires_grad_() for t in inputs[:2]]
+    options = {"intra_weight": 0, "global_weight": 0, "local_weight": 0, "distill_weight": 1.0}
+    agreed = CMCLoss(**options)(*inputs[:2], *tokens)["distill"]
+    assert agreed.item() == pytest.approx(0, abs=1e-12)
+    images = inputs[0].clone().requires_grad_()
+    other = CMCLoss(**options)(images, inputs[1].flip(0), *tokens)
+    assert other["distill"] > 0.1
+    other["loss"].backward()
+    assert images.grad.abs().sum() > 0 and all(t.grad is None for t in tokens)  # the teacher is not taught
+
+
+def test_components_follow_their_weights():
+    inputs, ids = random_pairs(4, 5)
+    full = CMCLoss(global_weight=2, local_weight=3, intra_weight=4, intra_margin=0.0)(*inputs, image_ids=ids)
+    total = 2 * full["global"] + 3 * full["local"] + 4 * full["intra"]
+    torch.testing.assert_close(full["loss"], total)
+    assert set(CMCLoss(**GLOBAL_ONLY)(*inputs)) == {"loss", "global", "intra"}
+
+
+def test_batch_order_changes_nothing():
+    inputs, ids = random_pairs(5, 6)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    loss = CMCLoss()
+    shuffled = loss(*(t[order] for t in inputs), image_ids=ids[order])
+    torch.testing.assert_close(shuffled, loss(*inputs, image_ids=ids))
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments", "message"),
+    [
+        ({}, (torch.eye(2), torch.eye(2)), "image_tokens is missing"),
+        (LOCAL_ONLY | {"local_weight": 0.0}, (torch.eye(2), torch.eye(2)), "Every weight of the loss is 0"),
+        (GLOBAL_ONLY, (torch.eye(2), torch.eye(3, 2)), "batch sizes must be equal"),
+    ],
+)
+def test_errors_name_what_was_found(options, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        CMCLoss(**options)(*arguments)
+    with pytest.raises(ValueError, match="objective must be"):
+        CMCLoss(objective="triplet")
