@@ -1,0 +1,71 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""The `tgdt` command. Each verb lives in `trainer/commands/<verb>.py` and is imported only when it is called."""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+VERBS = {
+    "train": "train or fine-tune a model",
+    "evaluate": "measure retrieval on a data set",
+    "index": "build or extend a gallery from pictures or texts",
+    "search": "search a gallery with words or a picture",
+    "explain": "show which word matched which region",
+    "convert": "convert a checkpoint of the authors' code",
+    "push": "publish a model, a gallery or both on the Hub",
+    "demo": "train, search and draw on pictures made on the spot; or serve the demo page",
+    "serve": "answer searches over HTTP",
+    "bench": "time a gallery on this machine",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        argv: Command-line words after `tgdt`; those of the process when omitted.
+
+    Returns:
+        0 on success, 2 on bad input (with one line on standard error).
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="tgdt", description="Two-stage image-text retrieval.")
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    parser.add_argument("--quiet", action="store_true", help="show warnings and results only")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    for verb, summary in VERBS.items():
+        sub = verbs.add_parser(verb, help=summary, description=summary.capitalize() + ".")
+        if verb == chosen:
+            command = importlib.import_module(f"trainer.commands.{verb}")
+            command.add_arguments(sub)
+    args = parser.parse_args(argv)
+    _set_up_logging(args.quiet)
+    try:
+        return command.run(args) or 0
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if args.debug:
+            raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"tgdt {args.verb}: error: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"tgdt {args.verb}: stopped", file=sys.stderr)
+        return 130
+
+
+def _set_up_logging(quiet: bool) -> None:
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name in ("httpx", "httpcore", "datasets", "matplotlib", "PIL"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_warning()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
