@@ -1,0 +1,65 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Share evaluation over the processes of an Accelerate launch; with one process everything is the identity."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import PartialState
+from torch import Tensor
+from torch import distributed as dist
+
+
+def shard(count: int, *, even: bool = False) -> Tensor:
+    """Return the item numbers of this process: a contiguous share.
+
+    Args:
+        count: Items in all.
+        even: Whether every process gets equally many, the last items repeated where needed.
+    """
+    state = PartialState()
+    size = -(-count // state.num_processes)
+    start = state.process_index * size
+    if even:
+        return torch.arange(start, start + size).clamp(max=count - 1)
+    return torch.arange(min(start, count), min(start + size, count))
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Join the rows of all processes, in process order, on the CPU.
+
+    Args:
+        rows: (n, ...) with any n per process.
+
+    Returns:
+        (sum of n, ...).
+    """
+    state = PartialState()
+    if state.num_processes == 1:
+        return rows.cpu()
+    counts = [torch.zeros(1, dtype=torch.int64, device=state.device) for _ in range(state.num_processes)]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=state.device))
+    sizes = [int(count) for count in counts]
+    local = torch.zeros((max(sizes), *rows.shape[1:]), dtype=rows.dtype, device=state.device)
+    local[: len(rows)] = rows.to(state.device)
+    parts = [torch.empty_like(local) for _ in sizes]
+    dist.all_gather(parts, local)
+    return torch.cat([part[:size].cpu() for part, size in zip(parts, sizes, strict=True)])
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """Add a tensor of one shape over all processes; the result is on the CPU.
+
+    Args:
+        values: The share of this process.
+    """
+    state = PartialState()
+    if state.num_processes == 1:
+        return values.cpu()
+    total = values.to(state.device, copy=True)
+    dist.all_reduce(total)
+    return total.cpu()
+
+
+def is_main_process() -> bool:
+    """Return whether this process shows progress and writes files."""
+    return bool(PartialState().is_main_process)
