@@ -1,5 +1,15 @@
 """Build the optional re-rank kernel; everything else is declared in pyproject.toml."""
 
-from setuptools import setup
+from setuptools import Extension, setup
 
-setup()
+kernel = Extension(
+    "modeling_tgdt._maxsim",
+    sources=["modeling_tgdt/csrc/maxsim.cpp"],
+    depends=["modeling_tgdt/csrc/maxsim_body.inc"],
+    language="c++",
+    extra_compile_args=["-O3", "-std=c++17", "-Wno-psabi", "-Wno-maybe-uninitialized", "-pthread"],
+    extra_link_args=["-pthread"],
+    optional=True,  # without a compiler the package works through PyTorch, with the same ranking
+)
+
+setup(ext_modules=[kernel])

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from .gallery_tgdt import Gallery
 from .maxsim_tgdt import Pairs, RaggedQueries, kernel, maxsim
-from .scan_tgdt import select_kernel
+from .scan_tgdt import possible_best
 from .segment_tgdt import Segment
 
 _RECHECK_ROWS = 1 << 14
+_SCAN_QUERIES = 48  # their packed codes stay in the cache
 _SCAN_VALUES = 1 << 25  # approximate scores held at a time: 128 MiB
 
 
@@ -62,11 +62,11 @@ class ExactEngine:
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """See `Engine.shortlist`."""
         total = sum(map(len, segments))
-        step = max(1, _SCAN_VALUES // max(total, 1))
+        step = min(_SCAN_QUERIES, max(1, _SCAN_VALUES // max(total, 1)))
         found: list[np.ndarray] = []
         for start in range(0, len(queries), step):
             block = queries[start : start + step]
-            found += select_kernel(segments, block, k, allowed) or _select_torch(segments, block, k, allowed)
+            found += possible_best(segments, block, k, allowed)
         return recheck(segments, queries, found, k)
 
     def rebuild(self, gallery: Gallery) -> None:
@@ -123,15 +123,3 @@ def locate(segments: Sequence[Segment], rows: np.ndarray, offsets: np.ndarray) -
     bases = np.concatenate([[0], np.cumsum([len(s) for s in segments])]).astype(np.int64)
     numbers = (np.searchsorted(bases, rows, side="right") - 1).astype(np.int32)
     return Pairs(numbers, rows - bases[numbers], np.asarray(offsets, dtype=np.int64))
-
-
-def _select_torch(
-    segments: Sequence[Segment], queries: np.ndarray, k: int, allowed: np.ndarray | None
-) -> list[np.ndarray]:
-    scores = torch.from_numpy(np.concatenate([queries @ s.globals.T for s in segments], axis=1))
-    if allowed is not None:
-        scores.masked_fill_(~torch.from_numpy(allowed), -torch.inf)
-    norm = max(s.record.max_norm for s in segments)
-    error = 1e-5 * norm * np.linalg.norm(queries, axis=1)  # float32 rounding, far above sqrt(D) * 6e-8
-    border = scores.topk(k, dim=1).values[:, -1].numpy() - 2 * error
-    return [np.flatnonzero(row >= limit) for row, limit in zip(scores.numpy(), border, strict=True)]

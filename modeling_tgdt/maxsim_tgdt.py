@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -82,7 +82,8 @@ def maxsim(
 ) -> np.ndarray:
     """Score query-candidate pairs.
 
-    The query is rounded to the precision of the store (int8 and int16: quantized per token), on every path alike.
+    The query is rounded as the store is (bfloat16; int8 and int16 with a scale per token), on every path alike; only for
+    float16 it stays in float32.
 
     Args:
         stores: Token stores of one dtype and dimension.
@@ -97,16 +98,15 @@ def maxsim(
     scores = np.zeros(len(pairs.items), dtype=np.float32)
     if not len(scores) or not len(queries.rows):
         return scores
-    codes, scales = encode_tokens(queries.rows, stores[0].token_dtype)
+    token_dtype = stores[0].token_dtype
+    query_dtype = "float32" if token_dtype == "float16" else token_dtype
+    codes, scales = encode_tokens(queries.rows, query_dtype)
     if kernel is None:
-        rows = decode_tokens(codes, scales, stores[0].token_dtype)
+        rows = decode_tokens(codes, scales, query_dtype)
         _maxsim_torch(stores, RaggedQueries(rows, queries.offsets), pairs, sum_over, scores)
     else:
-        # float16 stores are multiplied in float32, with the query as it is
-        packed = queries.rows if stores[0].token_dtype == "float16" else codes
-        _maxsim_kernel(
-            stores, packed, scales, queries.offsets, pairs, sum_over, threads or torch.get_num_threads(), scores
-        )
+        threads = threads or torch.get_num_threads()
+        _maxsim_kernel(stores, codes, scales, queries.offsets, pairs, sum_over, threads, scores)
     return scores
 
 
@@ -159,7 +159,43 @@ def _maxsim_kernel(
     threads: int,
     scores: np.ndarray,
 ) -> None:
-    raise NotImplementedError
+    structs = (_StoreStruct * len(stores))(
+        *(_StoreStruct(address(store.rows), address(store.scales), address(store.offsets)) for store in stores)
+    )
+    words, word_offsets = np.ascontiguousarray(queries), np.ascontiguousarray(query_offsets, dtype=np.int64)
+    numbers, items = np.ascontiguousarray(pairs.stores, np.int32), np.ascontiguousarray(pairs.items, np.int64)
+    pair_offsets = np.ascontiguousarray(pairs.offsets, np.int64)
+    run_kernel(
+        "tgdt_maxsim",
+        structs,
+        ctypes.c_int(KERNEL_DTYPES[stores[0].token_dtype]),
+        ctypes.c_int64(words.shape[1]),
+        words,
+        query_scales,
+        word_offsets,
+        ctypes.c_int64(len(word_offsets) - 1),
+        numbers,
+        items,
+        pair_offsets,
+        ctypes.c_int(sum_over == "stored"),
+        ctypes.c_int(threads),
+        scores,
+    )
+
+
+def run_kernel(name: str, *arguments: Any) -> None:
+    """Call a kernel function; arrays are handed over by address.
+
+    Raises:
+        MemoryError: When the kernel could not get its working memory.
+        ValueError: When one query has more tokens than the kernel takes.
+    """
+    raw = [ctypes.c_void_p(address(a)) if a is None or isinstance(a, np.ndarray) else a for a in arguments]
+    status = getattr(kernel, name)(*raw)
+    if status == 2:
+        raise ValueError("a query has more than 16,000 tokens; split it, or pool its tokens.")
+    if status:
+        raise MemoryError("the re-rank kernel ran out of memory; search with fewer queries or candidates at a time.")
 
 
 def address(array: np.ndarray | None) -> int | None:
