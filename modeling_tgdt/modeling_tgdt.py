@@ -404,6 +404,7 @@ class TGDTModel(TGDTPreTrainedModel):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         return_loss: bool | None = None,
+        return_logits: bool = True,
         **kwargs: Any,
     ) -> TGDTOutput:
         """Embed Bi images and Bt captions and score every pair.
@@ -420,6 +421,7 @@ class TGDTModel(TGDTPreTrainedModel):
             position_ids: Positions (Bt, W).
             inputs_embeds: Embedded tokens (Bt, W, H) in place of `input_ids`.
             return_loss: Whether to compute the CMC loss; row i of the images belongs to row i of the captions.
+            return_logits: Whether to score every pair. Training that computes its loss outside does not need it.
             **kwargs: Passed to both backbones, such as `output_hidden_states`.
 
         Returns:
@@ -435,12 +437,12 @@ class TGDTModel(TGDTPreTrainedModel):
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
         )
         loss, components, local = self._loss(images, texts, image_ids) if return_loss else (None, None, None)
-        logits = self.similarity(images, texts, local_similarity=local)
+        logits = self.similarity(images, texts, local_similarity=local) if return_logits else None
         return TGDTOutput(
             loss=loss,
             loss_components=components,
             logits_per_image=logits,
-            logits_per_text=logits.T,
+            logits_per_text=None if logits is None else logits.T,
             image_embeds=images.pooler_output,
             text_embeds=texts.pooler_output,
             image_token_embeds=images.last_hidden_state,
