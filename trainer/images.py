@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from modeling_tgdt.image_loading_tgdt import upright_picture
 
 OnError = Literal["raise", "skip", "placeholder"]
 ImageSource = Any  # path, bytes, PIL image, or {"bytes": ..., "path": ...} as `datasets` stores it
@@ -139,11 +141,9 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
     try:
-        image = ImageOps.exif_transpose(image)
+        image = upright_picture(image)
     except Exception:  # a broken EXIF block does not spoil the pixels
         image = image.copy()
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.getextrema()[1] > 255):  # type: ignore[operator]
-        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

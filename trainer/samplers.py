@@ -1,0 +1,102 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""A training order in which no batch holds two captions of one photo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+class DistinctPhotoSampler(torch.utils.data.Sampler[int]):
+    """Shuffle captions so that every `batch_size` consecutive ones belong to different photos.
+
+    It is a plain sampler: a DataLoader with that batch size cuts its order into clean batches. Under Accelerate, which
+    hands consecutive batches to the processes, pass the size of the joined batch (per-device size x processes), and
+    the negatives gathered across processes are clean too. The order depends on seed and epoch only, so a resumed run
+    that skips the batches it has seen goes on exactly where it stopped.
+
+    The epoch is dealt in rounds, each with at most one caption of a photo; a photo with few captions sits out random
+    rounds. Batches are clean whenever a round has at least `batch_size` photos; where the data cannot give that (fewer
+    photos than the batch holds, or one photo with most captions) the loss masks what is left, by `image_ids`.
+
+    Args:
+        image_ids: Photo of every example, such as `CaptionDataset.image_ids`.
+        batch_size: Examples of one joined batch.
+        seed: Seed of the order.
+        drop_last: Whether to leave out the last, smaller batch.
+        dataset: Its `set_epoch` is called along with ours (Accelerate calls only one of the two when distributed).
+
+    Raises:
+        ValueError: When there is no example or the batch size is below 1.
+
+    Example:
+        >>> sorted(DistinctPhotoSampler(["a", "a", "b", "b"], batch_size=2))
+        [0, 1, 2, 3]
+    """
+
+    def __init__(
+        self,
+        image_ids: Sequence[str | int],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        drop_last: bool = False,
+        dataset: Any = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, found {batch_size}.")
+        if not len(image_ids):
+            raise ValueError("There are no examples to sample: image_ids is empty.")
+        _, photos = np.unique(np.asarray(image_ids), return_inverse=True)
+        self.photos: NDArray[np.int64] = photos.astype(np.int64)
+        self.batch_size, self.seed, self.drop_last, self.dataset = batch_size, seed, drop_last, dataset
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        count = len(self.photos)
+        return count - count % self.batch_size if self.drop_last else count
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, and with it the order.
+
+        Args:
+            epoch: Number of the epoch.
+        """
+        self.epoch = epoch
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order: list[int] = []
+        for members in _rounds(self.photos, rng):
+            order.extend(self._continue(order, members))
+        return iter(order[: len(self)])
+
+    def _continue(self, order: list[int], members: NDArray[np.int64]) -> list[int]:
+        """Order a round so that it completes the open batch without repeating one of its photos."""
+        open_batch = order[len(order) - len(order) % self.batch_size :]
+        if not open_batch:
+            return list(members.tolist())
+        clash = np.isin(self.photos[members], self.photos[open_batch])
+        free = members[~clash]
+        needed = self.batch_size - len(open_batch)
+        rest = np.isin(members, free[:needed], invert=True)
+        return [*free[:needed].tolist(), *members[rest].tolist()]
+
+
+def _rounds(photos: NDArray[np.int64], rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Deal examples into rounds with at most one per photo, each round in random order."""
+    shuffled = rng.permutation(len(photos))
+    by_photo = shuffled[np.argsort(photos[shuffled], kind="stable")]
+    counts = np.bincount(photos)
+    rounds = int(counts.max())
+    turn = np.concatenate([rng.permutation(rounds)[:count] for count in counts])
+    order = rng.permutation(len(photos))
+    by_photo, turn = by_photo[order], turn[order]
+    by_turn = by_photo[np.argsort(turn, kind="stable")]
+    return np.split(by_turn, np.cumsum(np.bincount(turn, minlength=rounds))[:-1])
