@@ -1,0 +1,105 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""What a drawn scene holds: a place, two related things, perhaps a third; and the scenes that differ in one detail."""
+
+from dataclasses import dataclass, replace
+from random import Random
+
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
+SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "ring")
+RADIUS = {"small": 0.095, "large": 0.16}  # of the image side
+PLACES = ("meadow", "night", "beach", "snow")
+CHANGES = ("colours", "relation", "sizes")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object: its centre `x`, `y` in fractions of the image side, from the top left."""
+
+    colour: str
+    shape: str
+    size: str
+    x: float
+    y: float
+
+    def box(self, image_size: int) -> list[float]:
+        """Return the corners x1, y1, x2, y2 in pixels."""
+        radius = RADIUS[self.size]
+        corners = (self.x - radius, self.y - radius, self.x + radius, self.y + radius)
+        return [round(corner * image_size, 2) for corner in corners]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A place with things; captions relate the first two. `decor` seeds clouds, stars and waves."""
+
+    place: str
+    things: tuple[Thing, ...]
+    decor: int
+
+    @property
+    def relation(self) -> str:
+        """Where the first thing is, seen from the second: left, right, above or below."""
+        first, second = self.things[:2]
+        dx, dy = first.x - second.x, first.y - second.y
+        if abs(dx) > abs(dy):
+            return "left" if dx < 0 else "right"
+        return "above" if dy < 0 else "below"
+
+    @property
+    def signature(self) -> tuple[object, ...]:
+        """What every caption tells; sizes only where two scenes differ in nothing else."""
+        pair = [(thing.colour, thing.shape) for thing in self.things[:2]]
+        if self.relation in ("right", "below"):
+            pair.reverse()
+        return self.place, self.relation in ("left", "right"), *pair
+
+
+def sample_scene(random: Random) -> Scene:
+    """Draw a scene at random: two things of different colour, shape and size, and every second time a third."""
+    count = random.choice((2, 3))
+    colours = random.sample(COLOURS, count)
+    shapes = random.sample(SHAPES, count)
+    sizes = [*random.sample(tuple(RADIUS), 2), "small"][:count]
+    spots = _pair_spots(random)
+    if count == 3:
+        spots.append(_free_spot(random, spots))
+    things = tuple(
+        Thing(colour, shape, size, x, y)
+        for colour, shape, size, (x, y) in zip(colours, shapes, sizes, spots, strict=True)
+    )
+    return Scene(random.choice(PLACES), things, random.randrange(2**31))
+
+
+def change_scene(scene: Scene, change: str) -> Scene:
+    """Return the scene that differs in exactly one detail of its first two things.
+
+    Args:
+        scene: Any scene.
+        change: `"colours"` swaps their colours, `"relation"` their places, `"sizes"` their sizes.
+    """
+    first, second = scene.things[:2]
+    if change == "colours":
+        pair = replace(first, colour=second.colour), replace(second, colour=first.colour)
+    elif change == "relation":
+        pair = replace(first, x=second.x, y=second.y), replace(second, x=first.x, y=first.y)
+    elif change == "sizes":
+        pair = replace(first, size=second.size), replace(second, size=first.size)
+    else:
+        raise ValueError(f"Expected a change among {CHANGES}, found {change!r}.")
+    return replace(scene, things=(*pair, *scene.things[2:]))
+
+
+def _pair_spots(random: Random) -> list[tuple[float, float]]:
+    across = random.uniform(0.38, 0.62)
+    spots = [(along + random.uniform(-0.04, 0.04), across + random.uniform(-0.05, 0.05)) for along in (0.26, 0.74)]
+    random.shuffle(spots)
+    return spots if random.random() < 0.5 else [(y, x) for x, y in spots]
+
+
+def _free_spot(random: Random, taken: list[tuple[float, float]]) -> tuple[float, float]:
+    # Clear of large things at both spots, so that swaps never make things overlap.
+    reach = RADIUS["small"] + RADIUS["large"] + 0.05
+    while True:
+        x, y = random.uniform(0.14, 0.86), random.uniform(0.14, 0.86)
+        if all((x - left) ** 2 + (y - top) ** 2 > reach**2 for left, top in taken):
+            return x, y
