@@ -82,8 +82,8 @@ def maxsim(
 ) -> np.ndarray:
     """Score query-candidate pairs.
 
-    The query is rounded as the store is (bfloat16; int8 and int16 with a scale per token), on every path alike; only for
-    float16 it stays in float32.
+    The query is rounded as the store is (bfloat16; int8 and int16 with a scale per token), on every path alike;
+    only for float16 it stays in float32.
 
     Args:
         stores: Token stores of one dtype and dimension.

@@ -42,12 +42,17 @@ struct Packed {
   }
 };
 
+struct Ahead {  // what to prefetch per step
+  const char* rows;
+  int64_t step;
+};
+
 struct Variant {
   int lanes;
   Compute (*compute_for)(int dtype);
   void (*pack_words)(int dtype, const char* words, int64_t count, int64_t dim, const Packed& to, char* scratch);
   float (*score_item)(const Packed& q, int dtype, const char* rows, const float* scales, int64_t count, int64_t dim,
-                      bool sum_stored, char* scratch, float* out, int64_t stride);
+                      bool sum_stored, const char* next, char* scratch, float* out, int64_t stride);
   float (*block_max)(const float* values, int64_t count);
 };
 
@@ -292,10 +297,13 @@ int tgdt_maxsim(const Store* stores, int dtype, int64_t dim, const char* words, 
     for (int64_t p = work.first; p < work.last; p++) {
       const Store& store = stores[pair_stores[p]];
       const int64_t start = store.offsets[pair_items[p]], rows = store.offsets[pair_items[p] + 1] - start;
+      const int64_t after = std::min(p + 1, work.last - 1);
+      const Store& next_store = stores[pair_stores[after]];
+      const char* next = next_store.rows + next_store.offsets[pair_items[after]] * dim * item_size(dtype);
       out[p] = rows == 0 ? 0
                          : chosen.variant->score_item(space.packed, dtype, store.rows + start * dim * item_size(dtype),
                                                       store.scales ? store.scales + 2 * start : nullptr, rows, dim,
-                                                      sum_stored, space.row_scratch(), nullptr, 0);
+                                                      sum_stored, next, space.row_scratch(), nullptr, 0);
     }
   });
   return too_many ? 2 : failed;
@@ -313,7 +321,7 @@ int tgdt_scan(const char* codes, const float* scales, int64_t rows, int64_t dim,
   return parallel((rows + block - 1) / block, threads, [&](int64_t i, Workspace& space) {
     space.scratch.resize(8 * shared.packed.steps * 16 + 64);
     const int64_t first = i * block, count = std::min(block, rows - first);
-    chosen.variant->score_item(shared.packed, I8, codes + first * dim, scales + 2 * first, count, dim, false,
+    chosen.variant->score_item(shared.packed, I8, codes + first * dim, scales + 2 * first, count, dim, false, nullptr,
                                space.row_scratch(), out + first, stride);
   });
 } catch (...) {
