@@ -1,0 +1,153 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Pictures, regions and texts to embeddings, in batches of like size; the order of the result is that of the input."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from .modeling_tgdt import TGDTModel
+from .picture_sources_tgdt import MAX_PIXELS, read_picture
+from .processing_tgdt import TGDTProcessor
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of N pictures or texts.
+
+    Attributes:
+        global_embeds: (N, D) float32, unit length.
+        token_embeds: N arrays (Ti, D) float32, unit length: regions, or words without special tokens.
+    """
+
+    global_embeds: np.ndarray
+    token_embeds: list[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.global_embeds)
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """Model inputs of one picture, ready to be batched; decoding and resizing are done."""
+
+    inputs: Mapping[str, Any]
+
+    def shape(self) -> Hashable:
+        """What pictures must share to be encoded together."""
+        return tuple((name, np.shape(value)) for name, value in sorted(self.inputs.items()))
+
+
+class Encoder:
+    """Runs the two branches of a model over batches.
+
+    Args:
+        model: The model; it is used in evaluation mode and left in the mode it was in.
+        processor: Its processor.
+    """
+
+    def __init__(self, model: TGDTModel, processor: TGDTProcessor) -> None:
+        self.model = model
+        self.processor = processor
+
+    def prepare_image(self, picture: Any, max_pixels: int = MAX_PIXELS) -> PreparedImage:
+        """Read and preprocess one picture; safe to call from many threads.
+
+        Args:
+            picture: Path, URL, bytes, PIL picture, array, tensor, or `{"features", "boxes", "image_size"}` regions.
+            max_pixels: Largest picture that is decoded, width x height.
+
+        Raises:
+            ValueError: When it cannot be read; the message says why.
+            TypeError: When it is no picture.
+        """
+        if isinstance(picture, PreparedImage):
+            return picture
+        if isinstance(picture, Mapping) and "features" in picture:
+            return PreparedImage(self.processor(regions=picture, return_tensors="pt"))
+        decoded = read_picture(picture, max_pixels=max_pixels)
+        return PreparedImage(
+            {"pixel_values": self.processor.image_processor(decoded, return_tensors="pt")["pixel_values"]}
+        )
+
+    def encode_images(self, images: Iterable[Any], batch_size: int = 32) -> Embeddings:
+        """Embed pictures or regions; see `prepare_image` for what is accepted.
+
+        Args:
+            images: N pictures.
+            batch_size: Pictures per forward pass.
+        """
+        return self._encode([self.prepare_image(image) for image in images], batch_size, self._image_features)
+
+    def encode_texts(self, texts: Iterable[str], batch_size: int = 64) -> Embeddings:
+        """Embed texts.
+
+        Args:
+            texts: N strings.
+            batch_size: Texts per forward pass.
+
+        Raises:
+            TypeError: For a single string, or when an item is no string.
+        """
+        if isinstance(texts, str):
+            raise TypeError(f"expected a list of texts, found the single string {texts!r}; pass [{texts!r}].")
+        texts = list(texts)
+        wrong = next((text for text in texts if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise TypeError(f"expected texts as strings, found {type(wrong).__name__}.")
+        return self._encode(texts, batch_size, self._text_features, by_length=True)
+
+    def _encode(
+        self, items: Sequence[Any], batch_size: int, features_of: Callable[..., Any], by_length: bool = False
+    ) -> Embeddings:
+        vectors = np.zeros((len(items), self.model.config.projection_dim), dtype=np.float32)
+        tokens: list[np.ndarray] = [vectors[:0]] * len(items)
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                for rows in _batches(items, batch_size, by_length):
+                    features = features_of([items[row] for row in rows])
+                    vectors[rows] = _float32(features.pooler_output)
+                    found, masks = _float32(features.last_hidden_state), features.token_mask.cpu().numpy()
+                    for row, own, mask in zip(rows, found, masks, strict=True):
+                        tokens[row] = own[mask]
+        finally:
+            self.model.train(training)
+        return Embeddings(vectors, tokens)
+
+    def _image_features(self, images: Sequence[PreparedImage]) -> Any:
+        device = self.model.device
+        inputs = {key: torch.cat([image.inputs[key] for image in images]).to(device) for key in images[0].inputs}
+        return self.model.get_image_features(**inputs)
+
+    def _text_features(self, texts: Sequence[str]) -> Any:
+        return self.model.get_text_features(
+            **self.processor(text=list(texts), return_tensors="pt").to(self.model.device)
+        )
+
+
+def _batches(items: Sequence[Any], size: int, by_length: bool) -> Iterable[list[int]]:
+    """Yield row numbers of items that go together: pictures of one shape, or texts of like length."""
+    if size < 1:
+        raise ValueError(f"batch_size must be at least 1, found {size}.")
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for row, item in enumerate(items):
+        groups[None if by_length else item.shape()].append(row)
+    for rows in groups.values():
+        if by_length:
+            rows.sort(key=lambda row: len(items[row]))
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size]
+
+
+def _float32(tensor: Any) -> np.ndarray:
+    return tensor.float().cpu().numpy()
+
+
+__all__ = ["Embeddings", "Encoder", "PreparedImage"]

@@ -1,0 +1,82 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Which model made an embedding: a fingerprint of its weights, and the check of a gallery against it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from typing import Any
+
+import torch
+
+from .index_tgdt import TGDTIndex
+
+_MARK = "weights."
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def weights_fingerprint(model: torch.nn.Module) -> str:
+    """Hash all weights, 16 hexadecimal digits.
+
+    Weights are rounded to bfloat16 first, so a model loaded in float32 and in bfloat16 has one fingerprint.
+
+    Args:
+        model: Any model.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for name, value in sorted(model.state_dict().items()):
+        value = value.to(torch.bfloat16) if value.is_floating_point() else value
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy() if value.numel() else b"")
+    return digest.hexdigest()
+
+
+def model_identity(model: Any) -> tuple[str | None, str]:
+    """Return what a gallery records of its model: id and revision.
+
+    The id is the Hub's, or the name of a local directory. The revision is the commit, where it is known, and the
+    weights' fingerprint, such as `3f1c...+weights.0123456789abcdef`.
+
+    Args:
+        model: TGDTModel.
+    """
+    name, commit = str(model.name_or_path or ""), getattr(model.config, "_commit_hash", None)
+    parts = os.path.normpath(name).split(os.sep)
+    if "snapshots" in parts[-2:-1] and _COMMIT.fullmatch(parts[-1]):  # a directory of the Hub's cache
+        name, commit = parts[-3].removeprefix("models--").replace("--", "/"), parts[-1]
+    elif os.path.isdir(name):
+        name = os.path.basename(os.path.abspath(name))
+    fingerprint = _MARK + weights_fingerprint(model)
+    return name or None, f"{commit}+{fingerprint}" if commit else fingerprint
+
+
+def check_gallery_model(index: TGDTIndex, model: Any) -> None:
+    """Refuse a gallery whose embeddings another model made.
+
+    Args:
+        index: The gallery.
+        model: The model that is to search it.
+
+    Raises:
+        ValueError: With both models' names and the ways out.
+    """
+    if index.dim != model.config.projection_dim:
+        raise ValueError(
+            f"the gallery holds embeddings of length {index.dim}, the model makes {model.config.projection_dim}. "
+            "Load the model that built the gallery, or build the gallery again with this one."
+        )
+    recorded_id, recorded = index.settings["model_id"], index.settings["model_revision"] or ""
+    name, revision = model_identity(model)
+    if _MARK not in recorded:
+        commit = revision.partition("+")[0]
+        index.check_model(name if recorded_id else None, None if commit.startswith(_MARK) else commit)
+    elif recorded.partition(_MARK)[2] != revision.partition(_MARK)[2]:
+        raise ValueError(
+            f"the gallery at {str(index.path)!r} was built with model {recorded_id!r}, revision {recorded!r}, found "
+            f"model {name!r}, revision {revision!r}; embeddings of different weights cannot be compared. Load the "
+            "model that built it (from_pretrained(..., revision=...)), or build the gallery again with this one."
+        )
+
+
+__all__ = ["check_gallery_model", "model_identity", "weights_fingerprint"]

@@ -1,0 +1,394 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""TGDTRetriever: a model, its processor and a gallery, searched with words or pictures in two stages."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .encoding_tgdt import Embeddings, Encoder, PreparedImage
+from .explain_tgdt import Alignment, explain
+from .fingerprint_tgdt import check_gallery_model, model_identity
+from .gallery_filling_tgdt import AddReport, GalleryFiller, OnError, name_items
+from .index_tgdt import Kind, TGDTIndex
+from .local_tgdt import SearchMode
+from .modeling_tgdt import TGDTModel
+from .picture_sources_tgdt import picture_items
+from .processing_tgdt import TGDTProcessor
+from .retriever_files_tgdt import (
+    INDEX_FOLDER,
+    copy_gallery,
+    find_directory,
+    find_model,
+    open_index,
+    push_folder,
+    read_reference,
+)
+from .shortlist_tgdt import shortlist_ranks, smallest_shortlist
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result.
+
+    Attributes:
+        id: Id in the gallery.
+        score: What the ranking is by: the mixed score, or the one that the mode names.
+        global_score: Dot product of the global embeddings.
+        local_score: Token similarity; NaN in mode "global", which does not compute it.
+        metadata: What was stored with the item.
+    """
+
+    id: str
+    score: float
+    global_score: float
+    local_score: float
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class TGDTRetriever:
+    """Indexes and searches pictures or texts.
+
+    Args:
+        model: TGDTModel; it is moved to `device` and used in evaluation mode.
+        processor: TGDTProcessor.
+        index: Gallery to search, built with this model. None: the first `add_*` makes one in a temporary directory.
+        device: Where the model runs; where it is now by default.
+
+    Raises:
+        ValueError: When another model built the gallery.
+
+    Example:
+        `retriever = TGDTRetriever.from_pretrained("user/repo"); retriever.add_images("photos");
+        retriever.search("a dog on a beach")[0].id`
+    """
+
+    def __init__(
+        self,
+        model: TGDTModel,
+        processor: TGDTProcessor,
+        index: TGDTIndex | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        if index is not None:
+            check_gallery_model(index, model)
+        self.model = model if device is None else model.to(device)  # type: ignore[arg-type]
+        self.processor = processor
+        self.index = index
+        self._encoder = Encoder(model, processor)
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    def create_index(
+        self, path: str | os.PathLike[str] | None = None, kind: Kind = "image", **options: Any
+    ) -> TGDTIndex:
+        """Make an empty gallery for this model and use it from now on.
+
+        Args:
+            path: Its directory; None for a temporary one, which goes with the retriever.
+            kind: "image" or "text".
+            **options: Of `TGDTIndex.create`, such as `token_dtype` and `engine`.
+
+        Returns:
+            The gallery; the mix of the scores and the model's identity are recorded in it.
+        """
+        if path is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="tgdt-gallery-", ignore_cleanup_errors=True)
+            path = self._temporary.name
+        config = self.model.config
+        model_id, revision = model_identity(self.model)
+        settings: dict[str, Any] = {
+            "dim": config.projection_dim,
+            "model_id": model_id,
+            "model_revision": revision,
+            "global_weight": config.global_score_weight,
+            "local_weight": config.local_score_weight,
+            "reduction": config.similarity_reduction,
+            "scale": config.similarity_scale,
+        }
+        self.index = TGDTIndex.create(Path(path), kind=kind, **{**settings, **options})
+        return self.index
+
+    def add_images(
+        self,
+        images: Any,
+        ids: Iterable[str] | None = None,
+        metadata: Any = None,
+        batch_size: int = 32,
+        on_error: OnError = "raise",
+        *,
+        resume: bool = False,
+        workers: int | None = None,
+        progress: bool = True,
+    ) -> AddReport:
+        """Read, embed and store pictures; memory stays bounded whatever the source.
+
+        Args:
+            images: Folder, list or generator of pictures (path, URL, bytes, PIL, array, tensor, or
+                `{"features", "boxes", "image_size"}` regions), or a `datasets.Dataset` with an image column.
+            ids: One string per picture. By default relative paths of a folder, paths of a list, the column
+                `image_id`, or running numbers.
+            metadata: One dict per picture, or a dict of columns.
+            batch_size: Pictures per forward pass.
+            on_error: `"raise"` at a picture that cannot be read, or `"skip"` and report it.
+            resume: Leave out ids that are in the gallery, to go on after an interruption.
+            workers: Threads that decode; the number of cores by default.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            What was added and what was skipped, with reasons.
+
+        Raises:
+            ValueError: For an unreadable picture, or when the gallery holds texts.
+            TypeError: When the source is no collection of pictures.
+        """
+        index = self._writable("image")
+        filler = self._filler(
+            index, self._encoder.prepare_image, self.encode_images, batch_size, on_error, resume, workers, progress
+        )
+        items = name_items(picture_items(images), index, ids, metadata, resume)
+        return filler.fill(items, _length(images))
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        ids: Iterable[str] | None = None,
+        metadata: Any = None,
+        batch_size: int = 64,
+        on_error: OnError = "raise",
+        *,
+        resume: bool = False,
+        progress: bool = True,
+    ) -> AddReport:
+        """Embed and store texts; see `add_images`. Ids are running numbers by default.
+
+        Raises:
+            ValueError: When the gallery holds pictures.
+            TypeError: When an item is no string.
+        """
+        if isinstance(texts, str):
+            raise TypeError(f"expected a list of texts, found the single string {texts!r}; pass [{texts!r}].")
+        index = self._writable("text")
+        filler = self._filler(index, _check_text, self.encode_texts, batch_size, on_error, resume, 1, progress)
+        return filler.fill(name_items(((None, text) for text in texts), index, ids, metadata, resume), _length(texts))
+
+    def encode_images(self, images: Iterable[Any], batch_size: int = 32) -> Embeddings:
+        """Embed N pictures or regions: global embeddings (N, D) and N ragged region arrays (Ri, D), input order."""
+        return self._encoder.encode_images(images, batch_size)
+
+    def encode_texts(self, texts: Iterable[str], batch_size: int = 64) -> Embeddings:
+        """Embed N texts: global embeddings (N, D) and N ragged word arrays (Wi, D), input order."""
+        return self._encoder.encode_texts(texts, batch_size)
+
+    def prepare_image(self, picture: Any, **options: Any) -> PreparedImage:
+        """Read and preprocess a picture in any thread; the result is a query or an item of `encode_images`."""
+        return self._encoder.prepare_image(picture, **options)
+
+    def search(
+        self,
+        query: Any,
+        top_k: int = 10,
+        candidates: int = 100,
+        mode: SearchMode = "two_stage",
+        *,
+        where: Mapping[str, Any] | None = None,
+        global_weight: float | None = None,
+        local_weight: float | None = None,
+    ) -> Any:
+        """Rank the gallery for one query or a list of queries.
+
+        Args:
+            query: Text (every `str` is words), or a picture: PIL, array, tensor, bytes, `pathlib.Path` or regions.
+                A list may mix them.
+            top_k: Hits per query.
+            candidates: Size of the shortlist that the global score picks.
+            mode: "two_stage", "global" (stage one alone) or "local" (every item by its tokens alone).
+            where: Metadata filter, see `TGDTIndex.search`.
+            global_weight: Weight of the global score in this call; the gallery's own by default.
+            local_weight: Weight of the local score in this call.
+
+        Returns:
+            `list[Hit]`, best first; for a list of queries a list of them.
+
+        Raises:
+            ValueError: When there is no gallery, a picture cannot be read, or an option is out of range.
+        """
+        index = self._searchable()
+        queries = list(query) if isinstance(query, list | tuple) else [query]
+        remix = mode == "two_stage" and not (global_weight is None and local_weight is None)
+        wanted = max(top_k, candidates) if remix and top_k > 0 else top_k
+        hits: list[list[Hit]] = [[] for _ in queries]
+        for kind, rows, embeds in self._encode_queries(queries):
+            result = index.search(
+                embeds.global_embeds, embeds.token_embeds,
+                top_k=wanted, candidates=candidates, mode=mode, where=where, query_kind=kind,
+            )  # fmt: skip
+            fields = (result.ids, result.scores, result.global_scores, result.local_scores, result.metadata)
+            for row, *columns in zip(rows, *fields, strict=True):
+                hits[row] = [
+                    Hit(name, float(score), float(first), float(second), data)
+                    for name, score, first, second, data in zip(*columns, strict=True)
+                ]
+        if remix:
+            weights = self._weight("global_weight", global_weight), self._weight("local_weight", local_weight)
+            hits = [_remix(own, *weights)[:top_k] for own in hits]
+        return hits if isinstance(query, list | tuple) else hits[0]
+
+    def suggest_candidates(self, sample_queries: Sequence[Any], recall: float = 0.99, top_k: int = 10) -> int:
+        """Find the smallest shortlist that keeps a share of what an exhaustive search returns.
+
+        Args:
+            sample_queries: Queries like those to come; the more, the surer. Each costs an exhaustive search.
+            recall: Share of the exhaustive top `top_k` that must be in the shortlist.
+            top_k: Items that matter.
+
+        Returns:
+            A value for `candidates`.
+        """
+        ranks = [
+            shortlist_ranks(self._searchable(), embeds, kind, top_k)
+            for kind, _, embeds in self._encode_queries(list(sample_queries))
+        ]
+        return smallest_shortlist(
+            np.concatenate([np.zeros((0, 0 if not ranks else ranks[0].shape[1]), np.int64), *ranks]), recall
+        )
+
+    def explain(self, image: Any, text: str, **options: Any) -> Alignment:
+        """Show which word of a text matches which region of a picture; see `explain_tgdt.explain`."""
+        return explain(self.model, self.processor, image, text, **options)
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Save model, processor and gallery (in `index/`) in the layout that `from_pretrained` and the Hub read.
+
+        Args:
+            directory: Made when missing. A gallery that is there already is replaced.
+        """
+        folder = Path(directory)
+        self._save_model(folder)
+        if self.index is not None:
+            copy_gallery(self.index.path, folder / INDEX_FOLDER)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        model: str | os.PathLike[str] | None = None,
+        revision: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
+        **hub_options: Any,
+    ) -> TGDTRetriever:
+        """Load a retriever, with its gallery when there is one.
+
+        Args:
+            name: Directory or Hub id: what `save_pretrained`, `push_to_hub` or `tgdt index` made, or a model alone.
+            model: Directory or Hub id of another model to use with that gallery.
+            revision: Branch, tag or commit on the Hub.
+            device: Where the model runs.
+            dtype: Data type of the weights; that of the files by default.
+            **hub_options: Of `huggingface_hub.snapshot_download`, such as `token` and `cache_dir`.
+
+        Raises:
+            ValueError: When nothing is found, or another model built the gallery.
+        """
+        folder = find_directory(name, revision, **hub_options)
+        source = (
+            find_directory(model, **hub_options)
+            if model
+            else find_model(folder, read_reference(folder), **hub_options)
+        )
+        options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+        loaded = TGDTModel.from_pretrained(source, **options)
+        return cls(loaded, TGDTProcessor.from_pretrained(source), open_index(folder), device)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload retriever",
+    ) -> str:
+        """Publish model, processor and gallery in one commit of one repository.
+
+        Args:
+            repo_id: `user/name`; made when missing.
+            private: Whether a new repository is private.
+            token: Hub token; the one logged in by default.
+            commit_message: Of the commit.
+
+        Returns:
+            Address of the commit.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self._save_model(Path(folder))
+            gallery = None if self.index is None else self.index.path
+            return push_folder(repo_id, Path(folder), gallery, private=private, token=token, message=commit_message)
+
+    def _save_model(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    def _searchable(self) -> TGDTIndex:
+        if self.index is None:
+            raise ValueError("there is no gallery to search; call add_images or add_texts, or pass index=.")
+        return self.index
+
+    def _writable(self, kind: Kind) -> TGDTIndex:
+        index = self.index if self.index is not None else self.create_index(kind=kind)
+        if index.kind != kind:
+            raise ValueError(
+                f"the gallery holds {index.kind}s, found {kind}s to add; make another retriever with its own index."
+            )
+        return index
+
+    def _filler(
+        self, index: TGDTIndex, prepare: Any, encode: Any, batch_size: int, on_error: OnError, resume: bool,
+        workers: int | None, progress: bool,
+    ) -> GalleryFiller:  # fmt: skip
+        return GalleryFiller(
+            index,
+            prepare,
+            lambda ready: encode(ready, batch_size),
+            batch_size=batch_size,
+            on_error=on_error,
+            resume=resume,
+            workers=workers or os.cpu_count() or 1,
+            progress=progress,
+        )
+
+    def _encode_queries(self, queries: list[Any]) -> list[tuple[Kind, list[int], Embeddings]]:
+        kinds: dict[Kind, list[int]] = {"text": [], "image": []}
+        for row, query in enumerate(queries):
+            kinds["text" if isinstance(query, str) else "image"].append(row)
+        encoders = {"text": self.encode_texts, "image": self.encode_images}
+        return [(kind, rows, encoders[kind]([queries[row] for row in rows])) for kind, rows in kinds.items() if rows]
+
+    def _weight(self, name: str, given: float | None) -> float:
+        return float(self._searchable().settings[name] if given is None else given)
+
+
+def _remix(hits: list[Hit], global_weight: float, local_weight: float) -> list[Hit]:
+    mixed = [(global_weight * hit.global_score + local_weight * hit.local_score, hit) for hit in hits]
+    mixed.sort(key=lambda pair: (-pair[0], pair[1].id))
+    return [Hit(hit.id, score, hit.global_score, hit.local_score, hit.metadata) for score, hit in mixed]
+
+
+def _check_text(text: Any) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"expected a text as a string, found {type(text).__name__}")
+    return text
+
+
+def _length(source: Any) -> int | None:
+    return len(source) if isinstance(source, Sized) and not isinstance(source, str) else None
+
+
+__all__ = ["AddReport", "Alignment", "Embeddings", "Hit", "TGDTRetriever"]

@@ -1,0 +1,164 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""A retriever as a directory or a repository of the Hub: model and processor files, and the gallery in `index/`.
+
+A directory may name its model in `retriever.json` instead of holding a copy of it:
+
+    {"model": "user/repo" or a path relative to the directory, "revision": commit or null, "pictures": path or null}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
+
+from .index_tgdt import TGDTIndex
+
+INDEX_FOLDER = "index"
+REFERENCE = "retriever.json"
+_LOCAL_ONLY = ("writer.lock",)
+
+
+def find_directory(name: str | os.PathLike[str], revision: str | None = None, **options: Any) -> Path:
+    """Return a local directory, or download a repository of the Hub into the cache and return it from there.
+
+    Args:
+        name: Directory or Hub id. With `HF_HUB_OFFLINE=1` the cache alone is asked.
+        revision: Branch, tag or commit of the repository.
+        **options: Passed to `huggingface_hub.snapshot_download`, such as `token` and `cache_dir`.
+    """
+    if os.path.isdir(name):
+        return Path(name)
+    if isinstance(name, os.PathLike) or os.path.isabs(name) or name.startswith((".", "~")):
+        raise ValueError(f"expected a directory with a model or gallery, found none at {os.fspath(name)!r}.")
+    return Path(snapshot_download(name, revision=revision, **options))
+
+
+def read_reference(folder: Path) -> dict[str, Any]:
+    """Read `retriever.json`; empty when there is none.
+
+    Raises:
+        ValueError: When the file is damaged.
+    """
+    path = folder / REFERENCE
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["model"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{str(path)!r} is damaged ({error}); write it again with `tgdt index`.") from error
+    return content
+
+
+def write_reference(folder: Path, model: str, revision: str | None = None, pictures: str | None = None) -> None:
+    """Name the model of a gallery in `retriever.json`, local paths relative to `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    local = {"model": model, "pictures": pictures}
+    paths = {
+        key: os.path.relpath(path, folder) if path and os.path.exists(path) else path for key, path in local.items()
+    }
+    temporary = folder / f"{REFERENCE}.tmp"
+    temporary.write_text(json.dumps({**paths, "revision": revision}, indent=1), encoding="utf-8")
+    os.replace(temporary, folder / REFERENCE)
+
+
+def find_model(folder: Path, reference: dict[str, Any], **options: Any) -> Path:
+    """Return the directory of the model: `folder` itself, or what its `retriever.json` names.
+
+    Raises:
+        ValueError: When there is neither, or the named model is gone.
+    """
+    if (folder / "config.json").exists():
+        return folder
+    if not reference:
+        raise ValueError(
+            f"{str(folder)!r} holds neither a model (config.json) nor {REFERENCE}, which names one; pass the "
+            "directory of TGDTRetriever.save_pretrained or of `tgdt index`, or name the model."
+        )
+    near = folder / reference["model"]
+    if near.is_dir():
+        return near
+    return find_directory(reference["model"], reference.get("revision"), **options)
+
+
+def open_index(folder: Path) -> TGDTIndex | None:
+    """Open the gallery in `index/`, or the directory itself when it is a gallery; None when there is none."""
+    for path in (folder / INDEX_FOLDER, folder):
+        if (path / "manifest.json").exists():
+            return TGDTIndex.open(path)
+    return None
+
+
+def copy_gallery(source: Path, target: Path) -> None:
+    """Copy a gallery's directory; the target appears whole or not at all, an older one is replaced.
+
+    Args:
+        source: Directory of a gallery.
+        target: Where to; nothing happens when it is the same directory.
+    """
+    if target.exists() and source.samefile(target):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        manifest = (source / "manifest.json").read_bytes()  # first: what is appended meanwhile does not belong to it
+        ignored = shutil.ignore_patterns(*_LOCAL_ONLY, "manifest.json")
+        shutil.copytree(source, staging, ignore=ignored, dirs_exist_ok=True)
+        (staging / "manifest.json").write_bytes(manifest)
+        os.chmod(staging, 0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def push_folder(
+    repo_id: str, folder: Path, gallery: Path | None, *, private: bool | None, token: str | None, message: str
+) -> str:
+    """Publish a folder and a gallery as one commit; files that the repository has already are not sent again.
+
+    Args:
+        repo_id: Hub repository, made when missing.
+        folder: Model and processor files.
+        gallery: Directory of the gallery, sent from where it lies.
+        private: Whether a new repository is private.
+        token: Hub token; the one logged in by default.
+        message: Of the commit.
+
+    Returns:
+        Address of the commit.
+    """
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    files = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+    if gallery is not None:
+        files |= {f"{INDEX_FOLDER}/{path.relative_to(gallery).as_posix()}": path for path in _files(gallery)}
+    stale = [
+        name for name in api.list_repo_files(repo_id) if name.startswith(f"{INDEX_FOLDER}/") and name not in files
+    ]
+    operations = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
+    removals = [CommitOperationDelete(name) for name in stale] if gallery is not None else []
+    return str(api.create_commit(repo_id, [*operations, *removals], commit_message=message))
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in _LOCAL_ONLY]
+
+
+__all__ = [
+    "INDEX_FOLDER",
+    "copy_gallery",
+    "find_directory",
+    "find_model",
+    "open_index",
+    "push_folder",
+    "read_reference",
+    "write_reference",
+]

@@ -1,0 +1,67 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""A tiny random model, its processor, and pictures, for tests of retrieval."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, BertConfig, ViTConfig
+
+from modeling_tgdt import TGDTConfig, TGDTModel
+from modeling_tgdt.image_processing_pil_tgdt import TGDTImageProcessorPil
+from modeling_tgdt.image_processing_tgdt import TGDTImageProcessor
+from modeling_tgdt.processing_tgdt import TGDTProcessor
+from modeling_tgdt.retrieval_tgdt import TGDTRetriever
+from trainer.tokenizers import build_word_tokenizer
+
+CAPTIONS = [
+    "a red ball on a blue box",
+    "two dogs run over green grass near the sea",
+    "sea",
+    "a man reads a book, and a cat sleeps",
+]
+
+AutoImageProcessor.register(
+    TGDTConfig,
+    image_processor_classes={"pil": TGDTImageProcessorPil, "torchvision": TGDTImageProcessor},
+    exist_ok=True,
+)
+
+
+def tiny_processor(**options: Any) -> TGDTProcessor:
+    """Return a processor for 32 x 32 pixels and the words of `CAPTIONS`."""
+    image_processor = TGDTImageProcessor(**{"size": {"height": 32, "width": 32}, **options})
+    return TGDTProcessor(image_processor, build_word_tokenizer(CAPTIONS))
+
+
+def tiny_model(seed: int = 0, *, vision: Any = "vit", **options: Any) -> TGDTModel:
+    """Return a random model in evaluation mode; `vision=None` reads regions of width 16."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    if vision == "vit":
+        vision = ViTConfig(**sizes, image_size=32, patch_size=8, initializer_range=0.5)
+    text = BertConfig(**sizes, vocab_size=len(tiny_processor().tokenizer), initializer_range=0.5)
+    own = {"projection_dim": 32, "intermediate_size": 64, "initializer_range": 0.3, "region_feature_size": 16}
+    config = TGDTConfig(text_config=text, vision_config=vision, **{**own, "num_region_layers": 1, **options})
+    return TGDTModel(config).eval()
+
+
+def tiny_retriever(seed: int = 0, **options: Any) -> TGDTRetriever:
+    """Return a retriever without a gallery."""
+    return TGDTRetriever(tiny_model(seed, **options), tiny_processor())
+
+
+def random_picture(seed: int, size: tuple[int, int] = (24, 20)) -> Image.Image:
+    """Return an RGB picture of random blocks, (width, height) = `size`."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST)
+
+
+def picture_folder(folder: Path, count: int) -> Path:
+    """Write `count` PNG pictures, half of them in a sub-folder, and return the folder."""
+    (folder / "sub").mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        random_picture(number).save(folder / ("sub" if number % 2 else "") / f"{number:03d}.png")
+    return folder
