@@ -77,10 +77,15 @@ class RaggedTokens:
             Tokens (n, T, D) and their mask (n, T), T being the longest item chosen; padding is not zeroed.
         """
         starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
-        places = torch.arange(int(lengths.max()) if len(rows) else 0)
+        width = int(lengths.max()) if len(rows) else 0
+        places = torch.arange(width)
         mask = places < lengths[:, None]
-        index = (starts[:, None] + places).clamp(max=max(len(self.flat) - 1, 0))
-        return self.flat[index.to(self.flat.device)].float(), mask.to(self.flat.device)
+        if len(rows) and bool(mask.all()) and len(self.flat) == width * len(self):
+            tokens = self.flat.view(len(self), width, -1).index_select(0, rows.to(self.flat.device))
+            return tokens.float(), mask.to(self.flat.device)
+        index = (starts[:, None] + places).clamp(max=max(len(self.flat) - 1, 0)).flatten()
+        tokens = self.flat.index_select(0, index.to(self.flat.device))
+        return tokens.view(len(rows), width, -1).float(), mask.to(self.flat.device)
 
     def select(self, rows: Tensor) -> RaggedTokens:
         """Return chosen items as a store of their own.
