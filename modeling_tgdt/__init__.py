@@ -3,18 +3,31 @@
 
 from .auto_tgdt import register
 from .configuration_tgdt import TGDTConfig
+from .image_processing_pil_tgdt import TGDTImageProcessorPil
+from .image_processing_tgdt import TGDTImageProcessor
+from .index_tgdt import TGDTIndex
 from .loss_tgdt import CMCLoss
 from .modeling_tgdt import TGDTFeatures, TGDTModel, TGDTOutput
+from .processing_tgdt import TGDTProcessor
+from .retrieval_tgdt import AddReport, Alignment, Hit, TGDTRetriever
 from .similarity_tgdt import token_similarity, token_similarity_pairs
 
 register()
 
 __all__ = [
+    "AddReport",
+    "Alignment",
     "CMCLoss",
+    "Hit",
     "TGDTConfig",
     "TGDTFeatures",
+    "TGDTImageProcessor",
+    "TGDTImageProcessorPil",
+    "TGDTIndex",
     "TGDTModel",
     "TGDTOutput",
+    "TGDTProcessor",
+    "TGDTRetriever",
     "token_similarity",
     "token_similarity_pairs",
 ]
