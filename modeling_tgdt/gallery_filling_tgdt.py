@@ -96,9 +96,15 @@ class GalleryFiller:
         Raises:
             ValueError: For an unreadable item under `on_error="raise"`; what was committed before stays.
         """
+        try:
+            self._fill(tqdm(items, total=total, unit="item", disable=not self.progress))
+        finally:
+            self.index.close()  # gives the writer's lock back
+        return self.report
+
+    def _fill(self, items: Iterable[Item]) -> None:
         batch: list[tuple[Item, Any]] = []
-        shown = tqdm(items, total=total, unit="item", disable=not self.progress)
-        for item, ready in map_ahead(self.prepare, self._fresh(shown), self.workers, 2 * self.batch_size):
+        for item, ready in map_ahead(self.prepare, self._fresh(items), self.workers, 2 * self.batch_size):
             if isinstance(ready, Exception):
                 self._refuse(item.id, str(ready), ready)
                 continue
@@ -108,7 +114,6 @@ class GalleryFiller:
                 batch = []
         self._encode(batch)
         self._commit()
-        return self.report
 
     def _fresh(self, items: Iterable[Item]) -> Iterator[Item]:
         seen: set[str] = set()

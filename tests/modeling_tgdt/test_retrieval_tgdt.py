@@ -1,0 +1,296 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""TGDTRetriever: results against the model's own forward pass, sources, bad pictures, resume, files."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_tgdt.fingerprint_tgdt import weights_fingerprint
+from modeling_tgdt.index_tgdt import TGDTIndex
+from modeling_tgdt.retrieval_tgdt import Hit, TGDTRetriever
+from modeling_tgdt.shortlist_tgdt import shortlist_ranks, shortlist_recall
+from tests.tiny_retrieval import CAPTIONS, picture_folder, random_picture, tiny_model, tiny_processor, tiny_retriever
+
+COUNT = 24
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return picture_folder(tmp_path_factory.mktemp("pictures"), COUNT)
+
+
+@pytest.fixture(scope="module")
+def retriever(folder: Path) -> TGDTRetriever:
+    made = tiny_retriever()
+    made.create_index(token_dtype="float32")
+    numbers = [int(path.stem) for path in sorted(folder.glob("*.png")) + sorted(folder.glob("sub/*.png"))]
+    report = made.add_images(folder, metadata=[{"number": n} for n in numbers], batch_size=7, progress=False)
+    assert (report.added, report.skipped) == (COUNT, [])
+    return made
+
+
+def twin_scores(retriever: TGDTRetriever, folder: Path, texts: list[str]) -> tuple[list[str], np.ndarray]:
+    """Score all pairs by one forward pass of the model: ids and (texts, pictures)."""
+    paths = sorted(folder.rglob("*.png"))
+    batch = retriever.processor(text=texts, images=[Image.open(path) for path in paths], return_tensors="pt")
+    with torch.no_grad():
+        scores = retriever.model(**batch).logits_per_text.numpy()
+    return [path.relative_to(folder).as_posix() for path in paths], scores
+
+
+def ids(hits: list[Hit]) -> list[str]:
+    return [hit.id for hit in hits]
+
+
+def test_an_exhaustive_shortlist_ranks_like_the_forward_pass(retriever: TGDTRetriever, folder: Path) -> None:
+    names, scores = twin_scores(retriever, folder, CAPTIONS)
+    found = retriever.search(CAPTIONS, top_k=COUNT, candidates=COUNT)
+    for row, hits in zip(scores, found, strict=True):
+        assert ids(hits) == [names[place] for place in np.argsort(-row, kind="stable")]
+        assert [hit.score for hit in hits] == pytest.approx(np.sort(row)[::-1], abs=1e-5)
+        assert all(hit.score == pytest.approx(hit.global_score + hit.local_score, abs=1e-6) for hit in hits)
+        assert all(hit.metadata == {"number": int(Path(hit.id).stem)} for hit in hits)
+    assert retriever.search(CAPTIONS, top_k=5, candidates=1000) == [hits[:5] for hits in found]
+
+
+def test_weights_of_one_call_equal_a_model_with_these_weights(retriever: TGDTRetriever, folder: Path) -> None:
+    config = retriever.model.config
+    config.global_score_weight, config.local_score_weight = 0.3, 2.5
+    names, scores = twin_scores(retriever, folder, CAPTIONS[:2])
+    config.global_score_weight, config.local_score_weight = 1.0, 1.0
+    found = retriever.search(CAPTIONS[:2], top_k=4, candidates=COUNT, global_weight=0.3, local_weight=2.5)
+    for row, hits in zip(scores, found, strict=True):
+        assert ids(hits) == [names[place] for place in np.argsort(-row, kind="stable")[:4]]
+        assert [hit.score for hit in hits] == pytest.approx(np.sort(row)[::-1][:4], abs=1e-5)
+
+
+def test_the_shortlist_is_the_global_order(retriever: TGDTRetriever) -> None:
+    short = retriever.search(CAPTIONS[0], top_k=6, candidates=6)
+    assert sorted(ids(short)) == sorted(ids(retriever.search(CAPTIONS[0], top_k=6, mode="global")))
+    by_tokens = retriever.search(CAPTIONS[0], top_k=3, mode="local")
+    assert ids(by_tokens) == ids(retriever.search(CAPTIONS[0], top_k=3, candidates=COUNT, global_weight=0))
+
+
+def test_filters_are_passed_on(retriever: TGDTRetriever) -> None:
+    hits = retriever.search("sea", where={"number": [3, 4]})
+    assert sorted(hit.metadata["number"] for hit in hits) == [3, 4]
+
+
+def test_queries_of_every_kind(retriever: TGDTRetriever, folder: Path) -> None:
+    path = folder / "000.png"
+    picture = Image.open(path)
+    queries = [path, picture, np.asarray(picture), path.read_bytes(), retriever.prepare_image(path)]
+    mixed = retriever.search([*queries[:2], "a red ball", *queries[2:]], top_k=2)
+    assert [hits[0].id for hits in [*mixed[:2], *mixed[3:]]] == ["000.png"] * 5
+    assert mixed[2] == retriever.search("a red ball", top_k=2)
+    assert isinstance(retriever.search(picture, top_k=2)[0], Hit)
+    assert retriever.search([]) == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_embeddings_do_not_depend_on_the_batch_or_its_order(retriever: TGDTRetriever, batch_size: int) -> None:
+    pictures = [random_picture(seed) for seed in range(6)]
+    alone = retriever.encode_images(pictures, batch_size=2)
+    other = retriever.encode_images(pictures[::-1], batch_size=batch_size)
+    np.testing.assert_allclose(other.global_embeds[::-1], alone.global_embeds, atol=1e-5)
+    texts = retriever.encode_texts(CAPTIONS, batch_size=batch_size)
+    for text, vector, tokens in zip(CAPTIONS, texts.global_embeds, texts.token_embeds, strict=True):
+        single = retriever.encode_texts([text])
+        np.testing.assert_allclose(single.global_embeds[0], vector, atol=1e-5)
+        np.testing.assert_allclose(single.token_embeds[0], tokens, atol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(tokens, axis=1), 1, atol=1e-5)
+
+
+def test_sources_and_default_ids(folder: Path) -> None:
+    pictures = [random_picture(seed) for seed in range(3)]
+    rows = {"picture": pictures, "image_id": [7, 8, 9]}
+    features = datasets.Features({"picture": datasets.Image(), "image_id": datasets.Value("int64")})
+    dataset = datasets.Dataset.from_dict(rows, features=features)
+    paths = sorted(folder.glob("*.png"))[:2]
+    sources: list[tuple[Any, list[str]]] = [
+        (pictures, ["0", "1", "2"]),
+        ((np.asarray(picture) for picture in pictures), ["0", "1", "2"]),
+        (paths, [path.as_posix() for path in paths]),
+        (dataset, ["7", "8", "9"]),
+        (dataset.to_iterable_dataset(), ["7", "8", "9"]),
+    ]
+    for source, expected in sources:
+        made = tiny_retriever()
+        made.add_images(source, progress=False)
+        assert made.index is not None
+        assert list(made.index) == expected
+    made.add_images(pictures[:1], progress=False)
+    made.add_images(pictures[:1], progress=False, metadata={"year": [2020]})
+    assert list(made.index)[3:] == ["0", "1"]
+
+
+def test_a_stream_is_read_only_a_little_ahead() -> None:
+    made, taken = tiny_retriever(), []
+
+    def stream() -> Iterator[Image.Image]:
+        for number in range(100):
+            taken.append(number)
+            yield random_picture(number) if number < 20 else Image.new("LAB", (4, 4))
+
+    with pytest.raises(ValueError, match="item '20'.*on_error='skip'"):
+        made.add_images(stream(), batch_size=2, workers=2, progress=False)
+    assert len(taken) < 40
+
+
+def bad_pictures(folder: Path) -> dict[str, str]:
+    """Write pictures that cannot be read; return a part of each reason."""
+    whole = folder / "ok.jpg"
+    random_picture(0, (64, 64)).save(whole)
+    (folder / "cut.jpg").write_bytes(whole.read_bytes()[:300])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.gif").write_bytes(b"this is a text")
+    (folder / "folder.png").mkdir()
+    header = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (60000).to_bytes(4, "big") * 2 + b"\x08\x02\x00\x00\x00"
+    (folder / "bomb.png").write_bytes(header + zlib.crc32(header[12:]).to_bytes(4, "big"))
+    return {"cut.jpg": "runcated", "empty.png": "0 bytes", "text.gif": "formats", "bomb.png": "60000|bomb"}
+
+
+def test_bad_pictures_are_skipped_with_reasons_or_refused(tmp_path: Path) -> None:
+    reasons = bad_pictures(tmp_path)
+    made = tiny_retriever()
+    report = made.add_images(tmp_path, on_error="skip", progress=False)
+    assert report.added == 1
+    assert dict(report.skipped).keys() == reasons.keys()
+    for name, part in reasons.items():
+        assert any(option in dict(report.skipped)[name] for option in part.split("|")), dict(report.skipped)[name]
+    with pytest.raises(ValueError, match="on_error='skip'"):
+        made.add_images(tmp_path, progress=False)
+    assert list(made.index or ()) == ["ok.jpg"]
+
+
+def test_the_same_id_twice_in_a_call_is_refused() -> None:
+    made, pictures = tiny_retriever(), [random_picture(0), random_picture(1)]
+    with pytest.raises(ValueError, match="twice"):
+        made.add_images(pictures, ids=["a", "a"], progress=False)
+    assert made.add_images(pictures, ids=["a", "a"], on_error="skip", progress=False).skipped[0][0] == "a"
+    with pytest.raises(ValueError, match="more items than ids"):
+        made.add_images(pictures, ids=["a"], progress=False)
+    with pytest.raises(ValueError, match="more ids than items"):
+        made.add_images(pictures, ids=["a", "b", "c"], progress=False)
+
+
+def test_resume_goes_on_after_an_interruption(folder: Path, tmp_path: Path) -> None:
+    made = tiny_retriever()
+    made.create_index(tmp_path / "gallery")
+
+    class Stop(RuntimeError):
+        pass
+
+    def interrupted() -> Iterator[Path]:
+        yield from sorted(folder.rglob("*.png"))[:9]
+        raise Stop
+
+    with pytest.raises(Stop):
+        made.add_images(interrupted(), batch_size=2, progress=False)
+    made.add_images(sorted(folder.rglob("*.png"))[:9], batch_size=2, progress=False)
+    reopened = TGDTRetriever(made.model, made.processor, TGDTIndex.open(tmp_path / "gallery"))
+    report = reopened.add_images(sorted(folder.rglob("*.png")), resume=True, progress=False)
+    assert (report.unchanged, report.added, len(reopened.index or ())) == (9, COUNT - 9, COUNT)
+
+
+def test_a_gallery_of_texts() -> None:
+    made = tiny_retriever()
+    made.add_texts(CAPTIONS, ids=list("abcd"), progress=False)
+    assert made.search(CAPTIONS[1])[0].id == "b"
+    picture = random_picture(5)
+    batch = made.processor(text=CAPTIONS, images=[picture], return_tensors="pt")
+    scores = made.model(**batch).logits_per_image[0].detach().numpy()
+    assert {hit.id: hit.score for hit in made.search(picture)} == pytest.approx(
+        dict(zip("abcd", scores, strict=True)), abs=2e-3
+    )
+    with pytest.raises(ValueError, match="holds texts"):
+        made.add_images([picture], progress=False)
+    with pytest.raises(TypeError, match="single string"):
+        made.add_texts("sea")
+
+
+def test_regions_are_pictures_too() -> None:
+    rng, made = np.random.default_rng(0), tiny_retriever(vision=None)
+    regions = [{"features": rng.normal(size=(n, 16)), "boxes": None} for n in (3, 5, 3, 1)]
+    made.add_images(regions, progress=False, batch_size=3)
+    found = made.search(regions, top_k=1)
+    assert [hits[0].id for hits in found] == ["0", "1", "2", "3"]
+
+
+def test_suggested_shortlist_reaches_the_recall(retriever: TGDTRetriever) -> None:
+    assert retriever.index is not None
+    ranks = shortlist_ranks(retriever.index, retriever.encode_texts(CAPTIONS), "text", 5)
+    for recall in (0.5, 0.9, 1.0):
+        size = retriever.suggest_candidates(CAPTIONS, recall, top_k=5)
+        assert shortlist_recall(ranks, size) >= recall
+        assert size == 5 or shortlist_recall(ranks, size - 1) < recall
+    size = retriever.suggest_candidates(CAPTIONS, 1.0, top_k=5)
+    assert retriever.search(CAPTIONS, 5, size) == retriever.search(CAPTIONS, 5, COUNT)
+    with pytest.raises(ValueError, match="recall"):
+        retriever.suggest_candidates(CAPTIONS, 0)
+    with pytest.raises(ValueError, match="sample query"):
+        retriever.suggest_candidates([])
+
+
+def test_a_saved_retriever_answers_the_same_in_another_process(retriever: TGDTRetriever, tmp_path: Path) -> None:
+    retriever.save_pretrained(tmp_path / "saved")
+    retriever.save_pretrained(tmp_path / "saved")
+    program = (
+        "import json, sys, tests.tiny_retrieval\n"
+        "from modeling_tgdt.retrieval_tgdt import TGDTRetriever\n"
+        "made = TGDTRetriever.from_pretrained(sys.argv[1])\n"
+        "print(json.dumps([[h.id, h.score] for h in made.search('a red ball', top_k=5)]))\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "saved")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    found = json.loads(done.stdout.splitlines()[-1])
+    hits = retriever.search("a red ball", top_k=5)
+    assert [name for name, _ in found] == ids(hits)
+    assert [score for _, score in found] == pytest.approx([hit.score for hit in hits], abs=1e-5)
+
+
+def test_a_gallery_of_another_model_is_refused(retriever: TGDTRetriever, tmp_path: Path) -> None:
+    retriever.save_pretrained(tmp_path)
+    assert weights_fingerprint(tiny_model()) == weights_fingerprint(tiny_model().to(torch.bfloat16))
+    TGDTRetriever.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="build the gallery again"):
+        TGDTRetriever(tiny_model(seed=1), tiny_processor(), retriever.index)
+    tiny_model(seed=1).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="different weights"):
+        TGDTRetriever.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="length 32"):
+        TGDTRetriever(tiny_model(projection_dim=16), tiny_processor(), retriever.index)
+
+
+def test_a_moved_directory_is_still_the_same_model(retriever: TGDTRetriever, tmp_path: Path) -> None:
+    retriever.save_pretrained(tmp_path / "a")
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    assert len(TGDTRetriever.from_pretrained(tmp_path / "b").index or ()) == COUNT
+
+
+def test_errors_say_what_to_do(retriever: TGDTRetriever, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="add_images"):
+        tiny_retriever().search("sea")
+    with pytest.raises(ValueError, match="no folder"):
+        retriever.add_images(tmp_path / "missing", progress=False)
+    with pytest.raises(TypeError, match="put a single picture into a list"):
+        retriever.add_images(42, progress=False)
+    with pytest.raises(ValueError, match="on_error must be"):
+        retriever.add_images([], on_error="ignore", progress=False)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"config\.json"):
+        TGDTRetriever.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="found none at"):
+        TGDTRetriever.from_pretrained(tmp_path / "missing")
+    with pytest.raises(ValueError, match="image column"):
+        retriever.add_images(datasets.Dataset.from_dict({"a": [1]}), progress=False)
