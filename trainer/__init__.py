@@ -1,1 +1,19 @@
-"""Training and evaluation of TGDT."""
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Training and evaluation of TGDT models."""
+
+from .caption_dataset import CaptionDataset, IterableCaptionDataset
+from .cmc_trainer import CMCTrainer
+from .data_collator import TGDTDataCollator
+from .datasets import load_captions
+from .evaluation import evaluate_retrieval
+from .training_args import CMCTrainingArguments
+
+__all__ = [
+    "CMCTrainer",
+    "CMCTrainingArguments",
+    "CaptionDataset",
+    "IterableCaptionDataset",
+    "TGDTDataCollator",
+    "evaluate_retrieval",
+    "load_captions",
+]

@@ -1,0 +1,290 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""CMCTrainer: `transformers.Trainer` for TGDT models."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
+
+from .caption_dataset import CaptionDataset, IterableCaptionDataset
+from .checkpoints import last_complete_checkpoint
+from .data_collator import TGDTDataCollator
+from .datasets import load_captions
+from .distributed import PairEmbeddings, gather_pairs
+from .encoding import EncodeOptions
+from .evaluation import evaluate_retrieval
+from .grad_cache import cached_loss, split_inputs
+from .samplers import DistinctPhotoSampler
+from .skip_report import SkipReport
+from .stages import TOWERS, frozen_modules, stage_loss, training_stage
+from .training_args import CMCTrainingArguments
+
+logger = logging.get_logger(__name__)
+
+
+class CMCTrainer(Trainer):
+    """Train a TGDTModel with the CMC loss; everything of `transformers.Trainer` keeps working.
+
+    Args:
+        model: TGDTModel, maybe under PEFT.
+        args: [`CMCTrainingArguments`].
+        data_collator: [`TGDTDataCollator`] of the processing class when omitted.
+        train_dataset: Captioned photos: a `datasets` object with `image` (or `region_features`, `region_boxes`) and
+            `captions` or `caption`, as [`load_captions`] returns it, or any data set whose items the collator takes.
+        eval_dataset: Captioned photos to retrieve from, or a dict of such.
+        processing_class: TGDTProcessor.
+        **kwargs: Passed to `transformers.Trainer`.
+
+    Example:
+        >>> trainer = CMCTrainer(model, args, train_dataset=photos, processing_class=processor)  # doctest: +SKIP
+        >>> trainer.train()  # doctest: +SKIP
+    """
+
+    args: CMCTrainingArguments
+    model: Any
+    # The hinge sums over a batch; micro-batches under accumulation are averaged as separate batches.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: Any = None,
+        args: CMCTrainingArguments | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        args = CMCTrainingArguments("tgdt_output") if args is None else args
+        if not isinstance(args, CMCTrainingArguments):
+            raise TypeError(f"args must be CMCTrainingArguments, found {type(args).__name__}.")
+        if data_collator is None and processing_class is None:
+            raise ValueError("CMCTrainer needs processing_class=TGDTProcessor(...), or a data_collator of your own.")
+        self.skip_report = SkipReport()
+        if args.cache_vision_tokens:
+            both = (train_dataset, eval_dataset)
+            train_dataset, eval_dataset = (self._cached(model, args, processing_class, photos) for photos in both)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator or TGDTDataCollator(processing_class),
+            train_dataset=self._examples(train_dataset, args),
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self._components: dict[str, list[Tensor]] = defaultdict(list)
+        self._frozen: list[nn.Module] = []
+        if args.gradient_accumulation_steps > 1:
+            logger.warning(
+                "gradient_accumulation_steps=%d does not add negatives: each micro-batch is ranked on its own. For a "
+                "larger batch raise per_device_train_batch_size and set mini_batch_size.",
+                args.gradient_accumulation_steps,
+            )
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as `transformers.Trainer.train` does, within the stage that the arguments name.
+
+        Args:
+            resume_from_checkpoint: A checkpoint, or `True` for the newest one that was written to its end.
+            *args: Passed on.
+            **kwargs: Passed on.
+
+        Raises:
+            ValueError: When `True` is given and there is no whole checkpoint, or nothing would train.
+            FloatingPointError: When the loss is not finite; the message names the step.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
+            if resume_from_checkpoint is None:
+                raise ValueError(f"No whole checkpoint in {self.args.output_dir}: train without resuming.")
+        with training_stage(self.model, self.args.train_stage, self.args.freeze):
+            self._frozen = frozen_modules(self.model)
+            try:
+                return super().train(resume_from_checkpoint, *args, **kwargs)
+            finally:
+                self._frozen = []
+                if len(self.skip_report) and self.is_world_process_zero():
+                    logger.warning("%s", self.skip_report.summary())
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Return the CMC loss of a batch, over all processes where `gather_across_devices` says so.
+
+        Args:
+            model: The model as Accelerate wrapped it.
+            inputs: What the collator made.
+            return_outputs: Whether to return the embeddings too.
+            num_items_in_batch: Not used: the loss compares the pairs of a batch with each other.
+
+        Raises:
+            FloatingPointError: When the loss is not finite.
+        """
+        for module in self._frozen:
+            module.eval()
+        inputs = {name: value for name, value in inputs.items() if name != "return_loss"}
+        size = self.args.mini_batch_size
+        if size is None or return_outputs or not torch.is_grad_enabled() or size >= len(inputs["input_ids"]):
+            pairs = self._embed(model, inputs)
+            loss = self._loss_of(pairs)
+            return (loss, pairs.tensors()) if return_outputs else loss
+        no_sync = partial(self.accelerator.no_sync, model)
+        return cached_loss(partial(self._embed, model), split_inputs(inputs, size), self._loss_of, no_sync)
+
+    def _embed(self, model: nn.Module, inputs: dict[str, Any]) -> PairEmbeddings:
+        # Through the wrapped forward: a distributed model synchronises gradients only there.
+        image_ids = inputs.get("image_ids")
+        inputs = {name: value for name, value in inputs.items() if name != "image_ids"}
+        return PairEmbeddings.of(model(**inputs, return_loss=False, return_logits=False, return_dict=True), image_ids)
+
+    def _loss_of(self, pairs: PairEmbeddings) -> Tensor:
+        core: Any = self.accelerator.unwrap_model(self.model)
+        if self.args.gather_across_devices:
+            pairs = gather_pairs(pairs)
+        loss_module = stage_loss(core, self.args.train_stage, self._margin(core.config.margin))
+        mask = None if core.config.padding_mode == "reference" else pairs.image_mask
+        tensors = pairs.tensors() | {"image_mask": mask}
+        terms = loss_module.terms(**tensors)
+        self._check_and_record(terms.loss, terms.components, pairs)
+        return terms.loss
+
+    def _margin(self, margin: float) -> float:
+        steps = self.args.margin_warmup_steps
+        return margin * min(1.0, (self.state.global_step + 1) / steps) if steps else margin
+
+    def _check_and_record(self, loss: Tensor, components: dict[str, Tensor], pairs: PairEmbeddings) -> None:
+        if not torch.isfinite(loss):
+            values = {name: float(value) for name, value in components.items()}
+            raise FloatingPointError(
+                f"The loss is {float(loss)} at step {self.state.global_step} (terms: {values}). Lower the learning "
+                "rate, check the inputs for NaN, or train in bf16 rather than fp16."
+            )
+        if not self.model.training:
+            return
+        for name, value in components.items():
+            self._components[name].append(value.detach())
+        if self.state.global_step % max(1, int(self.args.logging_steps)) == 0 and len(pairs.image_embeds) > 1:
+            self._watch_collapse(pairs.image_embeds.detach().float())
+
+    def _watch_collapse(self, embeds: Tensor) -> None:
+        """Record the mean cosine between the images of a batch, and warn when they are nearly all the same."""
+        count = len(embeds)
+        spread = (embeds.sum(0).square().sum() - embeds.square().sum()) / (count * (count - 1))
+        self._components["image_cosine"].append(spread)
+        if spread > self.args.collapse_threshold:
+            logger.warning(
+                "Collapse at step %d: images of a batch have a mean cosine of %.3f. Lower the learning rate, warm up "
+                "(warmup_steps, margin_warmup_steps), or start with hardest_negatives=False.",
+                self.state.global_step,
+                float(spread),
+            )
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log as `transformers.Trainer.log` does, with the loss terms since the last time."""
+        if "loss" in logs:
+            for name, values in self._components.items():
+                key = name if name == "image_cosine" else f"loss_{name}"
+                logs[key] = float(torch.stack(values).mean())
+            self._components.clear()
+        super().log(logs, *args, **kwargs)
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Measure retrieval on the photos and captions behind `dataloader`, each encoded once.
+
+        The metrics are `<prefix>_<mode>_<metric>`, and `<prefix>_rsum` of the last of `eval_modes`.
+        """
+        model = self.model
+        was_training = model.training
+        model.eval()
+        progress = not self.args.disable_tqdm
+        results = evaluate_retrieval(
+            model,
+            self.processing_class,
+            dataloader.dataset,
+            modes=tuple(self.args.eval_modes),  # type: ignore[arg-type]
+            candidates=self.args.eval_candidates,
+            batch_size=self.args.eval_batch_size,
+            timed_queries=0,
+            options=EncodeOptions(progress=progress, num_workers=self.args.dataloader_num_workers),
+        )
+        model.train(was_training)
+        metrics = {
+            f"{metric_key_prefix}_{mode}_{name}": value
+            for mode, summary in results.items()
+            for name, value in summary.items()
+        }
+        metrics[f"{metric_key_prefix}_rsum"] = results[self.args.eval_modes[-1]]["rsum"]
+        nothing: Any = None
+        return EvalLoopOutput(nothing, label_ids=None, metrics=metrics, num_samples=len(dataloader.dataset))
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, Any]:
+        """Return the optimizer with one parameter group per tower and weight decay."""
+        optimizer, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        rates = {"vision": args.vision_learning_rate, "text": args.text_learning_rate}
+        if model is None or not any(rates.values()):
+            return optimizer, kwargs
+        groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                tower = next((tower for tower, part in TOWERS.items() if f"{part}." in name), None)
+                rate = (rates.get(tower) if tower else None) or args.learning_rate
+                decays = parameter.ndim > 1 and "embedding" not in name
+                groups[rate, args.weight_decay if decays else 0.0].append(parameter)
+        kwargs["optimizer_dict"] = [
+            {"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()
+        ]
+        return optimizer, kwargs
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        if not self.args.unique_photos_per_batch or not hasattr(dataset, "image_ids"):
+            return super()._get_train_sampler(train_dataset)
+        joined = self.args.train_batch_size * self.args.world_size
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return DistinctPhotoSampler(dataset.image_ids, joined, seed=seed, dataset=dataset)
+
+    def _examples(self, dataset: Any, args: CMCTrainingArguments) -> Any:
+        """Give a `datasets` object one example per caption; leave other data sets as they are."""
+        options: dict[str, Any] = {"on_error": args.on_error, "report": self.skip_report}
+        if isinstance(dataset, datasets.Dataset):
+            canonical = load_captions(dataset, **options)
+            choice: Any = args.captions_per_image
+            return CaptionDataset(canonical, captions_per_image=choice, seed=args.seed, **options)
+        if isinstance(dataset, datasets.IterableDataset):
+            return IterableCaptionDataset(load_captions(dataset, streaming=True, **options), seed=args.seed)
+        return dataset
+
+    def _cached(self, model: Any, args: CMCTrainingArguments, processor: Any, photos: Any) -> Any:
+        """Replace the pictures of a data set by the tokens of the frozen vision backbone."""
+        from .token_cache import cache_tokens
+
+        if isinstance(photos, dict):
+            return {name: self._cached(model, args, processor, part) for name, part in photos.items()}
+        if not isinstance(photos, datasets.Dataset) or "region_features" in photos.column_names:
+            return photos
+        policy: Any = args.on_error
+        photos = load_captions(photos, on_error=policy, report=self.skip_report)
+        folder = args.token_cache_dir or Path(str(args.output_dir), "token_cache")
+        return cache_tokens(model.to(args.device), processor, photos, folder)

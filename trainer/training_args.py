@@ -1,0 +1,103 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Arguments of [`CMCTrainer`]."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from .stages import STAGES, TOWERS
+
+
+@dataclass
+class CMCTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` plus what training an image-text retriever needs.
+
+    Changed default: `remove_unused_columns` is `False`, since the columns are read by the collator.
+
+    Args:
+        train_stage: `"joint"` trains everything; `"local"` all but the global encoders, by token similarity;
+            `"global"` only the global encoders, on the tokens as they are. The paper's schedule is local, then global.
+        freeze: Backbones that stay as they are: `"vision"`, `"text"`.
+        vision_learning_rate: Learning rate of the vision backbone; `learning_rate` when omitted.
+        text_learning_rate: Learning rate of the text backbone; `learning_rate` when omitted.
+        gather_across_devices: Whether the captions and images on all processes are negatives of each other.
+        mini_batch_size: Pairs that are embedded at a time. The loss still sees the whole batch, with the gradient of
+            the whole batch (GradCache), at the memory of a mini-batch.
+        unique_photos_per_batch: Whether a batch holds at most one caption of a photo.
+        captions_per_image: `"all"`: an epoch sees every caption. `"one"`: one drawn caption of every photo.
+        cache_vision_tokens: Whether the frozen vision backbone is run once over the photos and its tokens are kept on
+            disk. Needs `freeze` to hold `"vision"`.
+        token_cache_dir: Where these tokens are kept; `output_dir/token_cache` when omitted.
+        on_error: What an unreadable picture does: `"raise"`, `"skip"` (counted and listed) or `"placeholder"`.
+        margin_warmup_steps: Steps over which the hinge's margin grows from 0.
+        collapse_threshold: Mean cosine between different photos of a batch above which a warning names the step.
+        eval_modes: Retrieval modes that an evaluation measures.
+        eval_candidates: Shortlist of the two-stage mode; the paper's 100 images and 50 captions when omitted.
+    """
+
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: the collator reads the columns."})
+    train_stage: str = field(default="joint", metadata={"help": "joint, local or global.", "choices": list(STAGES)})
+    freeze: list[str] = field(default_factory=list, metadata={"help": "Backbones that stay as they are: vision text."})
+    vision_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the vision backbone (default: learning_rate)."}
+    )
+    text_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the text backbone (default: learning_rate)."}
+    )
+    gather_across_devices: bool = field(
+        default=True, metadata={"help": "Take negatives from all processes, with the gradient of the joined batch."}
+    )
+    mini_batch_size: int | None = field(
+        default=None, metadata={"help": "Embed this many pairs at a time; the loss sees the whole batch (GradCache)."}
+    )
+    unique_photos_per_batch: bool = field(
+        default=True, metadata={"help": "Keep two captions of one photo out of one batch."}
+    )
+    captions_per_image: str = field(
+        default="all",
+        metadata={"help": "all: every caption in an epoch; one: one drawn per photo.", "choices": ["all", "one"]},
+    )
+    cache_vision_tokens: bool = field(
+        default=False, metadata={"help": "Run the frozen vision backbone once and train from its stored tokens."}
+    )
+    token_cache_dir: str | None = field(
+        default=None, metadata={"help": "Where these tokens are kept (default: OUTPUT_DIR/token_cache)."}
+    )
+    on_error: str = field(
+        default="raise",
+        metadata={"help": "What an unreadable picture does.", "choices": ["raise", "skip", "placeholder"]},
+    )
+    margin_warmup_steps: int = field(default=0, metadata={"help": "Steps over which the margin grows from 0."})
+    collapse_threshold: float = field(
+        default=0.98, metadata={"help": "Mean cosine between photos of a batch above which a warning is logged."}
+    )
+    eval_modes: list[str] = field(
+        default_factory=lambda: ["global", "local", "two_stage"],
+        metadata={"help": "Retrieval modes to measure: global local two_stage."},
+    )
+    eval_candidates: int | None = field(
+        default=None, metadata={"help": "Shortlist size of the two-stage mode (default: 100 images, 50 captions)."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.freeze = list(self.freeze)
+        _check_choice("train_stage", [self.train_stage], STAGES)
+        _check_choice("freeze", self.freeze, TOWERS)
+        _check_choice("eval_modes", self.eval_modes, ("global", "local", "two_stage"))
+        _check_choice("captions_per_image", [self.captions_per_image], ("all", "one"))
+        _check_choice("on_error", [self.on_error], ("raise", "skip", "placeholder"))
+        if self.mini_batch_size is not None and self.mini_batch_size < 1:
+            raise ValueError(f"mini_batch_size must be at least 1, found {self.mini_batch_size}.")
+        if self.cache_vision_tokens and "vision" not in self.freeze:
+            raise ValueError(
+                "cache_vision_tokens stores the output of a vision backbone that does not change. Add 'vision' to "
+                "freeze, or leave cache_vision_tokens off."
+            )
+
+
+def _check_choice(name: str, found: list[str], known: object) -> None:
+    choices = list(known)  # type: ignore[call-overload]
+    unknown = [value for value in found if value not in choices]
+    if unknown:
+        raise ValueError(f"{name} must be among {choices}, found {unknown[0]!r}.")
