@@ -103,6 +103,8 @@ def clear_os_errors(path: Path, action: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # ours already
+            raise
         reason = error.strerror or str(error)
         hint = "Free some space or check that the directory is writable, then try again."
         message = f"could not {action} {str(path)!r}: {reason}. The gallery keeps its last committed state. {hint}"
