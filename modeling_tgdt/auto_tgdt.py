@@ -12,7 +12,7 @@ from .processing_tgdt import TGDTProcessor
 
 def register() -> None:
     """Register every class with its Auto class. Called once, when the package is imported."""
-    image_processors = {"pil": TGDTImageProcessorPil, "torchvision": TGDTImageProcessor}
+    image_processors: dict[str, type] = {"pil": TGDTImageProcessorPil, "torchvision": TGDTImageProcessor}
     AutoConfig.register("tgdt", TGDTConfig, exist_ok=True)
     AutoModel.register(TGDTConfig, TGDTModel, exist_ok=True)
     AutoImageProcessor.register(TGDTConfig, image_processor_classes=image_processors, exist_ok=True)

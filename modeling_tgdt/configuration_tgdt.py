@@ -1,7 +1,7 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """TGDT model configuration."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -156,10 +156,11 @@ class TGDTConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        if self.vision_config is not None:
-            self.region_feature_size = backbone_width(self.vision_config)
+        vision_config = self.get_vision_config()
+        if vision_config is not None:
+            self.region_feature_size = backbone_width(vision_config)
         if self.num_region_layers is None:
-            self.num_region_layers = _DEFAULT_REGION_LAYERS if self.vision_config is None else 0
+            self.num_region_layers = _DEFAULT_REGION_LAYERS if vision_config is None else 0
 
     def validate_architecture(self) -> None:
         """Refuse sizes that no model can have.
@@ -191,7 +192,11 @@ class TGDTConfig(PreTrainedConfig):
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """Return the configuration of the text encoder."""
-        return self.text_config
+        return cast(PreTrainedConfig, self.text_config)
+
+    def get_vision_config(self) -> PreTrainedConfig | None:
+        """Return the configuration of the vision encoder, or `None` in a model of precomputed regions."""
+        return cast(PreTrainedConfig | None, self.vision_config)
 
 
 def backbone_width(config: PreTrainedConfig) -> int:

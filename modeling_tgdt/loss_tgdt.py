@@ -124,28 +124,36 @@ class CMCLoss(nn.Module):
         image_ids: Tensor | None = None,
     ) -> CMCTerms:
         """Compute the loss as [`CMCLoss.forward`] does, and keep the token similarities that it needed."""
-        self._check(image_embeds, text_embeds, image_tokens, text_tokens, image_ids)
-        components: dict[str, Tensor] = {}
         weights = {
             "global": self.global_weight,
             "local": self.local_weight,
             "intra": self.intra_weight,
             "distill": self.distill_weight,
         }
-        local_similarity = None
+        tokens = embeds = None
         if self.local_weight or self.distill_weight:
-            negatives = negative_mask(len(image_tokens), image_ids, image_tokens.device)
-            components["local"], local_similarity = self._local(
-                image_tokens, text_tokens, image_mask, text_mask, negatives
+            tokens = _pair("tokens", image_tokens, text_tokens, image_ids)
+        if self.global_weight or self.intra_weight or self.distill_weight:
+            embeds = _pair("embeds", image_embeds, text_embeds, image_ids)
+        if tokens is not None and embeds is not None and len(tokens[0]) != len(embeds[0]):
+            raise ValueError(
+                "The loss compares aligned pairs: batch sizes must be equal, found "
+                f"{len(embeds[0])} global embeddings and {len(tokens[0])} token sets."
             )
-        if self.global_weight or self.distill_weight:
-            similarity = _product(image_embeds, text_embeds)
-            negatives = negative_mask(len(similarity), image_ids, similarity.device)
-            components["global"] = self._inter(similarity, negatives)
-            if self.distill_weight:
+        components: dict[str, Tensor] = {}
+        local_similarity = None
+        if tokens is not None:
+            negatives = negative_mask(len(tokens[0]), image_ids, tokens[0].device)
+            components["local"], local_similarity = self._local(*tokens, image_mask, text_mask, negatives)
+        if embeds is not None and (self.global_weight or self.distill_weight):
+            similarity = _product(*embeds)
+            components["global"] = self._inter(
+                similarity, negative_mask(len(similarity), image_ids, similarity.device)
+            )
+            if self.distill_weight and local_similarity is not None:
                 components["distill"] = distillation(local_similarity, similarity, self.distill_temperature)
-        if self.intra_weight:
-            components["intra"] = intra_modal_consistency(image_embeds, text_embeds, self.intra_margin)
+        if embeds is not None and self.intra_weight:
+            components["intra"] = intra_modal_consistency(*embeds, self.intra_margin)
         components = {name: value for name, value in components.items() if weights[name]}
         if not components:
             raise ValueError("Every weight of the loss is 0. Give at least one of global, local, intra some weight.")
@@ -162,43 +170,43 @@ class CMCLoss(nn.Module):
     def _local(
         self, images: Tensor, texts: Tensor, image_mask: Tensor | None, text_mask: Tensor | None, negatives: Tensor
     ) -> tuple[Tensor, Tensor]:
-        options = {"reduction": self.reduction, "scale": self.scale}
         if not (self.objective == "hinge" and self.hardest_negatives):
-            similarity = token_similarity(images, texts, image_mask, text_mask, **options)
+            similarity = self._similarity(images, texts, image_mask, text_mask)
             return self._inter(similarity, negatives), similarity
         with torch.no_grad():
-            similarity = token_similarity(images, texts, image_mask, text_mask, **options)
+            similarity = self._similarity(images, texts, image_mask, text_mask)
         rows, columns, has_negative = hardest_pairs(similarity, negatives)
         scores = token_similarity_pairs(
-            images, texts, image_mask, text_mask, image_index=rows, text_index=columns, **options
+            images,
+            texts,
+            image_mask,
+            text_mask,
+            image_index=rows,
+            text_index=columns,
+            reduction=self.reduction,
+            scale=self.scale,
         )
         positive, of_image, of_text = scores.chunk(3)
         costs = (self.margin + of_image - positive).clamp(min=0) + (self.margin + of_text - positive).clamp(min=0)
         return (costs * has_negative).sum(), similarity
 
-    def _check(
-        self,
-        image_embeds: Tensor | None,
-        text_embeds: Tensor | None,
-        image_tokens: Tensor | None,
-        text_tokens: Tensor | None,
-        image_ids: Tensor | None,
-    ) -> None:
-        needed = {}
-        if self.global_weight or self.intra_weight or self.distill_weight:
-            needed |= {"image_embeds": image_embeds, "text_embeds": text_embeds}
-        if self.local_weight or self.distill_weight:
-            needed |= {"image_tokens": image_tokens, "text_tokens": text_tokens}
-        for name, value in needed.items():
-            if value is None:
-                raise ValueError(
-                    f"{name} is missing, and a term with a weight needs it. Pass it or set that weight to 0."
-                )
-        sizes = {name: len(value) for name, value in needed.items() if value is not None}
-        if image_ids is not None:
-            sizes["image_ids"] = len(image_ids)
-        if len(set(sizes.values())) > 1:
-            raise ValueError(f"The loss compares aligned pairs: batch sizes must be equal, found {sizes}.")
+    def _similarity(
+        self, images: Tensor, texts: Tensor, image_mask: Tensor | None, text_mask: Tensor | None
+    ) -> Tensor:
+        return token_similarity(images, texts, image_mask, text_mask, reduction=self.reduction, scale=self.scale)
+
+
+def _pair(kind: str, images: Tensor | None, texts: Tensor | None, image_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return both sides of a weighted term, or say which is missing or does not line up."""
+    if images is None or texts is None:
+        name = f"image_{kind}" if images is None else f"text_{kind}"
+        raise ValueError(f"{name} is missing, and a term with a weight needs it. Pass it or set that weight to 0.")
+    sizes = {f"image_{kind}": len(images), f"text_{kind}": len(texts)}
+    if image_ids is not None:
+        sizes["image_ids"] = len(image_ids)
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"The loss compares aligned pairs: batch sizes must be equal, found {sizes}.")
+    return images, texts
 
 
 def negative_mask(batch_size: int, image_ids: Tensor | None, device: torch.device) -> Tensor:

@@ -2,9 +2,9 @@
 """PyTorch TGDT model: Token-Guided Dual Transformer (arXiv 2306.08789)."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,12 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from typing_extensions import Unpack
 
 from .configuration_tgdt import TGDTConfig
 from .loss_tgdt import CMCLoss
@@ -24,6 +26,15 @@ from .similarity_tgdt import token_similarity
 
 # Parameters of backbones that no token depends on: heads for masked-image pre-training and for pooled outputs.
 _UNUSED_BACKBONE_PARAMETERS = ("mask_token", "vision_model.post_layernorm", "pooler", "head")
+
+
+class TGDTKwargs(TypedDict, total=False):
+    """Options of a forward pass that reach both backbones."""
+
+    output_hidden_states: bool | list[int]
+    output_attentions: bool
+    return_dict: bool
+    interpolate_pos_encoding: bool
 
 
 @dataclass
@@ -36,14 +47,21 @@ class TGDTFeatures(BaseModelOutputWithPooling):
         pooler_output (`torch.FloatTensor` of shape `(batch_size, projection_dim)`):
             Unit global embeddings.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*):
-            Hidden states of the backbone.
+            Hidden states of the backbone; of the transformer over regions where regions are the input.
         attentions (`tuple(torch.FloatTensor)`, *optional*):
-            Attentions of the backbone.
+            Attentions of the same.
         token_mask (`torch.BoolTensor` of shape `(batch_size, tokens)`):
             True for real regions, and for words without special tokens.
     """
 
-    token_mask: torch.BoolTensor | None = None
+    # TGDTModel always sets these three, so they are typed without the `None` that a ModelOutput wants as default.
+    last_hidden_state: Any = None
+    pooler_output: Any = None
+    token_mask: Any = None
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Return the fields that are set; the mask as integers, like every mask in transformers' tuples."""
+        return _to_tuple(self)
 
 
 @dataclass
@@ -78,22 +96,33 @@ class TGDTOutput(ModelOutput):
             What `get_text_features` gives.
     """
 
-    loss: torch.FloatTensor | None = None
-    loss_components: dict[str, torch.FloatTensor] | None = None
-    logits_per_image: torch.FloatTensor | None = None
-    logits_per_text: torch.FloatTensor | None = None
-    image_embeds: torch.FloatTensor | None = None
-    text_embeds: torch.FloatTensor | None = None
-    image_token_embeds: torch.FloatTensor | None = None
-    text_token_embeds: torch.FloatTensor | None = None
-    image_token_mask: torch.BoolTensor | None = None
-    text_token_mask: torch.BoolTensor | None = None
+    loss: Tensor | None = None
+    loss_components: dict[str, Tensor] | None = None
+    logits_per_image: Tensor | None = None
+    logits_per_text: Tensor | None = None
+    image_embeds: Tensor | None = None
+    text_embeds: Tensor | None = None
+    image_token_embeds: Tensor | None = None
+    text_token_embeds: Tensor | None = None
+    image_token_mask: Tensor | None = None
+    text_token_mask: Tensor | None = None
     vision_model_output: TGDTFeatures | None = None
     text_model_output: TGDTFeatures | None = None
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """Return the fields that are set, nested outputs as tuples too."""
-        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
+        """Return the fields that are set: nested outputs as tuples too, masks as integers."""
+        return _to_tuple(self)
+
+
+def _to_tuple(output: ModelOutput) -> tuple[Any, ...]:
+    return tuple(
+        value.to_tuple()
+        if isinstance(value, ModelOutput)
+        else value.long()
+        if isinstance(value, Tensor) and value.dtype is torch.bool
+        else value
+        for value in output.values()
+    )
 
 
 def eager_attention_forward(
@@ -176,6 +205,15 @@ class TGDTEncoderLayer(GradientCheckpointingLayer):
         return self.layer_norm2(hidden_states + self.dropout(update))
 
 
+def _run_layers(layers: nn.ModuleList, config: TGDTConfig, hidden_states: Tensor, mask: Tensor | None) -> Tensor:
+    if not layers:
+        return hidden_states
+    attention_mask = create_bidirectional_mask(config=config, inputs_embeds=hidden_states, attention_mask=mask)
+    for layer in layers:
+        hidden_states = layer(hidden_states, attention_mask)
+    return hidden_states
+
+
 class TGDTEncoder(nn.Module):
     """A stack of layers with no final norm; zero layers are the identity."""
 
@@ -186,14 +224,7 @@ class TGDTEncoder(nn.Module):
 
     def forward(self, hidden_states: Tensor, mask: Tensor | None) -> Tensor:
         """Encode (B, S, H) under a boolean key mask (B, S), true where attended; `None` attends everywhere."""
-        if not self.layers:
-            return hidden_states
-        attention_mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=mask
-        )
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask)
-        return hidden_states
+        return _run_layers(self.layers, self.config, hidden_states, mask)
 
 
 class TGDTBoxEmbedding(nn.Module):
@@ -228,14 +259,33 @@ class TGDTPreTrainedModel(PreTrainedModel):
     config_class = TGDTConfig
     base_model_prefix = "tgdt"
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["TGDTEncoderLayer", "TGDTBoxEmbedding"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _can_record_outputs = {"hidden_states": TGDTEncoderLayer, "attentions": TGDTAttention}
+
+
+class TGDTRegionEncoder(TGDTPreTrainedModel):
+    """The transformer over regions, at the width of their features: what a backbone is to pixels."""
+
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(TGDTEncoderLayer, num_hidden_layers_key="num_region_layers"),
+        "attentions": OutputRecorder(TGDTAttention, index=1),
+    }
+
+    def __init__(self, config: TGDTConfig) -> None:
+        super().__init__(config)
+        size, layers = config.region_feature_size, config.num_region_layers or 0
+        self.layers = nn.ModuleList([TGDTEncoderLayer(config, size) for _ in range(layers)])
+        self.post_init()
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, hidden_states: Tensor, mask: Tensor, **kwargs: Unpack[TGDTKwargs]) -> BaseModelOutput:
+        """Encode (B, R, F) under a boolean key mask (B, R)."""
+        return BaseModelOutput(last_hidden_state=_run_layers(self.layers, self.config, hidden_states, mask))
 
 
 class TGDTModel(TGDTPreTrainedModel):
@@ -259,12 +309,13 @@ class TGDTModel(TGDTPreTrainedModel):
     def __init__(self, config: TGDTConfig) -> None:
         super().__init__(config)
         size, dim = config.region_feature_size, config.projection_dim
-        self.vision_model = None if config.vision_config is None else _backbone(config.vision_config)
-        self.text_model = _backbone(config.text_config)
+        text_config, vision_config = config.get_text_config(), config.get_vision_config()
+        self.vision_model = None if vision_config is None else _backbone(vision_config)
+        self.text_model = _backbone(text_config)
         self.region_embedding = TGDTBoxEmbedding(config)
-        self.region_encoder = TGDTEncoder(config, size, config.num_region_layers)
+        self.region_encoder = TGDTRegionEncoder(config)
         self.visual_projection = nn.Linear(size, dim)
-        self.text_projection = nn.Linear(config.text_config.hidden_size, dim)
+        self.text_projection = nn.Linear(text_config.hidden_size, dim)
         self.text_local_encoder = TGDTEncoder(config, dim, config.num_local_layers)
         if not config.share_local_encoder:
             self.vision_local_encoder = TGDTEncoder(config, dim, config.num_local_layers)
@@ -294,10 +345,7 @@ class TGDTModel(TGDTPreTrainedModel):
         Raises:
             ValueError: When the model has no vision encoder.
         """
-        outputs = self._run_vision_model(pixel_values, **kwargs)
-        features, (rows, columns) = _grid_tokens(outputs.last_hidden_state, pixel_values, self.config.vision_config)
-        boxes = grid_boxes(rows, columns, device=features.device).to(features.dtype)
-        boxes = boxes.expand(features.shape[0], -1, -1)
+        features, boxes, _ = self._run_vision_model(pixel_values, **kwargs)
         return features, boxes, torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
 
     @can_return_tuple
@@ -307,7 +355,7 @@ class TGDTModel(TGDTPreTrainedModel):
         region_features: Tensor | None = None,
         region_boxes: Tensor | None = None,
         region_mask: Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TGDTKwargs],
     ) -> TGDTFeatures:
         """Embed images given as pixels or as regions.
 
@@ -324,26 +372,26 @@ class TGDTModel(TGDTPreTrainedModel):
         Raises:
             ValueError: When both or neither of pixels and regions are given, or shapes do not fit.
         """
-        hidden_states = attentions = None
-        if (pixel_values is None) == (region_features is None):
+        if pixel_values is not None and region_features is None:
+            region_features, region_boxes, backbone = self._run_vision_model(pixel_values, **kwargs)
+            region_mask = None
+        elif region_features is not None and pixel_values is None:
+            backbone = None
+        else:
             raise ValueError("Pass either pixel_values or region_features (with region_boxes), one of the two.")
-        if pixel_values is not None:
-            outputs = self._run_vision_model(pixel_values, **kwargs)
-            hidden_states, attentions = outputs.get("hidden_states"), outputs.get("attentions")
-            region_features, (rows, columns) = _grid_tokens(
-                outputs.last_hidden_state, pixel_values, self.config.vision_config
-            )
-            boxes = grid_boxes(rows, columns, device=region_features.device)
-            region_boxes, region_mask = boxes.expand(region_features.shape[0], -1, -1), None
         self._check_regions(region_features, region_boxes, region_mask)
         region_features = region_features.to(self.visual_projection.weight.dtype)
-        tokens, pooled, mask = self._encode_regions(region_features, region_boxes, region_mask)
+        if region_mask is None:
+            region_mask = torch.ones(region_features.shape[:2], dtype=torch.bool, device=region_features.device)
+        region_mask = region_mask.bool()
+        tokens, pooled, encoded = self._encode_regions(region_features, region_boxes, region_mask, **kwargs)
+        recorded = encoded if backbone is None else backbone
         return TGDTFeatures(
             last_hidden_state=tokens,
             pooler_output=pooled,
-            hidden_states=hidden_states,
-            attentions=attentions,
-            token_mask=mask,
+            hidden_states=recorded.get("hidden_states"),
+            attentions=recorded.get("attentions"),
+            token_mask=region_mask,
         )
 
     @can_return_tuple
@@ -354,7 +402,7 @@ class TGDTModel(TGDTPreTrainedModel):
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TGDTKwargs],
     ) -> TGDTFeatures:
         """Embed captions.
 
@@ -379,8 +427,9 @@ class TGDTModel(TGDTPreTrainedModel):
         if attention_mask is None:
             attention_mask = torch.ones(source.shape[:2], dtype=torch.long, device=source.device)
         optional = {"token_type_ids": token_type_ids, "position_ids": position_ids, "inputs_embeds": inputs_embeds}
-        kwargs |= {name: value for name, value in optional.items() if value is not None}
-        outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
+        given = {name: value for name, value in optional.items() if value is not None}
+        options: dict[str, Any] = {**kwargs, **given, "return_dict": True}
+        outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, **options)
         tokens, pooled, mask = self._encode_words(outputs.last_hidden_state, attention_mask.bool())
         return TGDTFeatures(
             last_hidden_state=tokens,
@@ -405,7 +454,7 @@ class TGDTModel(TGDTPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         return_loss: bool | None = None,
         return_logits: bool = True,
-        **kwargs: Any,
+        **kwargs: Unpack[TGDTKwargs],
     ) -> TGDTOutput:
         """Embed Bi images and Bt captions and score every pair.
 
@@ -543,7 +592,7 @@ class TGDTModel(TGDTPreTrainedModel):
         towers: dict[str, PreTrainedModel] = {"text": _pretrained_tower(text_model, "text", dtype)}
         if vision_model is not None:
             towers["vision"] = _pretrained_tower(vision_model, "vision", dtype)
-        configs = {f"{name}_config": tower.config for name, tower in towers.items()}
+        configs: dict[str, Any] = {f"{name}_config": tower.config for name, tower in towers.items()}
         model = cls._from_config(cls.config_class(**configs, **config_overrides), dtype=towers["text"].dtype)
         for name, tower in towers.items():
             _copy_weights(tower, getattr(model, f"{name}_model"))
@@ -571,8 +620,10 @@ class TGDTModel(TGDTPreTrainedModel):
         # Masked rows are zero: without a mask they enter the maximum with similarity 0, as in the reference.
         return None if self.config.padding_mode == "reference" else image_mask
 
-    def _run_vision_model(self, pixel_values: Tensor, **kwargs: Any) -> ModelOutput:
-        if self.vision_model is None:
+    def _run_vision_model(self, pixel_values: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor, ModelOutput]:
+        """Return the tokens of pixels as regions (B, R, F), their boxes (B, R, 4) and all that the backbone gave."""
+        config = self.config.get_vision_config()
+        if self.vision_model is None or config is None:
             raise ValueError(
                 "This model reads region features, not pixels: its vision_config is None. Pass region_features, or "
                 "build it with TGDTModel.from_vision_text_pretrained(vision, text)."
@@ -580,7 +631,12 @@ class TGDTModel(TGDTPreTrainedModel):
         if not _takes_kwargs(self.vision_model):
             known = inspect.signature(self.vision_model.forward).parameters
             kwargs = {name: value for name, value in kwargs.items() if name in known}
-        return self.vision_model(pixel_values=pixel_values.to(self.vision_model.dtype), return_dict=True, **kwargs)
+        outputs = self.vision_model(
+            pixel_values=pixel_values.to(self.vision_model.dtype), **(kwargs | {"return_dict": True})
+        )
+        features, (rows, columns) = _grid_tokens(outputs.last_hidden_state, pixel_values, config)
+        boxes = grid_boxes(rows, columns, device=features.device).to(features.dtype)
+        return features, boxes.expand(features.shape[0], -1, -1), outputs
 
     def _check_regions(self, features: Tensor, boxes: Tensor | None, mask: Tensor | None) -> None:
         if features.ndim != 3 or features.shape[-1] != self.config.region_feature_size:
@@ -593,21 +649,20 @@ class TGDTModel(TGDTPreTrainedModel):
         if mask is not None and mask.shape != features.shape[:2]:
             raise ValueError(f"region_mask must have shape {tuple(features.shape[:2])}, found {tuple(mask.shape)}.")
 
-    def _encode_regions(self, features: Tensor, boxes: Tensor | None, mask: Tensor | None) -> tuple[Tensor, ...]:
-        if mask is None:
-            mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
-        mask = mask.bool()
+    def _encode_regions(
+        self, features: Tensor, boxes: Tensor | None, mask: Tensor, **kwargs: Unpack[TGDTKwargs]
+    ) -> tuple[Tensor, Tensor, ModelOutput]:
         slot, slot_box = self._global_slot(features, mask)
         features = torch.cat([slot, features.masked_fill(~mask[..., None], 0)], dim=1)
         if boxes is not None:
             boxes = torch.cat([slot_box, boxes.to(features.dtype).masked_fill(~mask[..., None], 0)], dim=1)
         keys = F.pad(mask, (1, 0), value=True)
-        hidden = self.region_encoder(self.region_embedding(features, boxes), keys)
+        outputs = self.region_encoder(self.region_embedding(features, boxes), keys, **_recording(kwargs))
         encoder = self.text_local_encoder if self.config.share_local_encoder else self.vision_local_encoder
-        local = encoder(self.visual_projection(hidden), keys)
+        local = encoder(self.visual_projection(outputs.last_hidden_state), keys)
         encoded = self._global(self.vision_global_encoder, local, keys)
         tokens = (encoded if self.config.token_source == "global" else local)[:, 1:]
-        return _unit(tokens, mask), F.normalize(encoded[:, 0], dim=-1), mask
+        return _unit(tokens, mask), F.normalize(encoded[:, 0], dim=-1), outputs
 
     def _global_slot(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the input of the image's global slot (B, 1, F) and its box (B, 1, 4): the whole image, or nothing."""
@@ -688,6 +743,12 @@ def _unit(tokens: Tensor, mask: Tensor) -> Tensor:
     return F.normalize(tokens, dim=-1).masked_fill(~mask[..., None], 0)
 
 
+def _recording(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of [`TGDTRegionEncoder`]; the others are the backbones' own."""
+    asked = {name: kwargs[name] for name in ("output_hidden_states", "output_attentions") if name in kwargs}
+    return asked | {"return_dict": True}
+
+
 def _takes_kwargs(module: nn.Module) -> bool:
     parameters = inspect.signature(module.forward).parameters.values()
     return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
@@ -709,7 +770,7 @@ def _backbone(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def _model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    classes = AutoModel._model_mapping[type(config)]
+    classes: Any = AutoModel._model_mapping[type(config)]
     return classes[0] if isinstance(classes, (list, tuple)) else classes
 
 
