@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
-from .gallery_tgdt import Gallery
+from .gallery_tgdt import Gallery, Snapshot
 from .maxsim_tgdt import Pairs, RaggedQueries, kernel, maxsim
 from .scan_tgdt import possible_best
 from .segment_tgdt import Segment
@@ -22,12 +22,12 @@ class Engine(Protocol):
     """Finds the shortlist. Row numbers count over all segments, in order."""
 
     def shortlist(
-        self, segments: Sequence[Segment], queries: np.ndarray, k: int, allowed: np.ndarray | None
+        self, snapshot: Snapshot, queries: np.ndarray, k: int, allowed: np.ndarray | None
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Find the k best rows of each query.
 
         Args:
-            segments: The gallery, N rows in all.
+            snapshot: The gallery, N rows in all.
             queries: (Q, D) float32.
             k: How many rows are wanted, at most the number of allowed rows.
             allowed: (N,) bool, or None for every row.
@@ -42,14 +42,6 @@ class Engine(Protocol):
         ...
 
 
-ENGINES = ("exact",)
-
-
-def make_engine(settings: Mapping[str, Any]) -> Engine:
-    """Make the engine that a gallery's settings name."""
-    return ExactEngine()
-
-
 class ExactEngine:
     """Exact search: a scan with a known error bound, then every row that could be among the k best in float32.
 
@@ -58,19 +50,23 @@ class ExactEngine:
     """
 
     def shortlist(
-        self, segments: Sequence[Segment], queries: np.ndarray, k: int, allowed: np.ndarray | None
+        self, snapshot: Snapshot, queries: np.ndarray, k: int, allowed: np.ndarray | None
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """See `Engine.shortlist`."""
-        total = sum(map(len, segments))
-        step = min(_SCAN_QUERIES, max(1, _SCAN_VALUES // max(total, 1)))
-        found: list[np.ndarray] = []
-        for start in range(0, len(queries), step):
-            block = queries[start : start + step]
-            found += possible_best(segments, block, k, allowed)
-        return recheck(segments, queries, found, k)
+        return recheck(snapshot.segments, queries, scan(snapshot.segments, queries, k, allowed), k)
 
     def rebuild(self, gallery: Gallery) -> None:
         """Nothing is kept besides the segments."""
+
+
+def scan(segments: Sequence[Segment], queries: np.ndarray, k: int, allowed: np.ndarray | None) -> list[np.ndarray]:
+    """Find the rows of each query that can be among its k best, in blocks of queries; see `possible_best`."""
+    total = sum(map(len, segments))
+    step = min(_SCAN_QUERIES, max(1, _SCAN_VALUES // max(total, 1)))
+    found: list[np.ndarray] = []
+    for start in range(0, len(queries), step):
+        found += possible_best(segments, queries[start : start + step], k, allowed)
+    return found
 
 
 def recheck(

@@ -78,6 +78,7 @@ class Snapshot:
     """Everything a reader needs, fixed at one commit; later commits never change it."""
 
     def __init__(self, root: Path, manifest: Manifest, previous: Snapshot | None = None) -> None:
+        self.root = root
         self.manifest = manifest
         dim, token_dtype = manifest.settings["dim"], manifest.settings["token_dtype"]
         known = {segment.record.name: segment for segment in previous.segments} if previous else {}

@@ -10,15 +10,19 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from .engines_tgdt import ENGINES, make_engine
+from .engines_tgdt import ExactEngine
+from .faiss_engine_tgdt import FaissEngine
 from .gallery_tgdt import Gallery
 from .local_tgdt import LocalBackend, Query, SearchMode, SearchResult
 from .maxsim_tgdt import RaggedQueries
 from .metadata_tgdt import Condition, metadata_table
+from .qdrant_tgdt import QdrantBackend
 from .quantize_tgdt import check_token_dtype, pool_tokens
 from .validate_tgdt import check_globals, check_ids, ragged_tokens
 
 Kind = Literal["image", "text"]
+Backend = LocalBackend | QdrantBackend
+ENGINES = ("exact", "faiss", "qdrant")
 
 
 class TGDTIndex:
@@ -43,7 +47,7 @@ class TGDTIndex:
         'cat'
     """
 
-    def __init__(self, path: Path, backend: LocalBackend) -> None:
+    def __init__(self, path: Path, backend: Backend) -> None:
         self.path = path
         self._backend = backend
 
@@ -82,7 +86,7 @@ class TGDTIndex:
             scale: Factor of the local score (the reference implementation: 10).
             pool_factor: Merge similar tokens of an item down to a 1/`pool_factor` share when adding.
             segment_rows: A new segment starts when the last one holds this many items.
-            engine_options: Options of the engine, see `engines_tgdt.py` and `qdrant_tgdt.py`.
+            engine_options: Options of the engine, see `FaissEngine` and `QdrantBackend`.
 
         Returns:
             The empty index.
@@ -107,9 +111,8 @@ class TGDTIndex:
             "segment_rows": _positive(segment_rows, "segment_rows"),
             "engine_options": dict(engine_options or {}),
         }
-        made = make_engine(settings)
-        gallery = Gallery.create(Path(path), settings)
-        return cls(Path(path), LocalBackend(gallery, made))
+        check_engine(settings)
+        return cls(Path(path), make_backend(Gallery.create(Path(path), settings)))
 
     @classmethod
     def open(cls, path: str | Path) -> TGDTIndex:
@@ -119,8 +122,7 @@ class TGDTIndex:
             FileNotFoundError: When there is no gallery.
             ValueError: When it is damaged or of another format version.
         """
-        gallery = Gallery(Path(path))
-        return cls(Path(path), LocalBackend(gallery, make_engine(gallery.snapshot.manifest.settings)))
+        return cls(Path(path), make_backend(Gallery(Path(path))))
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -231,11 +233,11 @@ class TGDTIndex:
         Returns:
             One line per damage, naming the segment and file; empty for a sound gallery.
         """
-        return self._backend.gallery.verify()
+        return self._backend.verify()
 
     def refresh(self) -> bool:
         """See what a writer committed since; return whether there was anything new."""
-        return self._backend.gallery.refresh()
+        return self._backend.refresh()
 
     def search(
         self,
@@ -313,7 +315,7 @@ class TGDTIndex:
 
     def close(self) -> None:
         """Give the writer's lock back; the index can still be searched, and the next write takes the lock again."""
-        self._backend.gallery.lock.release()
+        self._backend.close()
 
     def __enter__(self) -> TGDTIndex:
         return self
@@ -339,6 +341,26 @@ class TGDTIndex:
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         sum_over: Literal["query", "stored"] = "stored" if (self.kind, kind) == ("text", "image") else "query"
         return Query(vectors, RaggedQueries(rows, offsets), sum_over, where)
+
+
+def check_engine(settings: Mapping[str, Any]) -> None:
+    """Raise before anything is written when the engine lacks its library or gets an unknown option."""
+    if settings["engine"] == "faiss":
+        FaissEngine(**settings["engine_options"])
+    elif settings["engine"] == "qdrant":
+        QdrantBackend.check_options(settings["engine_options"])
+    elif settings["engine_options"]:
+        raise ValueError(f"engine 'exact' takes no options, found {settings['engine_options']!r}.")
+
+
+def make_backend(gallery: Gallery) -> Backend:
+    """Make the backend that a gallery's settings name."""
+    settings = gallery.snapshot.manifest.settings
+    if settings["engine"] == "qdrant":
+        return QdrantBackend(gallery)
+    if settings["engine"] == "faiss":
+        return LocalBackend(gallery, FaissEngine(**settings["engine_options"]))
+    return LocalBackend(gallery, ExactEngine())
 
 
 def _choice(value: str, choices: Sequence[str], name: str) -> str:

@@ -88,6 +88,18 @@ class LocalBackend:
         self.gallery.compact()
         self.engine.rebuild(self.gallery)
 
+    def verify(self) -> list[str]:
+        """Return one line per damage."""
+        return self.gallery.verify()
+
+    def refresh(self) -> bool:
+        """Move to the newest commit."""
+        return self.gallery.refresh()
+
+    def close(self) -> None:
+        """Give the writer's lock back."""
+        self.gallery.lock.release()
+
     def search(self, query: Query, top_k: int, candidates: int, mode: SearchMode) -> SearchResult:
         """Rank the gallery for checked queries; see `TGDTIndex.search`."""
         snapshot = self.gallery.snapshot
@@ -99,7 +111,7 @@ class LocalBackend:
             rows = np.flatnonzero(allowed) if allowed is not None else np.arange(len(snapshot.alive))
             return self._exhaustive(snapshot, query, rows, top_k)
         k = min(candidates if mode == "two_stage" else top_k, size)
-        found = self.engine.shortlist(snapshot.segments, query.globals, k, allowed)
+        found = self.engine.shortlist(snapshot, query.globals, k, allowed)
         shortlists = [_best(snapshot, rows, scores, k) for rows, scores in found]
         if mode == "global":
             return self._result(snapshot, shortlists, [np.full(len(r), np.nan, np.float32) for r, _ in shortlists])

@@ -1,0 +1,151 @@
+"""Stage-one engines: the same answers as the exact one at the same shortlist, or a stated recall."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from modeling_tgdt.index_tgdt import TGDTIndex
+from modeling_tgdt.scan_tgdt import possible_best
+
+from .index_twin import ragged, unit
+
+DIM = 16
+FAISS = {"engine": "faiss", "engine_options": {"min_rows": 50, "ef_search": 64}}
+QDRANT = {"engine": "qdrant"}
+
+
+def gallery(path, items=200, *, rng_seed=0, **options) -> TGDTIndex:
+    rng = np.random.default_rng(rng_seed)
+    index = TGDTIndex.create(path, dim=DIM, token_dtype="float32", **options)
+    metadata = {"year": [i % 5 for i in range(items)], "tag": [f"t{i % 3}" for i in range(items)]}
+    index.add([f"{i:04}" for i in range(items)], unit(rng, items, DIM), ragged(rng, items, 6, DIM), metadata=metadata)
+    return index
+
+
+@pytest.mark.parametrize("dim", [3, 64])
+def test_the_scan_drops_nothing_that_could_be_best(tmp_path, dim) -> None:
+    rng = np.random.default_rng(1)
+    index = TGDTIndex.create(tmp_path / "g", dim=dim, segment_rows=500)
+    for batch in range(3):
+        vectors = unit(rng, 700, dim) * rng.uniform(0.1, 3, (700, 1)).astype(np.float32)
+        index.add([f"{batch}-{i}" for i in range(700)], vectors, [np.zeros((0, dim))] * 700)
+    segments = index._backend.gallery.snapshot.segments
+    exact = np.concatenate([segment.globals for segment in segments]).astype(np.float64)
+    allowed = rng.random(2100) < 0.5
+    queries = unit(rng, 60, dim)
+    for mask in (None, allowed):
+        for place, rows in enumerate(possible_best(segments, queries, 20, mask, threads=2)):
+            scores = exact @ queries[place].astype(np.float64)
+            scores[~(allowed if mask is not None else np.ones(2100, bool))] = -np.inf
+            assert set(np.argsort(-scores)[:20]) <= set(rows)
+            assert mask is None or allowed[rows].all()
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+@pytest.mark.parametrize("where", [None, {"year": [1, 3], "tag": "t2"}])
+@pytest.mark.parametrize("mode", ["two_stage", "global", "local"])
+@pytest.mark.parametrize("engine", ["faiss", "qdrant"])
+def test_same_answers_as_exact(tmp_path, engine, mode, where, kind) -> None:
+    pytest.importorskip({"faiss": "faiss", "qdrant": "qdrant_client"}[engine])
+    options = {"kind": kind, "scale": 3.0, "global_weight": 0.7}
+    exact = gallery(tmp_path / "exact", **options)
+    other = gallery(tmp_path / "other", **options, **(FAISS if engine == "faiss" else QDRANT))
+    other.compact()
+    rng = np.random.default_rng(5)
+    for index in (exact, other):
+        index.add(
+            ["0001", "new"],
+            unit(np.random.default_rng(6), 2, DIM),
+            unit(np.random.default_rng(7), 2, 3, DIM),
+            None,
+            {"year": [1, 2]},
+        )
+        index.delete(["0002", "0033"])
+        assert len(index) == 199 and "new" in index and "0002" not in index
+    query, tokens = unit(rng, 4, DIM), ragged(rng, 4, 5, DIM, 1)
+    arguments = {"top_k": 8, "candidates": 20, "mode": mode, "where": where}
+    expected, found = exact.search(query, tokens, **arguments), other.search(query, tokens, **arguments)
+    assert found.ids == expected.ids and found.metadata == expected.metadata
+    for ours, theirs in ((found.scores, expected.scores), (found.global_scores, expected.global_scores)):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    np.testing.assert_allclose(found.local_scores, expected.local_scores, atol=1e-3)
+    shortlist = [names[:5] for names in expected.ids]
+    assert exact.rerank(query, tokens, None, shortlist).ids == other.rerank(query, tokens, None, shortlist).ids
+
+
+def test_faiss_is_rebuilt_by_compact_stored_and_reopened(tmp_path) -> None:
+    pytest.importorskip("faiss")
+    index = gallery(tmp_path / "g", items=2000, **FAISS)
+    assert not list((tmp_path / "g").glob("engine-*"))
+    index.compact()
+    assert len(list((tmp_path / "g").glob("engine-*"))) == 1 and index.verify() == []
+    query = unit(np.random.default_rng(1), 30, DIM)
+    index.close()
+    found = TGDTIndex.open(tmp_path / "g").search(query, mode="global").ids
+    expected = gallery(tmp_path / "exact", items=2000).search(query, mode="global").ids
+    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, expected, strict=True)])
+    assert recall > 0.95
+    path = next((tmp_path / "g").glob("engine-*"))
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    assert any("engine-" in line for line in TGDTIndex.open(tmp_path / "g").verify())
+
+
+@pytest.mark.parametrize("factory", ["IVF8,PQ4x4", "IVF8,SQ8", "Flat"])
+def test_faiss_factories(tmp_path, factory) -> None:
+    pytest.importorskip("faiss")
+    options = {"min_rows": 50, "factory": factory, "nprobe": 8, "oversample": 30}
+    index = gallery(tmp_path / "g", items=600, engine="faiss", engine_options=options)
+    index.compact()
+    query = unit(np.random.default_rng(1), 5, DIM)
+    expected = gallery(tmp_path / "exact", items=600).search(query, mode="global", where={"year": [1, 2]}).ids
+    assert index.search(query, mode="global", where={"year": [1, 2]}).ids == expected
+
+
+def test_qdrant_reopens_and_refuses_callables(tmp_path) -> None:
+    pytest.importorskip("qdrant_client")
+    index = gallery(tmp_path / "g", items=20, **QDRANT)
+    names = sorted(index)
+    assert index.verify() == []
+    index.close()
+    again = TGDTIndex.open(tmp_path / "g")
+    assert sorted(again) == names == [f"{i:04}" for i in range(20)]
+    query = unit(np.random.default_rng(0), 1, DIM)
+    with pytest.raises(ValueError, match="callable, which Qdrant cannot run"):
+        again.search(query, mode="global", where={"year": lambda year: year > 1})
+    again.close()
+
+
+def test_qdrant_upserts_are_retried_and_idempotent(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("qdrant_client")
+    import modeling_tgdt.qdrant_tgdt as qdrant_tgdt
+
+    index = gallery(tmp_path / "g", items=3, **QDRANT)
+    client, calls = index._backend.client, []
+    real = client.upsert
+
+    def flaky(*arguments, **options):
+        calls.append(1)
+        real(*arguments, **options)
+        if len(calls) < 3:
+            raise ConnectionError("the answer got lost")
+
+    monkeypatch.setattr(client, "upsert", flaky)
+    monkeypatch.setattr(qdrant_tgdt.time, "sleep", lambda seconds: None)
+    index.add(["a", "b"], unit(np.random.default_rng(0), 2, DIM), unit(np.random.default_rng(1), 2, 2, DIM))
+    assert len(calls) == 3 and len(index) == 5
+    index.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"engine": "exact", "engine_options": {"x": 1}}, ValueError, "takes no options"),
+        ({"engine": "qdrant", "engine_options": {"host": "h"}}, ValueError, r"found \['host'\]"),
+        ({"engine": "faiss", "engine_options": {"speed": 1}}, TypeError, "speed"),
+    ],
+)
+def test_unknown_options_are_refused_before_anything_is_written(tmp_path, options, error, match) -> None:
+    with pytest.raises(error, match=match):
+        TGDTIndex.create(tmp_path / "g", dim=DIM, **options)
+    assert not (tmp_path / "g").exists()
