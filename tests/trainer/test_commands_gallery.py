@@ -1,0 +1,148 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""The verbs over a gallery: index, search, explain, bench, serve."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from modeling_tgdt.index_tgdt import TGDTIndex
+from tests.tiny_retrieval import CAPTIONS, picture_folder, random_picture, tiny_model, tiny_processor
+from trainer.cli import main
+
+COUNT = 6
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a model, pictures, and a gallery made of them."""
+    folder = tmp_path_factory.mktemp("gallery")
+    tiny_model().save_pretrained(folder / "model")
+    tiny_processor().save_pretrained(folder / "model")
+    picture_folder(folder / "pictures", COUNT)
+    assert (
+        main(["--quiet", "index", str(folder / "pictures"), "--model", f"{folder}/model", "--out", f"{folder}/g"]) == 0
+    )
+    return folder
+
+
+def lines(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> list[str]:
+    """Run a verb and return what it printed."""
+    capsys.readouterr()
+    assert main(["--quiet", *map(str, argv)]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_index_extends_resumes_and_reports(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = picture_folder(tmp_path / "pictures", 3)
+    (pictures / "bad.jpg").write_bytes(b"no")
+    argv = ["index", pictures, "--model", root / "model", "--out", tmp_path / "g", "--on-error", "skip"]
+    printed = lines(capsys, *argv, "--token-dtype", "int8", "--copy-model")
+    assert printed[0].startswith("skipped bad.jpg: ")
+    assert printed[-1].startswith("3 added, 1 skipped; 3 items in ")
+    random_picture(9).save(pictures / "new.png")
+    assert lines(capsys, *argv, "--resume")[-1].startswith("1 added, 1 skipped, 3 there already; 4 items")
+    assert TGDTIndex.open(tmp_path / "g" / "index").settings["token_dtype"] == "int8"
+    (tmp_path / "g" / "retriever.json").unlink()
+    assert len(lines(capsys, "search", tmp_path / "g", "sea")) == 5
+
+
+def test_texts_are_indexed_and_found_by_a_picture(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [CAPTIONS[0], "", json.dumps({"id": "x", "text": CAPTIONS[1]})]
+    (tmp_path / "texts").write_text("\n".join(rows))
+    lines(capsys, "index", tmp_path / "texts", "--texts", "--model", root / "model", "--out", tmp_path / "g")
+    found = lines(capsys, "search", tmp_path / "g", "--image", root / "pictures" / "000.png", "--json")
+    assert {json.loads(line)["id"] for line in found} == {"1", "x"}
+
+
+def test_search_prints_a_table_json_lines_and_a_sheet(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = tmp_path / "sheet.png"
+    table = lines(capsys, "search", root / "g", "a red ball", "--top-k", "3", "--sheet", sheet)
+    rows = [json.loads(line) for line in lines(capsys, "search", root / "g", "a red ball", "--top-k", "3", "--json")]
+    assert [line.split()[1] for line in table[1:]] == [row["id"] for row in rows]
+    assert [row["rank"] for row in rows] == [1, 2, 3]
+    assert rows == sorted(rows, key=lambda row: -row["score"])
+    with Image.open(sheet) as picture:
+        assert picture.width > 3 * 240
+    first = lines(capsys, "search", root / "g", "sea", "--mode", "global", "--json")[0]
+    assert json.loads(first)["local_score"] is None
+    same = lines(capsys, "search", root / "g", "--image", root / "pictures" / "sub" / "001.png", "--json")[0]
+    assert json.loads(same)["id"] == "sub/001.png"
+
+
+def test_explain_prints_words_and_draws(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "x.png"
+    picture = root / "pictures" / "000.png"
+    printed = lines(capsys, "explain", "--model", root / "model", picture, "a red ball", "--out", out)
+    assert [line.split()[0] for line in printed[1:-1]] == ["a", "red", "ball"]
+    with Image.open(out) as sheet:
+        assert sheet.width > 320
+
+
+def test_bench_times_every_mode(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "queries").write_text("\n".join(CAPTIONS))
+    argv = ["bench", root / "g", "--top-k", "2", "--count", "3"]
+    result = json.loads(lines(capsys, *argv, "--queries", tmp_path / "queries", "--json")[0])
+    assert set(result["times_ms"]) == {"encode", "search two_stage", "search global", "search local"}
+    assert result["queries"] == 3
+    assert result["shortlist_recall"][str(COUNT)] == 1
+    assert any("p95" in line for line in lines(capsys, *argv))
+
+
+BAD = [
+    (["index", "{root}/missing", "--model", "{root}/model", "--out", "{tmp}/g"], "found none at"),
+    (["index", "{root}/pictures", "--model", "{root}/pictures", "--out", "{tmp}/g"], "config.json"),
+    (["index", "{root}/pictures", "--texts", "--model", "{root}/model", "--out", "{tmp}/g"], "--texts expects a file"),
+    (["index", "{root}/pictures", "--model", "{root}/model", "--out", "{tmp}/g", "--batch-size", "0"], "batch_size"),
+    (["index", "{root}/pictures", "--model", "{root}/model", "--out", "{tmp}/g", "--engine", "x"], "engine must be"),
+    (["search", "{root}/g"], "one of the two"),
+    (["search", "{root}/g", "sea", "--image", "x.jpg"], "one of the two"),
+    (["search", "{root}/g", "--image", "{root}/missing.jpg"], "cannot be read"),
+    (["search", "{root}/model", "sea"], "no gallery"),
+    (["search", "{root}/missing", "sea"], "found none at"),
+    (["search", "{root}/g", "sea", "--where", "year"], "KEY=VALUE"),
+    (["search", "{root}/g", "sea", "--where", "year=3"], "unknown metadata key"),
+    (["search", "{root}/g", "sea", "--top-k", "0"], "top_k"),
+    (["search", "{root}/g", "sea", "--sheet", "{tmp}/x.unknown"], "unknown file extension"),
+    (["explain", "--model", "{root}/model", "{root}/missing.jpg", "sea"], "cannot be read"),
+    (["explain", "--model", "{root}/model", "{root}/pictures/000.png", " "], "no word"),
+    (["bench", "{root}/g", "--count", "0"], "--count"),
+    (["serve", "{root}/g", "--port", "99999"], "--port"),
+    (["serve", "{root}/g", "--timeout", "0"], "--timeout"),
+]
+
+
+@pytest.mark.parametrize(("argv", "message"), BAD, ids=[" ".join(argv) for argv, _ in BAD])
+def test_bad_input_gives_one_line_and_exit_code_2(
+    argv: list[str], message: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    filled = [word.format(root=root, tmp=tmp_path) for word in argv]
+    assert main(["--quiet", *filled]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"tgdt {argv[0]}: error: ")
+    assert message in last
+
+
+@pytest.mark.parametrize("verb", ["index", "search", "explain", "bench", "serve"])
+def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([verb, "--help"])
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    assert f"tgdt {verb}" in printed
+
+
+def test_a_fresh_process_searches(root: Path) -> None:
+    program = "import sys, tests.tiny_retrieval; from trainer.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "search", str(root / "g"), "sea", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == COUNT

@@ -1,0 +1,139 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""`tgdt search`: words or a picture in, ranked items out, as a table, JSON lines or a contact sheet."""
+
+import argparse
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+MODES = ("two_stage", "global", "local")
+
+
+def add_gallery_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what every verb over a gallery takes."""
+    parser.add_argument("gallery", metavar="G", help="directory made by `tgdt index`, or a repository of the Hub")
+    parser.add_argument("--model", metavar="ID|DIR", help="model to use instead of the one that the gallery names")
+    parser.add_argument("--revision", help="branch, tag or commit of a gallery on the Hub")
+    parser.add_argument("--device", help="where the model runs, such as cuda (default: cpu)")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the verb."""
+    add_gallery_arguments(parser)
+    parser.add_argument("words", nargs="?", metavar="WORDS", help="what to search for")
+    parser.add_argument("--image", metavar="FILE", help="search with a picture instead of words")
+    parser.add_argument("--top-k", type=int, default=10, help="results (default: %(default)s)")
+    parser.add_argument("--candidates", type=int, default=100, help="size of the shortlist (default: %(default)s)")
+    parser.add_argument("--mode", choices=MODES, default="two_stage", help="default: %(default)s")
+    parser.add_argument("--global-weight", type=float, help="weight of the global score")
+    parser.add_argument("--local-weight", type=float, help="weight of the token score")
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="only items with this metadata; may be repeated",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    parser.add_argument("--sheet", metavar="FILE", help="also draw the results into a picture")
+    parser.add_argument("--pictures", metavar="DIR", help="folder that was indexed, for --sheet")
+
+
+def load_retriever(args: argparse.Namespace) -> Any:
+    """Open the gallery and the model that it names.
+
+    Raises:
+        ValueError: When there is no gallery.
+    """
+    from modeling_tgdt.retrieval_tgdt import TGDTRetriever
+
+    retriever = TGDTRetriever.from_pretrained(
+        args.gallery, model=args.model, revision=args.revision, device=args.device
+    )
+    if retriever.index is None:
+        raise ValueError(
+            f"there is no gallery in {args.gallery!r}; build one with `tgdt index DIR --model M --out G`."
+        )
+    return retriever
+
+
+def run(args: argparse.Namespace) -> int:
+    """Search and print."""
+    if (args.words is None) == (args.image is None):
+        raise ValueError("expected words or --image FILE, one of the two.")
+    retriever = load_retriever(args)
+    hits = retriever.search(
+        args.words if args.image is None else Path(args.image),
+        top_k=args.top_k,
+        candidates=args.candidates,
+        mode=args.mode,
+        where=_conditions(args.where) or None,
+        global_weight=args.global_weight,
+        local_weight=args.local_weight,
+    )
+    if args.json:
+        for rank, hit in enumerate(hits, start=1):
+            print(json.dumps({"rank": rank, **_without_nan(asdict(hit))}, ensure_ascii=False))
+    else:
+        print_table(hits)
+    if args.sheet is not None:
+        _draw_sheet(hits, _pictures_folder(args), args.sheet)
+    return 0
+
+
+def print_table(hits: list[Any]) -> None:
+    """Print ranked hits in columns."""
+    width = max([len(hit.id) for hit in hits] + [2])
+    print(f"rank  {'id':<{width}}  {'score':>8}  {'global':>8}  {'local':>8}")
+    for rank, hit in enumerate(hits, start=1):
+        local = "-" if math.isnan(hit.local_score) else f"{hit.local_score:.4f}"
+        shown = f"{rank:>4}  {hit.id:<{width}}  {hit.score:>8.4f}  {hit.global_score:>8.4f}  {local:>8}"
+        print(shown + (f"  {json.dumps(hit.metadata, ensure_ascii=False, default=str)}" if hit.metadata else ""))
+
+
+def _conditions(pairs: list[str]) -> dict[str, Any]:
+    conditions: dict[str, Any] = {}
+    for pair in pairs:
+        key, found, value = pair.partition("=")
+        if not (found and key):
+            raise ValueError(f"--where expects KEY=VALUE, found {pair!r}.")
+        try:
+            conditions[key] = json.loads(value)
+        except ValueError:
+            conditions[key] = value
+    return conditions
+
+
+def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+
+
+def _pictures_folder(args: argparse.Namespace) -> Path:
+    from modeling_tgdt.retriever_files_tgdt import read_reference
+
+    if args.pictures is not None:
+        return Path(args.pictures)
+    named = read_reference(Path(args.gallery)).get("pictures")
+    if named is None:
+        raise ValueError("--sheet needs the folder of the pictures; pass --pictures DIR.")
+    return Path(args.gallery, named)
+
+
+def _draw_sheet(hits: list[Any], folder: Path, path: str) -> None:
+    from PIL import Image, ImageOps
+
+    from modeling_tgdt.overlay_tgdt import contact_sheet
+    from modeling_tgdt.picture_sources_tgdt import read_picture
+
+    if not hits:
+        raise ValueError("there are no results to draw.")
+    panels = []
+    for hit in hits:
+        try:
+            picture = ImageOps.exif_transpose(read_picture(folder / hit.id)).convert("RGB")
+        except ValueError:  # moved or damaged since it was indexed
+            picture = Image.new("RGB", (240, 240), "lightgrey")
+        panels.append((ImageOps.pad(picture, (240, 240), color="white"), f"{hit.score:.3f}  {hit.id}"))
+    contact_sheet(panels, min(len(panels), 5)).save(path)
