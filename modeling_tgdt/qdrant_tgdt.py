@@ -23,9 +23,11 @@ from .metadata_tgdt import Condition, metadata_rows
 from .segment_tgdt import TokenStore
 
 try:
-    from qdrant_client import QdrantClient, models
+    import qdrant_client as _qdrant
 except ImportError:
-    QdrantClient = models = None
+    _qdrant = None  # type: ignore[assignment]
+
+models: Any = getattr(_qdrant, "models", None)
 
 NAMESPACE = uuid.UUID("6f0f4a0e-52d5-4f0e-9d0e-7d2f1a0c9b11")
 _BATCH, _ATTEMPTS = 64, 5
@@ -57,7 +59,7 @@ class QdrantBackend:
     @staticmethod
     def check_options(options: Mapping[str, Any]) -> None:
         """Refuse unknown options, and a missing client library."""
-        if QdrantClient is None:
+        if _qdrant is None:
             raise ImportError("engine='qdrant' needs its client; install it with `pip install 'tgdt[qdrant]'`.")
         if unknown := set(options) - _OPTIONS:
             raise ValueError(f"engine_options of 'qdrant' are {sorted(_OPTIONS)}, found {sorted(unknown)}.")
@@ -222,10 +224,9 @@ def point_id(name: str) -> str:
 
 def _connect(options: Mapping[str, Any], path: str) -> Any:
     if "url" not in options:
-        return QdrantClient(path=path)
-    return QdrantClient(
-        url=options["url"], api_key=os.environ.get("QDRANT_API_KEY"), timeout=options.get("timeout", 60)
-    )
+        return _qdrant.QdrantClient(path=path)
+    key, timeout = os.environ.get("QDRANT_API_KEY"), options.get("timeout", 60)
+    return _qdrant.QdrantClient(url=options["url"], api_key=key, timeout=timeout)
 
 
 def _retry(call: Callable[[], Any]) -> None:
