@@ -31,12 +31,19 @@ def find_directory(name: str | os.PathLike[str], revision: str | None = None, **
         name: Directory or Hub id. With `HF_HUB_OFFLINE=1` the cache alone is asked.
         revision: Branch, tag or commit of the repository.
         **options: Passed to `huggingface_hub.snapshot_download`, such as `token` and `cache_dir`.
+
+    Raises:
+        ValueError: When a path names no directory.
+        OSError: When the Hub has no such repository, refuses it or cannot be reached, with its reason.
     """
     if os.path.isdir(name):
         return Path(name)
     if isinstance(name, os.PathLike) or os.path.isabs(name) or name.startswith((".", "~")):
         raise ValueError(f"expected a directory with a model or gallery, found none at {os.fspath(name)!r}.")
-    return Path(snapshot_download(name, revision=revision, **options))
+    try:
+        return Path(snapshot_download(name, revision=revision, **options))
+    except (OSError, ValueError) as error:
+        raise OSError(f"{name!r} is no directory here, and the Hub gave no such repository: {error}") from error
 
 
 def read_reference(folder: Path) -> dict[str, Any]:

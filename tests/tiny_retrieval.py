@@ -1,6 +1,7 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """A tiny random model, its processor, and pictures, for tests of retrieval."""
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,16 @@ def random_picture(seed: int, size: tuple[int, int] = (24, 20)) -> Image.Image:
     """Return an RGB picture of random blocks, (width, height) = `size`."""
     blocks = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST)
+
+
+def png_bomb(side: int) -> bytes:
+    """Return a PNG of a few bytes whose header claims `side` x `side` pixels."""
+    chunks = {b"IHDR": side.to_bytes(4, "big") * 2 + b"\x08\x02\x00\x00\x00", b"IDAT": zlib.compress(bytes(100))}
+    parts = [
+        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+        for kind, data in chunks.items()
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def picture_folder(folder: Path, count: int) -> Path:
