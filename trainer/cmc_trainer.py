@@ -168,9 +168,9 @@ class CMCTrainer(Trainer):
 
     def _check_and_record(self, loss: Tensor, components: dict[str, Tensor], pairs: PairEmbeddings) -> None:
         if not torch.isfinite(loss):
-            values = {name: float(value) for name, value in components.items()}
+            values = {name: value.item() for name, value in components.items()}
             raise FloatingPointError(
-                f"The loss is {float(loss)} at step {self.state.global_step} (terms: {values}). Lower the learning "
+                f"The loss is {loss.item()} at step {self.state.global_step} (terms: {values}). Lower the learning "
                 "rate, check the inputs for NaN, or train in bf16 rather than fp16."
             )
         if not self.model.training:

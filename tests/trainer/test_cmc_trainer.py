@@ -1,0 +1,303 @@
+"""CMCTrainer: learning, stages, large batches, resume, and what it says when something is wrong."""
+
+import json
+
+import datasets
+import pytest
+import torch
+from transformers import Trainer, TrainingArguments
+
+from tests.trainer.scenes_model import processor, scenes, tiny_model
+from trainer import CaptionDataset, CMCTrainer, CMCTrainingArguments, TGDTDataCollator
+
+
+def make_trainer(tmp_path, model=None, dataset=None, **options):
+    fields = {
+        "per_device_train_batch_size": 8,
+        "max_steps": 4,
+        "learning_rate": 1e-3,
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "seed": 7,
+    }
+    args = CMCTrainingArguments(str(tmp_path), **(fields | options))
+    trainer = CMCTrainer(
+        model=tiny_model() if model is None else model,
+        args=args,
+        train_dataset=scenes() if dataset is None else dataset,
+        eval_dataset=scenes(8, 1),
+        processing_class=processor(),
+    )
+    trainer.current_gradient_accumulation_steps = 1  # set by train(), for tests that take single steps
+    return trainer
+
+
+def weights(model):
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def changed(before, model):
+    return {name for name, value in model.named_parameters() if not torch.equal(before[name], value)}
+
+
+def test_the_loss_falls(tmp_path):
+    photos = scenes().select(range(16))
+    photos = photos.map(lambda row: {"captions": row["captions"][:1]})
+    model = tiny_model(hidden_dropout_prob=0.0, hardest_negatives=False)
+    trainer = make_trainer(tmp_path, model, photos, max_steps=60, per_device_train_batch_size=16, learning_rate=3e-3)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    terms = trainer.state.log_history[0]
+    assert terms["loss"] == pytest.approx(terms["loss_global"] + terms["loss_local"] + terms["loss_intra"], rel=1e-5)
+
+
+def test_evaluation_metrics_and_best_model(tmp_path):
+    trainer = make_trainer(
+        tmp_path, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2,
+        load_best_model_at_end=True, metric_for_best_model="rsum", greater_is_better=True,
+    )  # fmt: skip
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert metrics["eval_rsum"] == metrics["eval_two_stage_rsum"]
+    assert {f"eval_{mode}_t2i_r1" for mode in ("global", "local", "two_stage")} <= metrics.keys()
+    assert trainer.state.best_metric == max(
+        entry["eval_rsum"] for entry in trainer.state.log_history if "eval_rsum" in entry
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "freeze", "trained"),
+    [
+        ("global", [], {"text_global_encoder", "vision_global_encoder"}),
+        ("local", ["vision", "text"], {"region_embedding", "visual_projection", "text_projection",
+                                       "text_local_encoder", "vision_local_encoder"}),
+    ],
+)  # fmt: skip
+def test_stages_train_their_part_only(tmp_path, stage, freeze, trained):
+    model = tiny_model()
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    before = weights(model)
+    trainer = make_trainer(tmp_path, model, train_stage=stage, freeze=freeze, max_steps=2)
+    trainer.train()
+    assert {name.split(".")[0] for name in changed(before, model)} == trained
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+    assert (
+        "loss_local" in trainer.state.log_history[0]
+        if stage == "local"
+        else "loss_global" in (trainer.state.log_history[0])
+    )
+
+
+def test_two_stages_one_after_the_other(tmp_path):
+    model = tiny_model()
+    make_trainer(tmp_path, model, train_stage="local", max_steps=2).train()
+    before = weights(model)
+    make_trainer(tmp_path, model, train_stage="global", max_steps=2).train()
+    assert {name.split(".")[0] for name in changed(before, model)} == {
+        "text_global_encoder",
+        "vision_global_encoder",
+    }
+
+
+def test_frozen_parts_run_without_dropout(tmp_path):
+    trainer = make_trainer(tmp_path, freeze=["vision"], max_steps=1)
+    modes = {}
+    original = trainer._embed
+    trainer._embed = lambda model, inputs: (
+        modes.update(vision=model.vision_model.training, text=model.text_model.training),
+        original(model, inputs),
+    )[1]
+    trainer.train()
+    assert modes == {"vision": False, "text": True}
+
+
+def test_learning_rate_per_tower(tmp_path):
+    trainer = make_trainer(tmp_path, vision_learning_rate=1e-5, text_learning_rate=2e-5, weight_decay=0.1)
+    optimizer = trainer.create_optimizer()
+    rates = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.requires_grad:
+            expected = 1e-5 if "vision_model" in name else 2e-5 if "text_model" in name else 1e-3
+            assert rates[id(parameter)][0] == expected, name
+            assert parameter.ndim > 1 or rates[id(parameter)][1] == 0.0
+        else:
+            assert id(parameter) not in rates
+
+
+@pytest.mark.parametrize("objective", ["hinge", "infonce"])
+@pytest.mark.parametrize("mini_batch_size", [2, 3])
+def test_mini_batches_give_the_gradient_of_the_whole_batch(tmp_path, objective, mini_batch_size):
+    gradients = []
+    for size in (None, mini_batch_size):
+        overrides = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "objective": objective}
+        model = tiny_model(**overrides, distill_loss_weight=0.5)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        trainer = make_trainer(tmp_path, model, mini_batch_size=size)
+        batch = next(iter(trainer.get_train_dataloader()))
+        loss = trainer.training_step(model, batch)
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None} | {"loss": loss})
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
+
+
+def test_mini_batches_repeat_their_dropout(tmp_path):
+    """With dropout on, the second embedding of a part must equal the first: the surrogate is exact then."""
+    model = tiny_model(hidden_dropout_prob=0.5)
+    trainer = make_trainer(tmp_path, model, mini_batch_size=2)
+    embedded = []
+    original = trainer._embed
+    trainer._embed = lambda *inputs: embedded.append(original(*inputs)) or embedded[-1]
+    trainer.training_step(model, next(iter(trainer.get_train_dataloader())))
+    first, second = embedded[: len(embedded) // 2], embedded[len(embedded) // 2 :]
+    for a, b in zip(first, second, strict=True):
+        torch.testing.assert_close(a.text_embeds, b.text_embeds, rtol=0, atol=0)
+    assert not torch.equal(first[0].text_embeds, embedded[1].text_embeds)
+
+
+@pytest.mark.parametrize("captions_per_image", ["all", "one"])
+def test_resume_equals_the_uninterrupted_run(tmp_path, captions_per_image):
+    options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "captions_per_image": captions_per_image}
+    whole = make_trainer(tmp_path / "whole", **options)
+    whole.train()
+    resumed = make_trainer(tmp_path / "whole", tiny_model(seed=99), **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert resumed.state.global_step == 6
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_resuming_skips_a_checkpoint_that_was_cut_off(tmp_path):
+    make_trainer(tmp_path, max_steps=4, save_strategy="steps", save_steps=2).train()
+    (tmp_path / "checkpoint-4" / "trainer_state.json").write_text('{"epoch": ')
+    (tmp_path / "checkpoint-9").mkdir()
+    resumed = make_trainer(tmp_path, tiny_model(seed=99), max_steps=5)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 5
+    assert [entry["step"] for entry in resumed.state.log_history if "loss" in entry] == [1, 2, 3, 4, 5]
+    with pytest.raises(ValueError, match="No whole checkpoint"):
+        make_trainer(tmp_path / "empty").train(resume_from_checkpoint=True)
+
+
+def test_a_loss_that_is_not_finite_names_the_step(tmp_path):
+    model = tiny_model()
+    trainer = make_trainer(tmp_path, model, max_steps=5)
+    original = trainer._embed
+
+    def poisoned(wrapped, inputs):
+        pairs = original(wrapped, inputs)
+        if trainer.state.global_step == 2:
+            pairs.image_embeds = pairs.image_embeds * float("nan")
+        return pairs
+
+    trainer._embed = poisoned
+    with pytest.raises(FloatingPointError, match="at step 2"):
+        trainer.train()
+
+
+def test_collapse_is_noticed(tmp_path, caplog):
+    trainer = make_trainer(tmp_path, max_steps=1, collapse_threshold=-1.0)
+    with caplog.at_level("WARNING"):
+        trainer._watch_collapse(torch.ones(3, 4) / 2)
+    assert any("Collapse at step 0" in record.message for record in caplog.records)
+    assert float(trainer._components["image_cosine"][0]) == pytest.approx(1.0)
+
+
+def test_margin_warm_up(tmp_path):
+    trainer = make_trainer(tmp_path, margin_warmup_steps=4)
+    margins = []
+    for step in range(6):
+        trainer.state.global_step = step
+        margins.append(trainer._margin(0.2))
+    assert margins == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.2, 0.2])
+
+
+def test_no_batch_holds_two_captions_of_a_photo(tmp_path):
+    trainer = make_trainer(tmp_path)
+    for epoch in range(2):
+        loader = trainer.get_train_dataloader()
+        loader.set_epoch(epoch)
+        for batch in loader:
+            assert len(set(batch["image_ids"].tolist())) == len(batch["image_ids"])
+
+
+def test_accumulation_says_that_it_adds_no_negatives(tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        make_trainer(tmp_path, gradient_accumulation_steps=2)
+    assert any("does not add negatives" in record.message for record in caplog.records)
+
+
+def test_streams_train_too(tmp_path):
+    trainer = make_trainer(tmp_path, dataset=scenes().to_iterable_dataset(), max_steps=2)
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+def test_bad_pictures_are_skipped_and_listed(tmp_path):
+    rows = scenes().cast_column("image", datasets.Image(decode=False)).to_list()
+    rows[3]["image"] = {"bytes": b"not a picture", "path": None}
+    broken = datasets.Dataset.from_list(rows, features=scenes().features)
+    with pytest.raises(ValueError, match="cannot|identify|read|picture"):
+        make_trainer(tmp_path, dataset=broken, max_steps=30, per_device_train_batch_size=24).train()
+    trainer = make_trainer(tmp_path, dataset=broken, on_error="skip", max_steps=2)
+    trainer.train()
+    assert [name for name, _ in trainer.skip_report] == [str(rows[3]["image_id"])]
+
+
+def test_plain_trainer_trains_it_too(tmp_path):
+    args = TrainingArguments(
+        str(tmp_path), max_steps=2, per_device_train_batch_size=8, report_to=[], use_cpu=True, logging_steps=1,
+        remove_unused_columns=False, save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    collator = TGDTDataCollator(processor())
+    trainer = Trainer(model=tiny_model(), args=args, train_dataset=CaptionDataset(scenes()), data_collator=collator)
+    trainer.train()
+    assert all(entry["loss"] > 0 for entry in trainer.state.log_history if "loss" in entry)
+
+
+def test_frozen_tokens_are_cached_once_and_give_the_same_training(tmp_path):
+    results = []
+    for cached in (False, True):
+        model = tiny_model(hidden_dropout_prob=0.0)
+        trainer = make_trainer(
+            tmp_path, model, freeze=["vision"], cache_vision_tokens=cached, max_steps=2, learning_rate=1e-4
+        )
+        assert ("region_features" in trainer.train_dataset.dataset.column_names) == cached
+        trainer.train()
+        results.append(trainer.state.log_history[0]["loss"])
+    assert results[0] == pytest.approx(results[1], rel=1e-3)  # stored in float16
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_stage": "heads"}, "train_stage must be among"),
+        ({"freeze": ["audio"]}, "freeze must be among"),
+        ({"mini_batch_size": 0}, "mini_batch_size must be at least 1"),
+        ({"cache_vision_tokens": True}, "Add 'vision' to freeze"),
+        ({"eval_modes": ["fast"]}, "eval_modes must be among"),
+    ],
+)
+def test_arguments_are_checked(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        CMCTrainingArguments(str(tmp_path), **options)
+
+
+def test_wrong_set_ups_are_refused(tmp_path):
+    with pytest.raises(TypeError, match="must be CMCTrainingArguments"):
+        CMCTrainer(model=tiny_model(), args=TrainingArguments(str(tmp_path)), processing_class=processor())
+    with pytest.raises(ValueError, match="needs processing_class"):
+        CMCTrainer(model=tiny_model(), args=CMCTrainingArguments(str(tmp_path)))
+    args = CMCTrainingArguments(str(tmp_path), use_cpu=True)
+    assert json.loads(args.to_json_string())["train_stage"] == "joint"
+
+
+def test_nothing_to_train_is_refused(tmp_path):
+    model = tiny_model()
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="Nothing trains in stage 'joint'"):
+        make_trainer(tmp_path, model).train()
