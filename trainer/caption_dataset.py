@@ -99,8 +99,11 @@ class CaptionDataset(torch.utils.data.Dataset):
             `caption`, `image_id`, and `image` (RGB PIL) or `region_features` (R, F) and `region_boxes` (R, 4).
 
         Raises:
+            IndexError: When there is no such example.
             UnreadableImageError: When the picture cannot be read and the policy is `"raise"`, or when no picture can.
         """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"Example {index} of {len(self)} does not exist.")
         for step in range(len(self)):
             example = self._read((index + step) % len(self))
             if example is not None:

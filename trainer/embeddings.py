@@ -74,18 +74,20 @@ class RaggedTokens:
             rows: (n,) item numbers.
 
         Returns:
-            Tokens (n, T, D) and their mask (n, T), T being the longest item chosen; padding is not zeroed.
+            Tokens (n, T, D) and their mask (n, T), T being the longest item chosen, at least 1; padding is not zeroed.
         """
         starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
-        width = int(lengths.max()) if len(rows) else 0
+        width = max(1, int(lengths.max()) if len(rows) else 0)
         places = torch.arange(width)
-        mask = places < lengths[:, None]
-        if len(rows) and bool(mask.all()) and len(self.flat) == width * len(self):
+        mask = (places < lengths[:, None]).to(self.flat.device)
+        if not len(self.flat):
+            return self.flat.new_zeros(len(rows), width, self.flat.shape[1]).float(), mask
+        if bool(mask.all()) and len(self.flat) == width * len(self):
             tokens = self.flat.view(len(self), width, -1).index_select(0, rows.to(self.flat.device))
-            return tokens.float(), mask.to(self.flat.device)
-        index = (starts[:, None] + places).clamp(max=max(len(self.flat) - 1, 0)).flatten()
+            return tokens.float(), mask
+        index = (starts[:, None] + places).clamp(max=len(self.flat) - 1).flatten()
         tokens = self.flat.index_select(0, index.to(self.flat.device))
-        return tokens.view(len(rows), width, -1).float(), mask.to(self.flat.device)
+        return tokens.view(len(rows), width, -1).float(), mask
 
     def select(self, rows: Tensor) -> RaggedTokens:
         """Return chosen items as a store of their own.

@@ -1,0 +1,157 @@
+"""Bad and unusual pictures: decoding, policies, and the report across worker processes."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from PIL import Image
+
+from trainer.caption_dataset import CaptionDataset
+from trainer.datasets import load_captions
+from trainer.images import UnreadableImageError, read_image, why_unreadable
+from trainer.skip_report import SkipReport
+
+from .tiny import caption_of, picture
+
+
+def jpeg(image: Image.Image, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+def broken_files() -> dict[str, bytes]:
+    whole = jpeg(picture(1, (200, 150)))
+    return {
+        "truncated.jpg": whole[: len(whole) // 2],
+        "empty.jpg": b"",
+        "page.jpg": b"<html>404</html>",
+        "header.png": b"\x89PNG\r\n\x1a\n" + b"\0" * 20,
+    }
+
+
+def unusual_pictures(folder: Path) -> list[str]:
+    """Write readable pictures of unusual kinds and return their names."""
+    base = picture(2)
+    base.convert("RGBA").save(folder / "alpha.png")
+    base.convert("P").save(folder / "palette.png")
+    base.convert("P").save(folder / "clear.png", transparency=0)
+    base.convert("CMYK").save(folder / "cmyk.jpg")
+    base.convert("L").save(folder / "gray.jpg")
+    base.convert("LA").save(folder / "grayalpha.png")
+    base.convert("1").save(folder / "bilevel.png")
+    Image.new("I;16", (40, 30), 40000).save(folder / "deep.png")
+    base.save(folder / "animated.gif", save_all=True, append_images=[picture(3), picture(4)])
+    Image.new("RGB", (1, 1)).save(folder / "dot.png")
+    base.save(folder / "named.jpg", "PNG")
+    names = ["alpha.png", "palette.png", "clear.png", "cmyk.jpg", "gray.jpg", "grayalpha.png", "bilevel.png"]
+    return [*names, "deep.png", "animated.gif", "dot.png", "named.jpg"]
+
+
+def test_every_kind_becomes_rgb(tmp_path: Path) -> None:
+    for name in unusual_pictures(tmp_path):
+        assert why_unreadable(tmp_path / name) is None, name
+        assert read_image(tmp_path / name).mode == "RGB", name
+    assert read_image(tmp_path / "deep.png").getpixel((0, 0)) == (156, 156, 156)
+    assert read_image(Image.new("RGBA", (2, 2), (0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_first_frame_and_exif() -> None:
+    frames = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(
+        frames, "GIF", save_all=True, append_images=[Image.new("RGB", (4, 4), "blue")]
+    )
+    assert read_image(frames.getvalue()).getpixel((0, 0)) == (255, 0, 0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert read_image(jpeg(Image.new("RGB", (40, 20)), exif=exif)).size == (20, 40)
+    assert read_image(jpeg(picture(1), exif=b"Exif\0\0garbage")).size == (40, 30)
+
+
+@pytest.mark.parametrize("name", sorted(broken_files()))
+def test_broken_files_say_why(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(broken_files()[name])
+    assert why_unreadable(tmp_path / name)
+    with pytest.raises(UnreadableImageError):
+        read_image(tmp_path / name)
+
+
+def test_bombs_and_missing_files() -> None:
+    with pytest.raises(UnreadableImageError, match="limit of 1000"):
+        read_image(picture(1), max_pixels=1000)
+    with pytest.raises(UnreadableImageError, match="no such file"):
+        read_image("gone.jpg")
+    with pytest.raises(UnreadableImageError, match="no picture"):
+        read_image({"bytes": None, "path": None})
+
+
+@pytest.fixture
+def bad_folder(tmp_path: Path) -> tuple[Path, int]:
+    """A smaller cut of a photo folder gone bad, with one row for a file that does not exist."""
+    names = unusual_pictures(tmp_path)
+    for number in range(60):
+        picture(number).save(tmp_path / f"good{number}.jpg")
+        names.append(f"good{number}.jpg")
+    for copy in range(3):
+        for name, content in broken_files().items():
+            (tmp_path / f"bad{copy}{name}").write_bytes(content)
+            names.insert(copy * 7, f"bad{copy}{name}")
+    names.append("gone.jpg")
+    lines = "".join(f"{name},{caption_of(row)}\n" for row, name in enumerate(names))
+    (tmp_path / "captions.csv").write_text("image,caption\n" + lines)
+    return tmp_path, len(names)
+
+
+def test_skip_at_load_time(bad_folder: tuple[Path, int]) -> None:
+    folder, count = bad_folder
+    report = SkipReport()
+    dataset = load_captions(folder, on_error="skip", report=report)
+    assert len(report) == 13 and len(dataset) == count - 13
+    assert all(why for _, why in report) and "13 items skipped" in report.summary()
+    assert len(list(CaptionDataset(dataset))) == count - 13
+
+
+def test_placeholder_at_load_time(bad_folder: tuple[Path, int]) -> None:
+    folder, count = bad_folder
+    dataset = load_captions(folder, on_error="placeholder")
+    examples = list(CaptionDataset(dataset))
+    assert len(examples) == count and examples[0]["image"].getpixel((0, 0)) == (127, 127, 127)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skip_in_workers_keeps_batches_full(bad_folder: tuple[Path, int], workers: int) -> None:
+    folder, count = bad_folder
+    dataset = CaptionDataset(load_captions(folder), on_error="skip")
+    loader = torch.utils.data.DataLoader(dataset, 8, num_workers=workers, collate_fn=list)
+    assert sum(len(batch) for batch in loader) == count
+    assert len(dataset.report) == 13
+
+
+def test_raise_names_the_photo(bad_folder: tuple[Path, int]) -> None:
+    dataset = CaptionDataset(load_captions(bad_folder[0]))
+    with pytest.raises(UnreadableImageError, match=r"Photo 'bad.*' cannot be read: .* pass on_error='skip'"):
+        list(dataset)
+
+
+def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"")
+    rows = {"image": [str(tmp_path / "a.jpg")], "captions": [["x"]], "image_id": ["a"]}
+    with pytest.raises(UnreadableImageError, match="No picture of the data set"):
+        CaptionDataset(load_captions(datasets.Dataset.from_dict(rows)), on_error="skip")[0]
+
+
+def test_unknown_policy() -> None:
+    with pytest.raises(ValueError, match="'raise', 'skip' or 'placeholder', found 'ignore'"):
+        load_captions("anything", on_error="ignore")  # type: ignore[arg-type]
+
+
+def test_report_survives_pickling_and_can_be_kept(tmp_path: Path) -> None:
+    import pickle
+
+    report = SkipReport(tmp_path / "skipped.jsonl")
+    pickle.loads(pickle.dumps(report)).add("b", "broken")
+    report.add("b", "again")
+    assert report.items == [("b", "broken")] and len(report) == 1
