@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, BertConfig, ViTConfig
+from transformers import BertConfig, ViTConfig
 
 from modeling_tgdt import TGDTConfig, TGDTModel
-from modeling_tgdt.image_processing_pil_tgdt import TGDTImageProcessorPil
 from modeling_tgdt.image_processing_tgdt import TGDTImageProcessor
 from modeling_tgdt.processing_tgdt import TGDTProcessor
 from modeling_tgdt.retrieval_tgdt import TGDTRetriever
@@ -23,12 +22,6 @@ CAPTIONS = [
     "sea",
     "a man reads a book, and a cat sleeps",
 ]
-
-AutoImageProcessor.register(
-    TGDTConfig,
-    image_processor_classes={"pil": TGDTImageProcessorPil, "torchvision": TGDTImageProcessor},
-    exist_ok=True,
-)
 
 
 def tiny_processor(**options: Any) -> TGDTProcessor:

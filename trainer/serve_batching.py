@@ -30,13 +30,11 @@ class Searcher:
 
     def __init__(self, retriever: Any) -> None:
         self.retriever = retriever
-        self._refreshed = 0.0
+        self._looked_at, self._seen = 0.0, self._manifest_time()
 
     def __call__(self, requests: Sequence[SearchRequest]) -> list[Any]:
         """Return for each request its hits, or the exception that it alone caused."""
-        if time.monotonic() - self._refreshed > _REFRESH_SECONDS:
-            self.retriever.index.refresh()
-            self._refreshed = time.monotonic()
+        self._refresh()
         groups: dict[Any, list[int]] = defaultdict(list)
         for number, request in enumerate(requests):
             groups[request.options, repr(request.where)].append(number)
@@ -45,6 +43,19 @@ class Searcher:
             for number, answer in zip(numbers, self._search([requests[n] for n in numbers]), strict=True):
                 answers[number] = answer
         return answers
+
+    def _refresh(self) -> None:
+        if time.monotonic() - self._looked_at < _REFRESH_SECONDS:
+            return
+        self._looked_at = time.monotonic()
+        found = self._manifest_time()
+        if found != self._seen:  # opening a new state of a large gallery takes time: only when there is one
+            self._seen = found
+            self.retriever.index.refresh()
+
+    def _manifest_time(self) -> int:
+        path = self.retriever.index.path / "manifest.json"
+        return path.stat().st_mtime_ns if path.exists() else 0
 
     def _search(self, requests: list[SearchRequest]) -> list[Any]:
         first = requests[0]

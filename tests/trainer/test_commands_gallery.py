@@ -141,7 +141,7 @@ def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_fresh_process_searches(root: Path) -> None:
-    program = "import sys, tests.tiny_retrieval; from trainer.cli import main; sys.exit(main())"
+    program = "import sys; from trainer.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "search", str(root / "g"), "sea", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
