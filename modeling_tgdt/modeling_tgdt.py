@@ -1,7 +1,6 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """PyTorch TGDT model: Token-Guided Dual Transformer (arXiv 2306.08789)."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -9,7 +8,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -20,12 +19,10 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from typing_extensions import Unpack
 
+from .backbones_tgdt import build_backbone, copy_weights, grid_boxes, grid_tokens, load_tower, run_vision_backbone
 from .configuration_tgdt import TGDTConfig
 from .loss_tgdt import CMCLoss
 from .similarity_tgdt import token_similarity
-
-# Parameters of backbones that no token depends on: heads for masked-image pre-training and for pooled outputs.
-_UNUSED_BACKBONE_PARAMETERS = ("mask_token", "vision_model.post_layernorm", "pooler", "head")
 
 
 class TGDTKwargs(TypedDict, total=False):
@@ -267,6 +264,14 @@ class TGDTPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    def save_pretrained(self, save_directory: Any, *args: Any, save_original_format: bool = False, **kwargs: Any) -> Any:
+        """Save as `PreTrainedModel.save_pretrained` does, with the weights under the names that the module has.
+
+        transformers would write a backbone's weights under its legacy names, which a Trainer that resumes (or loads
+        its best model) does not find again: it silently goes on with what it has.
+        """
+        return super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+
 
 class TGDTRegionEncoder(TGDTPreTrainedModel):
     """The transformer over regions, at the width of their features: what a backbone is to pixels."""
@@ -310,8 +315,8 @@ class TGDTModel(TGDTPreTrainedModel):
         super().__init__(config)
         size, dim = config.region_feature_size, config.projection_dim
         text_config, vision_config = config.get_text_config(), config.get_vision_config()
-        self.vision_model = None if vision_config is None else _backbone(vision_config)
-        self.text_model = _backbone(text_config)
+        self.vision_model = None if vision_config is None else build_backbone(vision_config)
+        self.text_model = build_backbone(text_config)
         self.region_embedding = TGDTBoxEmbedding(config)
         self.region_encoder = TGDTRegionEncoder(config)
         self.visual_projection = nn.Linear(size, dim)
@@ -589,13 +594,13 @@ class TGDTModel(TGDTPreTrainedModel):
             `TGDTModel.from_vision_text_pretrained("facebook/dinov2-base", "google-bert/bert-base-uncased")`
         """
         dtype = dtype or torch.float32
-        towers: dict[str, PreTrainedModel] = {"text": _pretrained_tower(text_model, "text", dtype)}
+        towers: dict[str, PreTrainedModel] = {"text": load_tower(text_model, "text", dtype)}
         if vision_model is not None:
-            towers["vision"] = _pretrained_tower(vision_model, "vision", dtype)
+            towers["vision"] = load_tower(vision_model, "vision", dtype)
         configs: dict[str, Any] = {f"{name}_config": tower.config for name, tower in towers.items()}
         model = cls._from_config(cls.config_class(**configs, **config_overrides), dtype=towers["text"].dtype)
         for name, tower in towers.items():
-            _copy_weights(tower, getattr(model, f"{name}_model"))
+            copy_weights(tower, getattr(model, f"{name}_model"))
         return model.eval()
 
     def _loss(
@@ -628,13 +633,8 @@ class TGDTModel(TGDTPreTrainedModel):
                 "This model reads region features, not pixels: its vision_config is None. Pass region_features, or "
                 "build it with TGDTModel.from_vision_text_pretrained(vision, text)."
             )
-        if not _takes_kwargs(self.vision_model):
-            known = inspect.signature(self.vision_model.forward).parameters
-            kwargs = {name: value for name, value in kwargs.items() if name in known}
-        outputs = self.vision_model(
-            pixel_values=pixel_values.to(self.vision_model.dtype), **(kwargs | {"return_dict": True})
-        )
-        features, (rows, columns) = _grid_tokens(outputs.last_hidden_state, pixel_values, config)
+        outputs: Any = run_vision_backbone(self.vision_model, pixel_values, **kwargs)
+        features, (rows, columns) = grid_tokens(outputs.last_hidden_state, pixel_values, config)
         boxes = grid_boxes(rows, columns, device=features.device).to(features.dtype)
         return features, boxes.expand(features.shape[0], -1, -1), outputs
 
@@ -709,36 +709,6 @@ def word_mask(attended: Tensor, num_prefix_tokens: int, num_suffix_tokens: int) 
     return attended & (rank > num_prefix_tokens) & (rank <= attended.sum(-1, keepdim=True) - num_suffix_tokens)
 
 
-def grid_boxes(rows: int, columns: int, device: torch.device | None = None) -> Tensor:
-    """Return the boxes of a grid's cells in row-major order, (rows * columns, 4), xyxy in [0, 1].
-
-    Args:
-        rows: Cells along the height.
-        columns: Cells along the width.
-        device: Where the result lives.
-
-    Example:
-        >>> grid_boxes(1, 2).tolist()
-        [[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]]
-    """
-    y = torch.arange(rows, device=device).repeat_interleave(columns) / rows
-    x = torch.arange(columns, device=device).repeat(rows) / columns
-    return torch.stack([x, y, x + 1 / columns, y + 1 / rows], dim=-1)
-
-
-def _grid_tokens(hidden: Tensor, pixel_values: Tensor, config: PreTrainedConfig) -> tuple[Tensor, tuple[int, int]]:
-    """Return a backbone's spatial tokens (B, rows * columns, H) and their grid: prefix tokens are dropped."""
-    if hidden.ndim == 4:
-        return hidden.flatten(2).transpose(1, 2), (hidden.shape[2], hidden.shape[3])
-    patch = config.patch_size if isinstance(config.patch_size, (list, tuple)) else (config.patch_size,) * 2
-    depths = getattr(config, "depths", None)
-    halvings = len(depths) - 1 if isinstance(depths, (list, tuple)) else 0
-    rows, columns = (side // size for side, size in zip(pixel_values.shape[-2:], patch, strict=True))
-    for _ in range(halvings):  # patch merging pads odd grids
-        rows, columns = (rows + 1) // 2, (columns + 1) // 2
-    return hidden[:, hidden.shape[1] - rows * columns :], (rows, columns)
-
-
 def _unit(tokens: Tensor, mask: Tensor) -> Tensor:
     return F.normalize(tokens, dim=-1).masked_fill(~mask[..., None], 0)
 
@@ -749,49 +719,4 @@ def _recording(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return asked | {"return_dict": True}
 
 
-def _takes_kwargs(module: nn.Module) -> bool:
-    parameters = inspect.signature(module.forward).parameters.values()
-    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
-
-
-def _backbone(config: PreTrainedConfig) -> PreTrainedModel:
-    """Build an encoder without the parts that no token depends on; those that cannot be left out are frozen."""
-    if hasattr(config, "vision_use_head"):
-        config.vision_use_head = False
-    kwargs = {}
-    model_class = _model_class(config)
-    if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
-        kwargs["add_pooling_layer"] = False
-    model = model_class._from_config(config, **kwargs)
-    for name, parameter in model.named_parameters():
-        if any(part in name for part in _UNUSED_BACKBONE_PARAMETERS):
-            parameter.requires_grad_(False)
-    return model
-
-
-def _model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    classes: Any = AutoModel._model_mapping[type(config)]
-    return classes[0] if isinstance(classes, (list, tuple)) else classes
-
-
-def _pretrained_tower(name_or_path: str, tower: str, dtype: torch.dtype | str) -> PreTrainedModel:
-    """Load an encoder, or the named tower of an image-text model."""
-    config = AutoConfig.from_pretrained(name_or_path)
-    model = AutoModel.from_pretrained(name_or_path, dtype=dtype)
-    return getattr(model, f"{tower}_model") if hasattr(config, f"{tower}_config") else model
-
-
-def _copy_weights(source: nn.Module, target: nn.Module) -> None:
-    """Copy every weight of `target` from `source`, which may hold more (its pooler or head).
-
-    Raises:
-        ValueError: When a weight of `target` is absent from `source`.
-    """
-    report = target.load_state_dict(source.state_dict(), strict=False)
-    if report.missing_keys:
-        raise ValueError(
-            f"The pretrained encoder lacks {len(report.missing_keys)} weights: {report.missing_keys[:5]}."
-        )
-
-
-__all__ = ["TGDTFeatures", "TGDTModel", "TGDTOutput", "TGDTPreTrainedModel", "grid_boxes", "word_mask"]
+__all__ = ["TGDTFeatures", "TGDTModel", "TGDTOutput", "TGDTPreTrainedModel", "word_mask"]

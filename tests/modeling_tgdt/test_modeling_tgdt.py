@@ -1,5 +1,5 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
-"""transformers' common model suite over a region model and a ViT-backed model, and the behaviour of TGDTModel itself."""
+"""transformers' common model suite over a region model and a ViT-backed model."""
 
 import unittest
 from typing import Any

@@ -1,0 +1,164 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Text and vision encoders of transformers as parts of a TGDT model: building, loading, and reading their tokens."""
+
+import importlib
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+# Modules that only the pooled output passes through, by model type. Left in, they would never get a gradient.
+_POOLED_ONLY = {
+    "clip_vision_model": "post_layernorm",
+    "convnext": "layernorm",
+    "convnextv2": "layernorm",
+    "siglip_text_model": "head",
+    "siglip2_text_model": "head",
+}
+
+
+def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
+    """Build an encoder without the weights that no token depends on, so that every parameter left has a gradient.
+
+    Args:
+        config: Configuration of a text or vision encoder.
+
+    Raises:
+        ValueError: When transformers has no encoder for it.
+    """
+    if hasattr(config, "vision_use_head"):
+        config.vision_use_head = False
+    model_class = _model_class(config)
+    takes_pooler = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    model = model_class._from_config(config, **({"add_pooling_layer": False} if takes_pooler else {}))
+    if config.model_type in _POOLED_ONLY:
+        setattr(model, _POOLED_ONLY[config.model_type], nn.Identity())
+    for module in model.modules():
+        token = module._parameters.pop("mask_token", None)  # of masked-image pre-training
+        if token is not None:  # initialisation expects a tensor of that name
+            module.register_buffer("mask_token", token.detach(), persistent=False)
+    return model
+
+
+def load_tower(name_or_path: str, tower: str, dtype: torch.dtype | str) -> PreTrainedModel:
+    """Load a pretrained encoder, or one tower of a pretrained image-text model.
+
+    Args:
+        name_or_path: Hub id or directory.
+        tower: `"text"` or `"vision"`.
+        dtype: Data type of the weights.
+
+    Raises:
+        ValueError: When an image-text model keeps that tower under another name than `text_model` or `vision_model`.
+    """
+    model = AutoModel.from_pretrained(name_or_path, dtype=dtype)
+    if not hasattr(model.config, f"{tower}_config"):
+        return model
+    if not isinstance(getattr(model, f"{tower}_model", None), PreTrainedModel):
+        raise ValueError(
+            f"Expected {name_or_path!r} to hold a {tower} encoder as `{tower}_model`, found a {type(model).__name__} "
+            f"without. Save its {tower} encoder by itself and pass that directory."
+        )
+    return getattr(model, f"{tower}_model")
+
+
+def copy_weights(source: nn.Module, target: nn.Module) -> None:
+    """Copy every weight of `target` from `source`, which may hold more (its pooler or head).
+
+    Args:
+        source: A pretrained encoder.
+        target: The same encoder in a TGDT model.
+
+    Raises:
+        ValueError: When a weight of `target` is absent from `source`.
+    """
+    missing = target.load_state_dict(source.state_dict(), strict=False).missing_keys
+    if missing:
+        raise ValueError(f"The pretrained encoder lacks {len(missing)} weights: {missing[:5]}.")
+
+
+def run_vision_backbone(model: PreTrainedModel, pixel_values: Tensor, **kwargs: Any) -> ModelOutput:
+    """Run a vision encoder on images (B, C, H, W), with those of the options that it knows.
+
+    Args:
+        model: The encoder.
+        pixel_values: Images (B, C, H, W).
+        **kwargs: Options such as `output_hidden_states`.
+    """
+    parameters = inspect.signature(model.forward).parameters
+    if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        kwargs = {name: value for name, value in kwargs.items() if name in parameters}
+    pixel_values = pixel_values.to(model.dtype)
+    if "spatial_shapes" in parameters:
+        pixel_values, inputs = _patches(pixel_values, model.config.patch_size)
+        kwargs |= inputs
+    return model(pixel_values=pixel_values, **(kwargs | {"return_dict": True}))
+
+
+def grid_tokens(hidden: Tensor, pixel_values: Tensor, config: PreTrainedConfig) -> tuple[Tensor, tuple[int, int]]:
+    """Return a backbone's spatial tokens (B, rows * columns, H) and their grid: prefix tokens are dropped.
+
+    Args:
+        hidden: Last hidden state (B, tokens, H) or feature map (B, H, rows, columns).
+        pixel_values: The images (B, C, height, width) it was computed from.
+        config: Configuration of the backbone.
+    """
+    if hidden.ndim == 4:
+        return hidden.flatten(2).transpose(1, 2), (hidden.shape[2], hidden.shape[3])
+    patch = config.patch_size if isinstance(config.patch_size, (list, tuple)) else (config.patch_size,) * 2
+    depths = getattr(config, "depths", None)
+    halvings = len(depths) - 1 if isinstance(depths, (list, tuple)) else 0
+    rows, columns = (side // size for side, size in zip(pixel_values.shape[-2:], patch, strict=True))
+    for _ in range(halvings):  # patch merging pads odd grids
+        rows, columns = (rows + 1) // 2, (columns + 1) // 2
+    return hidden[:, hidden.shape[1] - rows * columns :], (rows, columns)
+
+
+def grid_boxes(rows: int, columns: int, device: torch.device | None = None) -> Tensor:
+    """Return the boxes of a grid's cells in row-major order, (rows * columns, 4), xyxy in [0, 1].
+
+    Args:
+        rows: Cells along the height.
+        columns: Cells along the width.
+        device: Where the result lives.
+
+    Example:
+        >>> grid_boxes(1, 2).tolist()
+        [[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]]
+    """
+    y = torch.arange(rows, device=device).repeat_interleave(columns) / rows
+    x = torch.arange(columns, device=device).repeat(rows) / columns
+    return torch.stack([x, y, x + 1 / columns, y + 1 / rows], dim=-1)
+
+
+def _patches(pixel_values: Tensor, size: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cut images into the patches (B, rows * columns, size * size * C) that SigLIP 2 takes, with their grid."""
+    batch, channels, height, width = pixel_values.shape
+    rows, columns = height // size, width // size
+    grid = pixel_values[..., : rows * size, : columns * size].view(batch, channels, rows, size, columns, size)
+    patches = grid.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1)
+    mask = torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device)
+    shapes = torch.tensor([[rows, columns]], device=patches.device).expand(batch, 2)
+    return patches, {"pixel_attention_mask": mask, "spatial_shapes": shapes}
+
+
+def _model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    if type(config) in AutoModel._model_mapping:
+        classes: Any = AutoModel._model_mapping[type(config)]
+        return classes[0] if isinstance(classes, (list, tuple)) else classes
+    # Text towers of SigLIP have a class, but no place in AutoModel.
+    name = type(config).__name__.removesuffix("Config") + "Model"
+    module = type(config).__module__.replace(".configuration_", ".modeling_")
+    found = getattr(importlib.import_module(module), name, None)
+    if found is None:
+        raise ValueError(
+            "Expected the configuration of a text or vision encoder of transformers, found type "
+            f"{config.model_type!r}. Of an image-text model, pass its text_config or vision_config."
+        )
+    return found
+
+
+__all__ = ["build_backbone", "copy_weights", "grid_boxes", "grid_tokens", "load_tower", "run_vision_backbone"]
