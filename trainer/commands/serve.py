@@ -5,6 +5,8 @@ import argparse
 import ipaddress
 import logging
 
+import torch
+
 from trainer.commands.search import add_gallery_arguments, load_retriever
 
 logger = logging.getLogger(__name__)
@@ -24,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-upload", type=float, default=16, metavar="MIB", help="size of an upload (default: %(default)s)"
     )
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads of the model; where cores are shared, 1 is often the fastest"
+    )
     parser.add_argument("--timeout", type=float, default=30, help="seconds until an answer (default: %(default)s)")
 
 
@@ -37,9 +42,11 @@ def run(args: argparse.Namespace) -> int:
         raise ImportError(f"tgdt serve needs {error.name}; install it with `pip install 'tgdt[serve]'`.") from error
     if not 0 <= args.port < 65536:
         raise ValueError(f"--port must be between 0 and 65535, found {args.port}.")
-    for name in ("max_batch", "max_in_flight", "max_upload", "timeout"):
-        if not getattr(args, name) > 0:
+    for name in ("max_batch", "max_in_flight", "max_upload", "threads", "timeout"):
+        if getattr(args, name) is not None and not getattr(args, name) > 0:
             raise ValueError(f"--{name.replace('_', '-')} must be above 0, found {getattr(args, name)}.")
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
     limits = ServeLimits(
         max_batch=args.max_batch,
         max_in_flight=args.max_in_flight,
