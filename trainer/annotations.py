@@ -163,7 +163,7 @@ def read_delimited(path: Path) -> dict[str, list[str]]:
     """
     mark = delimiter_of(path)
     with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.reader(file, delimiter=mark, skipinitialspace=True)
+        rows = csv.reader(file, delimiter=mark)
         header = [name.strip() for name in next(rows)]
         columns: dict[str, list[str]] = {name: [] for name in header}
         for number, row in enumerate(rows, start=2):

@@ -82,7 +82,7 @@ class RaggedTokens:
         mask = (places < lengths[:, None]).to(self.flat.device)
         if not len(self.flat):
             return self.flat.new_zeros(len(rows), width, self.flat.shape[1]).float(), mask
-        if bool(mask.all()) and len(self.flat) == width * len(self):
+        if len(self.flat) == width * len(self) and bool((self.lengths == width).all()):  # copy whole items, fast
             tokens = self.flat.view(len(self), width, -1).index_select(0, rows.to(self.flat.device))
             return tokens.float(), mask
         index = (starts[:, None] + places).clamp(max=len(self.flat) - 1).flatten()
