@@ -125,13 +125,8 @@ class Snapshot:
     def ids(self, rows: np.ndarray) -> list[str]:
         """Ids of rows, in their order."""
         numbers = np.searchsorted(self.bases, rows, side="right") - 1
-        found: list[str] = [""] * len(rows)
-        for number in np.unique(numbers):
-            place = np.flatnonzero(numbers == number)
-            names = self.segments[number].ids.take(pa.array(rows[place] - self.bases[number])).to_pylist()
-            for index, name in zip(place.tolist(), names, strict=True):
-                found[index] = name
-        return found
+        items = rows - self.bases[numbers]
+        return [self.segments[n].id_of(i) for n, i in zip(numbers.tolist(), items.tolist(), strict=True)]
 
 
 class Gallery:

@@ -213,6 +213,7 @@ class TGDTIndex:
             KeyError: When an id is not there; nothing is deleted then.
         """
         names = check_ids(ids)
+        self._backend.begin()  # another writer's commits may have moved the rows
         present = [name for name in names if name in self._backend]
         if len(present) < len(names) and not missing_ok:
             missing = [name for name in names if name not in self._backend]

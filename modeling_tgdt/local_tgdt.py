@@ -14,6 +14,7 @@ from .gallery_tgdt import Gallery, Snapshot
 from .maxsim_tgdt import Pairs, RaggedQueries, SumOver, maxsim
 from .metadata_tgdt import PREFIX, Condition, matching_rows, metadata_rows
 from .segment_tgdt import encode_batch
+from .storage_tgdt import clear_os_errors
 
 SearchMode = Literal["two_stage", "global", "local"]
 _PAIRS = 1 << 21  # pairs scored at a time
@@ -78,6 +79,11 @@ class LocalBackend:
     def add(self, ids: list[str], table: Any, globals_: np.ndarray, tokens: np.ndarray, counts: np.ndarray) -> None:
         """Commit checked items."""
         self.gallery.append(ids, encode_batch(table, globals_, tokens, counts, self.settings["token_dtype"]))
+
+    def begin(self) -> None:
+        """Become the writer and see the newest commit."""
+        with clear_os_errors(self.gallery.root, "write to"):
+            self.gallery.begin()
 
     def delete(self, ids: list[str]) -> None:
         """Commit the deletion of ids that are all there."""

@@ -200,4 +200,4 @@ def run_kernel(name: str, *arguments: Any) -> None:
 
 def address(array: np.ndarray | None) -> int | None:
     """Return where an array's first element lies, for the kernel."""
-    return None if array is None else array.ctypes.data
+    return None if array is None else array.__array_interface__["data"][0]

@@ -89,6 +89,9 @@ class QdrantBackend:
                 )
             _retry(lambda points=points: self.client.upsert(self.collection, points, wait=True))  # type: ignore[misc]
 
+    def begin(self) -> None:
+        """Nothing to do: Qdrant takes any number of writers."""
+
     def delete(self, ids: list[str]) -> None:
         """Delete items."""
         points = [point_id(name) for name in ids]

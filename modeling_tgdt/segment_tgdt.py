@@ -124,6 +124,17 @@ class Segment:
         """Arrow string array of the ids, row order."""
         return self.table.column("id").combine_chunks()
 
+    @cached_property
+    def _id_buffers(self) -> tuple[np.ndarray, memoryview]:
+        _, offsets, data = self.ids.buffers()
+        ends = np.frombuffer(offsets, dtype=np.int32)[self.ids.offset :]
+        return ends, memoryview(data if data is not None else b"")
+
+    def id_of(self, row: int) -> str:
+        """Id of one row; for the few rows of a result this is much faster than Arrow's `take`."""
+        ends, data = self._id_buffers
+        return str(data[ends[row] : ends[row + 1]], "utf-8")
+
     @staticmethod
     def damage(root: Path, record: SegmentRecord) -> list[str]:
         """Return one line per file that is missing, short, or differs from its checksum."""

@@ -19,6 +19,7 @@
 
 #define INLINE inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL16 _Pragma("GCC unroll 16")
 
 namespace {
 
@@ -54,6 +55,8 @@ struct Variant {
   float (*score_item)(const Packed& q, int dtype, const char* rows, const float* scales, int64_t count, int64_t dim,
                       bool sum_stored, const char* next, char* scratch, float* out, int64_t stride);
   float (*block_max)(const float* values, int64_t count);
+  void (*scan_one)(const char* codes, const float* scales, int64_t count, int64_t dim, const char* word,
+                   float word_scale, float* out);  // may be null
 };
 
 float half_to_float(uint16_t half) {
@@ -138,6 +141,18 @@ inline void halves_to_floats(const uint16_t* from, int64_t n, float* to) {
   INLINE vf rotate_lanes2(vf a) { return _mm512_shuffle_f32x4(a, a, 0x4e); }                                     \
   INLINE vi dot_i16(vi acc, vi q, vi x) { return (vi)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)q, (__m512i)x); } \
   INLINE vi dot_u8i8(vi acc, vi q, vi x) { return (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)q, (__m512i)x); } \
+  INLINE vf even_values(vf a, vf b) {                                                                            \
+    return _mm512_permutex2var_ps(a, _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0), b); \
+  }                                                                                                              \
+  INLINE vf odd_values(vf a, vf b) {                                                                             \
+    return _mm512_permutex2var_ps(a, _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1), b); \
+  }                                                                                                              \
+  INLINE vi sum_halves(vi a, vi b) { /* lanes a0+a2 a1+a3 b0+b2 b1+b3 */                                         \
+    return (vi)_mm512_shuffle_f32x4((vf)a, (vf)b, 0x44) + (vi)_mm512_shuffle_f32x4((vf)a, (vf)b, 0xee);          \
+  }                                                                                                              \
+  INLINE vi sum_lanes(vi a, vi b) {                                                                              \
+    return (vi)_mm512_shuffle_f32x4((vf)a, (vf)b, 0x88) + (vi)_mm512_shuffle_f32x4((vf)a, (vf)b, 0xdd);          \
+  }                                                                                                              \
   inline void halves_to_floats(const uint16_t* from, int64_t n, float* to) {                                     \
     int64_t i = 0;                                                                                               \
     for (; i + 16 <= n; i += 16)                                                                                 \
@@ -316,6 +331,16 @@ int tgdt_scan(const char* codes, const float* scales, int64_t rows, int64_t dim,
               const float* word_scales, int64_t queries, int64_t stride, int threads, float* out) try {
   constexpr int64_t block = 1024;
   if (rows * dim * queries < 2000000) threads = 1;
+  if (chosen.variant->scan_one && queries < 4 && dim % 64 == 0) {
+    std::vector<char> positive(words, words + queries * dim);
+    for (auto& code : positive) code = (char)(code ^ 0x80);
+    return parallel((rows + block - 1) / block, threads, [&](int64_t i, Workspace&) {
+      const int64_t first = i * block, count = std::min(block, rows - first);
+      for (int64_t q = 0; q < queries; q++)
+        chosen.variant->scan_one(codes + first * dim, scales + 2 * first, count, dim, positive.data() + q * dim,
+                                 word_scales[2 * q], out + q * stride + first);
+    });
+  }
   Workspace shared;
   shared.pack(I8, words, word_scales, queries, dim);
   return parallel((rows + block - 1) / block, threads, [&](int64_t i, Workspace& space) {

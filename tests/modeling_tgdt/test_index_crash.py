@@ -83,6 +83,18 @@ def test_the_second_writer_is_refused_and_readers_go_on(tmp_path) -> None:
     assert len(second) == 50 and "3-0" in second
 
 
+def test_a_stale_index_deletes_the_right_rows(tmp_path) -> None:
+    first = fill(tmp_path / "g")
+    second = TGDTIndex.open(tmp_path / "g")
+    assert "1-5" in second
+    first.delete([f"0-{i}" for i in range(10)])
+    first.compact()
+    add(first, 5)
+    first.close()
+    assert second.delete(["1-5", "5-0"]) == 2
+    assert sorted(second) == sorted(f"{b}-{i}" for b in (1, 2, 5) for i in range(10) if (b, i) not in {(1, 5), (5, 0)})
+
+
 def test_a_dead_writers_lock_is_recovered(tmp_path) -> None:
     fill(tmp_path / "g").close()
     code = (
