@@ -10,7 +10,6 @@ from trainer.data_collator import TGDTDataCollator, normalise_caption, stable_id
 
 from .tiny import caption_of, picture, tiny_model, tiny_processor
 
-
 # Ids go into saved files: this number must never change.
 STABLE = 4305051443082082365
 
