@@ -189,6 +189,9 @@ class TGDTConfig(PreTrainedConfig):
         for name in ("temperature", "distill_temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, found {getattr(self, name)}.")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, found {getattr(self, name)}.")
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """Return the configuration of the text encoder."""

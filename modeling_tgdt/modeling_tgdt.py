@@ -652,8 +652,9 @@ class TGDTModel(TGDTPreTrainedModel):
     def _encode_regions(
         self, features: Tensor, boxes: Tensor | None, mask: Tensor, **kwargs: Unpack[TGDTKwargs]
     ) -> tuple[Tensor, Tensor, ModelOutput]:
+        features = features.masked_fill(~mask[..., None], 0)
         slot, slot_box = self._global_slot(features, mask)
-        features = torch.cat([slot, features.masked_fill(~mask[..., None], 0)], dim=1)
+        features = torch.cat([slot, features], dim=1)
         if boxes is not None:
             boxes = torch.cat([slot_box, boxes.to(features.dtype).masked_fill(~mask[..., None], 0)], dim=1)
         keys = F.pad(mask, (1, 0), value=True)
