@@ -89,7 +89,8 @@ def gather_pairs(pairs: PairEmbeddings) -> PairEmbeddings:
         pairs = PairEmbeddings(**{**pairs.tensors(), "image_ids": ids})
     columns = {}
     for name, tensor in pairs.tensors().items():
-        widest = tensor if tensor.ndim < 2 else pad_across_processes(tensor, dim=1)
+        # Where it pads, Accelerate turns booleans into integers.
+        widest = tensor if tensor.ndim < 2 else pad_across_processes(tensor, dim=1).to(tensor.dtype)
         shards = list(gather(widest.detach().contiguous()).chunk(state.num_processes))
         shards[state.process_index] = (
             _ScaleGradient.apply(widest, state.num_processes) if widest.is_floating_point() else widest

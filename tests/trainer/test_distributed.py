@@ -1,0 +1,57 @@
+"""Two gloo processes train and evaluate like one process on the joined batch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from trainer.distributed import PairEmbeddings
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(out: Path, processes: int, per_device: int, mini_batch_size: int) -> tuple[dict, list, dict]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += ["-m", "tests.trainer.two_processes", str(out), str(per_device), str(mini_batch_size)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    assert result.returncode == 0, result.stderr[-3000:]
+    with safe_open(out, "pt") as file:
+        notes = file.metadata()
+    return load_file(out), json.loads(notes["losses"]), json.loads(notes["metrics"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mini_batch_size", [0, 2], ids=["whole", "cached"])
+def test_two_processes_equal_one(tmp_path, mini_batch_size):
+    one, losses, metrics = launch(tmp_path / "one.safetensors", 1, 8, 0)
+    two, losses_two, metrics_two = launch(tmp_path / "two.safetensors", 2, 4, mini_batch_size)
+    assert losses_two == pytest.approx(losses, rel=1e-4)
+    assert metrics_two == pytest.approx(metrics, rel=1e-5)
+    for name, value in one.items():
+        torch.testing.assert_close(
+            two[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_joining_batches_pads_to_the_widest():
+    def part(regions, words, fill):
+        return PairEmbeddings(
+            torch.full((2, 3), fill), torch.full((2, 3), fill),
+            torch.full((2, regions, 3), fill), torch.full((2, words, 3), fill),
+            torch.ones(2, regions, dtype=torch.bool), torch.ones(2, words, dtype=torch.bool),
+        )  # fmt: skip
+
+    joined = PairEmbeddings.cat([part(2, 5, 1.0), part(4, 3, 2.0)])
+    assert joined.image_tokens.shape == (4, 4, 3) and joined.text_tokens.shape == (4, 5, 3)
+    assert joined.image_mask.sum(1).tolist() == [2, 2, 4, 4] and joined.text_mask.sum(1).tolist() == [5, 5, 3, 3]
+    assert joined.image_ids is None and joined.image_tokens[0, 2:].abs().sum() == 0
+    leaves = joined.detached().differentiable()
+    assert set(leaves) == {"image_embeds", "text_embeds", "image_tokens", "text_tokens"}
+    assert all(leaf.is_leaf and leaf.requires_grad for leaf in leaves.values())
