@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from .modeling_tgdt import TGDTModel
 from .picture_sources_tgdt import MAX_PIXELS, read_picture
@@ -38,9 +39,14 @@ class PreparedImage:
 
     inputs: Mapping[str, Any]
 
-    def shape(self) -> Hashable:
-        """What pictures must share to be encoded together."""
-        return tuple((name, np.shape(value)) for name, value in sorted(self.inputs.items()))
+    def group(self) -> Hashable:
+        """What pictures must share to be encoded together; the number of regions may differ."""
+        shapes = {name: np.shape(value) for name, value in self.inputs.items()}
+        return tuple((name, shape if name == "pixel_values" else shape[2:]) for name, shape in sorted(shapes.items()))
+
+    def length(self) -> int:
+        """Number of regions; 0 for pixels."""
+        return np.shape(self.inputs["region_mask"])[1] if "region_mask" in self.inputs else 0
 
 
 class Encoder:
@@ -100,18 +106,16 @@ class Encoder:
         wrong = next((text for text in texts if not isinstance(text, str)), None)
         if wrong is not None:
             raise TypeError(f"expected texts as strings, found {type(wrong).__name__}.")
-        return self._encode(texts, batch_size, self._text_features, by_length=True)
+        return self._encode(texts, batch_size, self._text_features)
 
-    def _encode(
-        self, items: Sequence[Any], batch_size: int, features_of: Callable[..., Any], by_length: bool = False
-    ) -> Embeddings:
+    def _encode(self, items: Sequence[Any], batch_size: int, features_of: Callable[..., Any]) -> Embeddings:
         vectors = np.zeros((len(items), self.model.config.projection_dim), dtype=np.float32)
         tokens: list[np.ndarray] = [vectors[:0]] * len(items)
         training = self.model.training
         self.model.eval()
         try:
             with torch.inference_mode():
-                for rows in _batches(items, batch_size, by_length):
+                for rows in _batches(items, batch_size):
                     features = features_of([items[row] for row in rows])
                     vectors[rows] = _float32(features.pooler_output)
                     found, masks = _float32(features.last_hidden_state), features.token_mask.cpu().numpy()
@@ -122,9 +126,8 @@ class Encoder:
         return Embeddings(vectors, tokens)
 
     def _image_features(self, images: Sequence[PreparedImage]) -> Any:
-        device = self.model.device
-        inputs = {key: torch.cat([image.inputs[key] for image in images]).to(device) for key in images[0].inputs}
-        return self.model.get_image_features(**inputs)
+        inputs = {key: _stacked([image.inputs[key] for image in images]) for key in images[0].inputs}
+        return self.model.get_image_features(**{key: value.to(self.model.device) for key, value in inputs.items()})
 
     def _text_features(self, texts: Sequence[str]) -> Any:
         return self.model.get_text_features(
@@ -132,18 +135,23 @@ class Encoder:
         )
 
 
-def _batches(items: Sequence[Any], size: int, by_length: bool) -> Iterable[list[int]]:
-    """Yield row numbers of items that go together: pictures of one shape, or texts of like length."""
+def _batches(items: Sequence[Any], size: int) -> Iterable[list[int]]:
+    """Yield row numbers of items that go together: texts or regions of like length, pictures of one shape."""
     if size < 1:
         raise ValueError(f"batch_size must be at least 1, found {size}.")
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for row, item in enumerate(items):
-        groups[None if by_length else item.shape()].append(row)
+        groups["text" if isinstance(item, str) else item.group()].append(row)
     for rows in groups.values():
-        if by_length:
-            rows.sort(key=lambda row: len(items[row]))
+        rows.sort(key=lambda row: len(items[row]) if isinstance(items[row], str) else items[row].length())
         for start in range(0, len(rows), size):
             yield rows[start : start + size]
+
+
+def _stacked(values: Sequence[Any]) -> Any:
+    """Join (1, R, ...) tensors to (B, R, ...), padded with zeros or false to the largest R."""
+    longest = max(value.shape[1] for value in values)
+    return torch.cat([F.pad(v, (0, 0) * (v.ndim - 2) + (0, longest - v.shape[1])) for v in values])
 
 
 def _float32(tensor: Any) -> np.ndarray:

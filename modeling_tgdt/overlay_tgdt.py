@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 _STOPS = np.array([0.0, 0.35, 0.65, 1.0])
 _COLOURS = np.array([[30, 20, 80], [170, 30, 110], [245, 110, 40], [255, 235, 120]], dtype=np.float64)
-_STRENGTH = 0.75  # opacity of the hottest place
+_STRENGTH = 0.65  # opacity of the hottest place
 _MARGIN, _CAPTION, _FONT_SIZE = 6, 24, 15
 _TEXT, _FRAME = (20, 20, 20), (255, 255, 255)
 

@@ -101,7 +101,7 @@ def test_the_best_region_is_hottest_on_the_sheet() -> None:
     sheet = np.asarray(alignment.to_image(panel_width=100, columns=2), dtype=int)
     panel = sheet[30:130, 112:212]
     warmth = panel[..., 0] - panel[..., 2]
-    assert warmth[15:35, 65:85].mean() > 100 > warmth[65:85, 15:35].mean()
+    assert warmth[15:35, 65:85].mean() > 60 > warmth[65:85, 15:35].mean()
 
 
 def test_pictures_of_every_kind_are_drawn() -> None:

@@ -229,6 +229,11 @@ def test_a_gallery_of_texts() -> None:
 def test_regions_are_pictures_too() -> None:
     rng, made = np.random.default_rng(0), tiny_retriever(vision=None)
     regions = [{"features": rng.normal(size=(n, 16)), "boxes": None} for n in (3, 5, 3, 1)]
+    together = made.encode_images(regions, batch_size=3)
+    for sample, vector, tokens in zip(regions, together.global_embeds, together.token_embeds, strict=True):
+        alone = made.encode_images([sample])
+        np.testing.assert_allclose(alone.global_embeds[0], vector, atol=1e-5)
+        np.testing.assert_allclose(alone.token_embeds[0], tokens, atol=1e-5)
     made.add_images(regions, progress=False, batch_size=3)
     found = made.search(regions, top_k=1)
     assert [hits[0].id for hits in found] == ["0", "1", "2", "3"]
