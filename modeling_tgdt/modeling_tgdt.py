@@ -264,7 +264,9 @@ class TGDTPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    def save_pretrained(self, save_directory: Any, *args: Any, save_original_format: bool = False, **kwargs: Any) -> Any:
+    def save_pretrained(
+        self, save_directory: Any, *args: Any, save_original_format: bool = False, **kwargs: Any
+    ) -> Any:
         """Save as `PreTrainedModel.save_pretrained` does, with the weights under the names that the module has.
 
         transformers would write a backbone's weights under its legacy names, which a Trainer that resumes (or loads
@@ -576,6 +578,7 @@ class TGDTModel(TGDTPreTrainedModel):
         text_model: str,
         *,
         dtype: torch.dtype | str | None = None,
+        text_num_hidden_layers: int | None = None,
         **config_overrides: Any,
     ) -> "TGDTModel":
         """Put new TGDT encoders on pretrained backbones.
@@ -585,6 +588,8 @@ class TGDTModel(TGDTPreTrainedModel):
                 taken; `None` for precomputed region features.
             text_model: Hub id or directory of a text encoder, or of an image-text model whose text tower is taken.
             dtype: Data type of the whole model, float32 when omitted.
+            text_num_hidden_layers: Layers of the text encoder that are kept, from the first; the paper keeps six of
+                BERT's twelve. All when omitted.
             **config_overrides: Fields of [`TGDTConfig`].
 
         Returns:
@@ -597,6 +602,8 @@ class TGDTModel(TGDTPreTrainedModel):
         towers: dict[str, PreTrainedModel] = {"text": load_tower(text_model, "text", dtype)}
         if vision_model is not None:
             towers["vision"] = load_tower(vision_model, "vision", dtype)
+        if text_num_hidden_layers is not None:
+            towers["text"].config.num_hidden_layers = text_num_hidden_layers
         configs: dict[str, Any] = {f"{name}_config": tower.config for name, tower in towers.items()}
         model = cls._from_config(cls.config_class(**configs, **config_overrides), dtype=towers["text"].dtype)
         for name, tower in towers.items():

@@ -31,6 +31,25 @@ from .training_args import CMCTrainingArguments
 logger = logging.get_logger(__name__)
 
 
+def step_schedule(step: int, *, steps_per_epoch: int, step_epochs: int, warmup_steps: int) -> float:
+    """Return the factor of the learning rate at a step, as the authors' script computes it.
+
+    Their warm-up damps once at construction, so that the first step already counts as the second.
+
+    Args:
+        step: Optimizer steps taken so far.
+        steps_per_epoch: Optimizer steps of an epoch.
+        step_epochs: Epochs between falls to a tenth.
+        warmup_steps: Length of the linear warm-up; 0 for none.
+
+    Example:
+        >>> step_schedule(0, steps_per_epoch=400, step_epochs=20, warmup_steps=1000)
+        0.002
+    """
+    warm_up = min(1.0, (step + 2) / warmup_steps) if warmup_steps else 1.0
+    return 0.1 ** (step // steps_per_epoch // step_epochs) * warm_up
+
+
 class CMCTrainer(Trainer):
     """Train a TGDTModel with the CMC loss; everything of `transformers.Trainer` keeps working.
 
@@ -256,6 +275,21 @@ class CMCTrainer(Trainer):
             {"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()
         ]
         return optimizer, kwargs
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Return the authors' step schedule where `lr_step_epochs` is set, else the one of `lr_scheduler_type`."""
+        if self.args.lr_step_epochs is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        epochs = max(1.0, self.args.num_train_epochs)
+        schedule = partial(
+            step_schedule,
+            steps_per_epoch=max(1, round(num_training_steps / epochs)),
+            step_epochs=self.args.lr_step_epochs,
+            warmup_steps=self.args.get_warmup_steps(num_training_steps),
+        )
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, schedule)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset

@@ -30,6 +30,8 @@ class CMCTrainingArguments(TrainingArguments):
         token_cache_dir: Where these tokens are kept; `output_dir/token_cache` when omitted.
         on_error: What an unreadable picture does: `"raise"`, `"skip"` (counted and listed) or `"placeholder"`.
         margin_warmup_steps: Steps over which the hinge's margin grows from 0.
+        lr_step_epochs: Epochs after which the learning rate falls to a tenth, again and again, with a linear warm-up
+            over `warmup_steps`: the authors' schedule. `lr_scheduler_type` rules when omitted.
         collapse_threshold: Mean cosine between different photos of a batch above which a warning names the step.
         eval_modes: Retrieval modes that an evaluation measures.
         eval_candidates: Shortlist of the two-stage mode; the paper's 100 images and 50 captions when omitted.
@@ -68,6 +70,9 @@ class CMCTrainingArguments(TrainingArguments):
         metadata={"help": "What an unreadable picture does.", "choices": ["raise", "skip", "placeholder"]},
     )
     margin_warmup_steps: int = field(default=0, metadata={"help": "Steps over which the margin grows from 0."})
+    lr_step_epochs: int | None = field(
+        default=None, metadata={"help": "Epochs after which the learning rate falls to a tenth (authors' schedule)."}
+    )
     collapse_threshold: float = field(
         default=0.98, metadata={"help": "Mean cosine between photos of a batch above which a warning is logged."}
     )
@@ -89,6 +94,8 @@ class CMCTrainingArguments(TrainingArguments):
         _check_choice("on_error", [self.on_error], ("raise", "skip", "placeholder"))
         if self.mini_batch_size is not None and self.mini_batch_size < 1:
             raise ValueError(f"mini_batch_size must be at least 1, found {self.mini_batch_size}.")
+        if self.lr_step_epochs is not None and self.lr_step_epochs < 1:
+            raise ValueError(f"lr_step_epochs must be at least 1, found {self.lr_step_epochs}.")
         if self.cache_vision_tokens and "vision" not in self.freeze:
             raise ValueError(
                 "cache_vision_tokens stores the output of a vision backbone that does not change. Add 'vision' to "

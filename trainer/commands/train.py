@@ -1,0 +1,63 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""`tgdt train`: train or fine-tune by a recipe."""
+
+import argparse
+import shlex
+import sys
+
+from trainer.recipe import load_recipe, recipe_names
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the verb."""
+    names = ", ".join(recipe_names())
+    parser.add_argument("--recipe", required=True, metavar="NAME|FILE", help=f"one of {names}; or a YAML file")
+    parser.add_argument(
+        "--dataset",
+        metavar="SOURCE",
+        help="Hub id; Parquet, JSONL or CSV file or a folder of them; folder of pictures with a captions file; "
+        "Karpathy or COCO JSON. Default: that of the recipe",
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="where model, metrics and curves are written")
+    parser.add_argument("--model", metavar="ID|DIR", help="TGDT model to fine-tune instead of a new one")
+    parser.add_argument("--vision-model", metavar="ID|DIR", help="replaces the recipe's vision backbone")
+    parser.add_argument("--text-model", metavar="ID|DIR", help="replaces the recipe's text backbone")
+    parser.add_argument("--features", metavar="PATH", help="region features that replace the pictures")
+    parser.add_argument("--image-root", metavar="DIR", help="folder that picture file names are relative to")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and dropout (default: 0)")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change the recipe, such as training.num_train_epochs=3 model.projection_dim=128",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, evaluate, save, and print the table."""
+    from trainer.report import results_table
+    from trainer.run import run_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    if args.vision_model:
+        recipe.vision_model = args.vision_model
+    if args.text_model:
+        recipe.text_model = args.text_model
+    finished = run_recipe(
+        recipe,
+        args.output,
+        dataset=args.dataset,
+        features=args.features,
+        image_root=args.image_root,
+        model=args.model,
+        seed=args.seed,
+        resume=args.resume,
+        command=shlex.join(["tgdt", *sys.argv[1:]]),
+    )
+    print(results_table(finished.results))
+    parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in finished.seconds.items())
+    print(f"\nTime: {parts}\nModel, processor, metrics.json, run.json, curves.png: {finished.output_dir}")
+    return 0

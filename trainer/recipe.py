@@ -1,0 +1,124 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Recipes: what to train, as YAML. Every key is checked; nothing in a recipe is ignored."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modeling_tgdt import TGDTConfig
+
+from .columns import nearest
+from .training_args import CMCTrainingArguments
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass
+class Recipe:
+    """One way to train.
+
+    Attributes:
+        description: What it is, in a sentence or two.
+        vision_model: Hub id or directory of the vision backbone; `None` reads region features.
+        text_model: Hub id or directory of the text backbone; `None` builds one from `text_config`.
+        vision_config: Configuration of a vision backbone that starts from nothing.
+        text_config: Configuration of a text backbone that starts from nothing, with a word-level tokenizer.
+        text_num_hidden_layers: Layers that are kept of a pretrained text backbone.
+        model: Fields of [`TGDTConfig`].
+        image_size: Side of the square pictures for a backbone that starts from nothing, in pixels.
+        training: Fields of [`CMCTrainingArguments`].
+        stages: Stages that run one after the other, each as fields that replace those of `training`.
+        dataset: Data set, where the command line names none.
+        train_split: Split to train on.
+        eval_split: Split to evaluate on.
+        protocol: Evaluation protocol.
+        restval: Whether Karpathy's `restval` photos belong to the training split.
+    """
+
+    description: str = ""
+    vision_model: str | None = None
+    text_model: str | None = None
+    vision_config: dict[str, Any] | None = None
+    text_config: dict[str, Any] | None = None
+    text_num_hidden_layers: int | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    image_size: int = 224
+    training: dict[str, Any] = field(default_factory=dict)
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    dataset: str | None = None
+    train_split: str = "train"
+    eval_split: str = "validation"
+    protocol: str = "standard"
+    restval: bool = True
+
+    def stage_arguments(self) -> list[dict[str, Any]]:
+        """Return the training arguments of each stage, in order."""
+        return [{**self.training, **stage} for stage in self.stages] or [self.training]
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name_or_path: Name of a recipe of the package, or a YAML file.
+        overrides: `key=value` with dotted keys, such as `training.learning_rate=1e-4`; values are YAML.
+
+    Raises:
+        ValueError: When the recipe, a key or a value is not known; the message names the nearest one.
+
+    Example:
+        >>> load_recipe("flickr8k", ["model.projection_dim=128"]).model["projection_dim"]
+        128
+    """
+    path = Path(name_or_path)
+    if not path.is_file():
+        path = RECIPES / f"{name_or_path}.yaml"
+    if not path.is_file():
+        names = recipe_names()
+        raise ValueError(f"No recipe {str(name_or_path)!r}: expected a YAML file or one of {', '.join(names)}.")
+    content = yaml.safe_load(path.read_text()) or {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a mapping of recipe keys, found {type(content).__name__}.")
+    for override in overrides:
+        _apply(content, override)
+    _check_keys("recipe", content, {item.name for item in fields(Recipe)})
+    recipe = Recipe(**content)
+    _check_keys("model", recipe.model, {item.name for item in fields(TGDTConfig)})
+    known = {item.name for item in fields(CMCTrainingArguments)}
+    for number, stage in enumerate(recipe.stage_arguments()):
+        _check_keys(f"stages[{number}]" if recipe.stages else "training", stage, known)
+    return recipe
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals:
+        raise ValueError(f"Expected key=value such as training.learning_rate=1e-4, found {override!r}.")
+    value = yaml.safe_load(text)
+    # YAML 1.1 reads 1e-4 as text.
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        content = content.setdefault(parent, {})
+        if not isinstance(content, dict):
+            raise ValueError(f"{dotted!r} goes into {parent!r}, which is no mapping.")
+    content[last] = value
+
+
+def _check_keys(where: str, found: dict[str, Any], known: set[str]) -> None:
+    for key in found:
+        if key not in known:
+            raise ValueError(f"Unknown key {key!r} in {where}.{nearest(key, known)}")

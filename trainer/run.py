@@ -1,0 +1,185 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Train a recipe from data set to saved model, and write down what happened."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer, set_seed
+
+from modeling_tgdt import TGDTConfig, TGDTImageProcessor, TGDTModel, TGDTProcessor
+
+from .cmc_trainer import CMCTrainer
+from .datasets import load_captions
+from .evaluation import evaluate_retrieval
+from .recipe import Recipe
+from .report import plot_curves, write_json
+from .scenes import make_scenes
+from .tokenizers import build_word_tokenizer
+from .training_args import CMCTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+_SCENES = {"train": (3000, 0), "validation": (300, 1)}
+
+
+@dataclass
+class Run:
+    """A finished run.
+
+    Attributes:
+        output_dir: Where model, processor, `metrics.json`, `run.json` and `curves.png` are.
+        model: The trained model.
+        processor: Its processor.
+        results: Metrics by retrieval mode on the evaluation photos.
+        seconds: Wall-clock time by part.
+    """
+
+    output_dir: Path
+    model: TGDTModel
+    processor: TGDTProcessor
+    results: dict[str, dict[str, float]]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def run_recipe(
+    recipe: Recipe,
+    output_dir: str | Path,
+    *,
+    dataset: Any = None,
+    features: str | Path | None = None,
+    image_root: str | Path | None = None,
+    model: str | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    command: str | None = None,
+) -> Run:
+    """Train a recipe and evaluate the result.
+
+    Args:
+        recipe: What to do.
+        output_dir: Where everything is written.
+        dataset: Anything that [`load_captions`] reads; that of the recipe when omitted.
+        features: Region features that replace the pictures, see [`load_captions`].
+        image_root: Folder that file names are relative to.
+        model: Model directory or Hub id to fine-tune, with its processor; built from the recipe when omitted.
+        seed: Seed of weights, order and dropout.
+        resume: Go on from the newest whole checkpoint of each stage.
+        command: The command line that asked for the run, for the record.
+
+    Raises:
+        ValueError: When the recipe and the data do not fit together.
+    """
+    started = time.perf_counter()
+    output = Path(output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    set_seed(seed)
+    train = load_split(recipe, recipe.train_split, dataset, features, image_root)
+    evaluation = load_split(recipe, recipe.eval_split, dataset, features, image_root)
+    network, processor = build(recipe, train) if model is None else load_pretrained(model, recipe)
+    seconds = {"setup": time.perf_counter() - started}
+    history: list[dict[str, float]] = []
+    trainer = None
+    stages = recipe.stage_arguments()
+    for number, arguments in enumerate(stages):
+        folder = output / "checkpoints" / (f"stage-{number + 1}" if len(stages) > 1 else "")
+        defaults = {"report_to": [], "seed": seed, "token_cache_dir": str(output / "token_cache")}
+        trainer = CMCTrainer(
+            model=network,
+            args=CMCTrainingArguments(**{"output_dir": str(folder), **defaults, **arguments}),
+            train_dataset=train,
+            eval_dataset=evaluation,
+            processing_class=processor,
+        )
+        seconds[f"stage {number + 1} caching"] = time.perf_counter() - started - sum(seconds.values())
+        trainer.train(resume_from_checkpoint=True if resume and any(folder.glob("checkpoint-*")) else None)
+        seconds[f"stage {number + 1} training"] = time.perf_counter() - started - sum(seconds.values())
+        history += [{**entry, "stage": number + 1} for entry in trainer.state.log_history]
+    results = evaluate_retrieval(
+        network,
+        processor,
+        evaluation if trainer is None else trainer.eval_dataset,
+        protocol=recipe.protocol,  # type: ignore[arg-type]
+        modes=("global", "local", "exhaustive", "two_stage"),
+    )
+    seconds["evaluation"] = time.perf_counter() - started - sum(seconds.values())
+    run = Run(output, network.eval(), processor, results, {name: round(value, 1) for name, value in seconds.items()})
+    _write(run, recipe, history, seed, command)
+    return run
+
+
+def load_split(
+    recipe: Recipe, split: str, dataset: Any, features: str | Path | None, image_root: str | Path | None
+) -> Any:
+    """Load one split of a recipe's data; `"scenes"` are drawn on the spot."""
+    source = recipe.dataset if dataset is None else dataset
+    if source is None:
+        raise ValueError("The recipe names no data set. Pass --dataset: a Hub id, a file or a folder.")
+    if source == "scenes":
+        count, seed = _SCENES["train" if split == recipe.train_split else "validation"]
+        return make_scenes(count, seed, image_size=recipe.image_size)
+    return load_captions(source, split, features=features, image_root=image_root, restval=recipe.restval)
+
+
+def build(recipe: Recipe, train: Any) -> tuple[TGDTModel, TGDTProcessor]:
+    """Make a new model and its processor as a recipe says.
+
+    Args:
+        recipe: Backbones by name, or their configurations.
+        train: Training photos, for the vocabulary of a text backbone that starts from nothing.
+
+    Raises:
+        ValueError: When the recipe names neither a text model nor a text configuration.
+    """
+    size = {"height": recipe.image_size, "width": recipe.image_size}
+    if recipe.text_model is None:
+        if recipe.text_config is None:
+            raise ValueError("The recipe needs text_model (a Hub id or directory) or text_config.")
+        captions = [caption for row in train["captions"] for caption in row]
+        tokenizer = build_word_tokenizer(captions)
+        text = AutoConfig.for_model(**recipe.text_config, vocab_size=len(tokenizer))
+        vision = None if recipe.vision_config is None else AutoConfig.for_model(**recipe.vision_config)
+        model = TGDTModel(TGDTConfig(text_config=text, vision_config=vision, **recipe.model))
+        return model, TGDTProcessor(TGDTImageProcessor(size=size), tokenizer)
+    tokenizer = AutoTokenizer.from_pretrained(recipe.text_model)
+    depth = recipe.text_num_hidden_layers
+    model = TGDTModel.from_vision_text_pretrained(
+        recipe.vision_model, recipe.text_model, text_num_hidden_layers=depth, **recipe.model
+    )
+    if recipe.vision_model is None:
+        return model, TGDTProcessor(TGDTImageProcessor(size=size), tokenizer)
+    return model, TGDTProcessor(TGDTImageProcessor.from_backbone(recipe.vision_model), tokenizer)
+
+
+def load_pretrained(name_or_path: str, recipe: Recipe) -> tuple[TGDTModel, TGDTProcessor]:
+    """Load a model to fine-tune, with the loss settings of a recipe, and its processor."""
+    config = TGDTConfig.from_pretrained(name_or_path, **recipe.model)
+    model = TGDTModel.from_pretrained(name_or_path, config=config, dtype=torch.float32)
+    return model, TGDTProcessor.from_pretrained(name_or_path)
+
+
+def _write(run: Run, recipe: Recipe, history: list[dict[str, float]], seed: int, command: str | None) -> None:
+    run.model.save_pretrained(run.output_dir)
+    run.processor.save_pretrained(run.output_dir)
+    write_json(run.output_dir / "metrics.json", run.results)
+    record = {
+        "command": command,
+        "recipe": asdict(recipe),
+        "seed": seed,
+        "seconds": run.seconds,
+        "history": history,
+        "parameters": run.model.num_parameters(),
+        "protocol": recipe.protocol,
+        "results": run.results,
+        "threads": torch.get_num_threads(),
+        "device": str(run.model.device),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    write_json(run.output_dir / "run.json", record)
+    plot_curves(history, run.output_dir / "curves.png")
