@@ -17,9 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol", default="standard", choices=("standard", "coco_1k", "coco_5k", "f30k"), help="what is ranked"
     )
-    parser.add_argument(
-        "--modes", nargs="+", default=list(MODES), choices=MODES, help="retrieval modes (default: all)"
-    )
+    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES, help="default: all")
     parser.add_argument("--candidates", type=int, metavar="K", help="shortlist (default: 100 photos, 50 captions)")
     parser.add_argument("--batch-size", type=int, default=64, help="photos or captions per pass (default: 64)")
     parser.add_argument("--on-error", default="raise", choices=("raise", "skip", "placeholder"), help="bad pictures")
