@@ -287,7 +287,8 @@ class CMCTrainer(Trainer):
             step_epochs=self.args.lr_step_epochs,
             warmup_steps=self.args.get_warmup_steps(num_training_steps),
         )
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, schedule)
+        target: Any = optimizer or self.optimizer
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(target, schedule)
         self._created_lr_scheduler = True
         return self.lr_scheduler
 

@@ -147,14 +147,14 @@ def build(recipe: Recipe, train: Any) -> tuple[TGDTModel, TGDTProcessor]:
         vision = None if recipe.vision_config is None else AutoConfig.for_model(**recipe.vision_config)
         model = TGDTModel(TGDTConfig(text_config=text, vision_config=vision, **recipe.model))
         return model, TGDTProcessor(TGDTImageProcessor(size=size), tokenizer)
-    tokenizer = AutoTokenizer.from_pretrained(recipe.text_model)
+    pretrained: Any = AutoTokenizer.from_pretrained(recipe.text_model)
     depth = recipe.text_num_hidden_layers
     model = TGDTModel.from_vision_text_pretrained(
         recipe.vision_model, recipe.text_model, text_num_hidden_layers=depth, **recipe.model
     )
     if recipe.vision_model is None:
-        return model, TGDTProcessor(TGDTImageProcessor(size=size), tokenizer)
-    return model, TGDTProcessor(TGDTImageProcessor.from_backbone(recipe.vision_model), tokenizer)
+        return model, TGDTProcessor(TGDTImageProcessor(size=size), pretrained)
+    return model, TGDTProcessor(TGDTImageProcessor.from_backbone(recipe.vision_model), pretrained)
 
 
 def load_pretrained(name_or_path: str, recipe: Recipe) -> tuple[TGDTModel, TGDTProcessor]:

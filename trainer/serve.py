@@ -89,6 +89,9 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
+_OTHER_METHODS = ["HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
+
+
 class Service:
     """Answers searches on a retriever.
 
@@ -175,6 +178,11 @@ def create_app(retriever: Any, limits: ServeLimits | None = None) -> Any:
     ) -> Results:
         """Search with an uploaded picture."""
         return await service.search(await service.prepare(await image.read()), options)
+
+    @app.api_route("/search", methods=_OTHER_METHODS, include_in_schema=False)
+    async def refuse_method() -> None:
+        # The router would name the methods of one of the two functions above only.
+        raise HTTPException(405, "search with GET and words, or POST a picture", {"Allow": "GET, POST"})
 
     @app.get("/healthz")
     async def health() -> Health:
