@@ -53,8 +53,9 @@ def run_step(index: TGDTIndex, number: int, state: State) -> None:
 
 
 def work(path: Path, number: int, state: State, done: int) -> None:
-    """Do steps from `number` on for ever; write one byte to the pipe `done` after each."""
+    """Do steps from `number` on for ever; write one byte to the pipe `done` before the first and after each."""
     index = TGDTIndex.open(path)
+    os.write(done, b".")
     while True:
         run_step(index, number, state)
         os.write(done, b".")
@@ -73,7 +74,7 @@ def read_state(path: Path) -> State:
     return {name: values["step"] for name, values in zip(found.ids[0], found.metadata[0], strict=True)}
 
 
-def kill_writers(path: Path, kills: int, seed: int = 0, longest: float = 0.08) -> int:
+def kill_writers(path: Path, kills: int, seed: int = 0, longest: float = 0.15) -> int:
     """Run and kill `kills` writers of one gallery.
 
     Returns:
@@ -91,6 +92,7 @@ def kill_writers(path: Path, kills: int, seed: int = 0, longest: float = 0.08) -
         writer = context.Process(target=work, args=(path, number, state, writing), daemon=True)
         writer.start()
         os.close(writing)
+        os.read(done, 1)  # the writer is ready: every kill hits a step, not the start
         time.sleep(chance.uniform(0, longest))
         os.kill(writer.pid or 0, signal.SIGKILL)
         writer.join()
