@@ -7,6 +7,7 @@ import pickle
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -120,19 +121,20 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"No checkpoint at {path}. Expected a *.pth.tar or *.safetensors file.")
+    content: Any
     try:
         if Path(path).suffix == ".safetensors":
-            tensors = load_file(path)
+            content = load_file(path)
         else:
             # weights_only: the restricted unpickler of PyTorch refuses everything but tensors and plain containers;
             # the authors' files also hold their command-line options in a Namespace, which is plain data.
             with torch.serialization.safe_globals([argparse.Namespace]):
-                tensors = torch.load(path, map_location="cpu", weights_only=True)
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is no readable TGDT checkpoint: {reason}") from error
-    tensors = tensors.get("model", tensors) if isinstance(tensors, dict) else {}
-    tensors = {str(name).removeprefix("module."): value for name, value in tensors.items()}
+    state = content.get("model", content) if isinstance(content, dict) else {}
+    tensors = {str(name).removeprefix("module."): value for name, value in state.items()}
     if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise ValueError(f"{path} holds no state dict: expected named tensors, at the top or under the key 'model'.")
     return {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}

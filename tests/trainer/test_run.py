@@ -1,0 +1,100 @@
+"""Training by recipe, through the command line, on scenes of a few pictures."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from modeling_tgdt import TGDTModel, TGDTProcessor, TGDTRetriever
+from trainer.cli import VERBS, main
+from trainer.report import plot_curves, results_table, write_json
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "image_size=32", "vision_config.image_size=32", "vision_config.patch_size=8", "vision_config.hidden_size=16",
+    "vision_config.num_hidden_layers=1", "text_config.hidden_size=16", "text_config.num_hidden_layers=1",
+    "model.projection_dim=16", "training.max_steps=2", "training.per_device_train_batch_size=8",
+    "training.logging_steps=1", "training.use_cpu=true", "training.disable_tqdm=true",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_scenes():
+    import trainer.run
+
+    original = trainer.run._SCENES
+    trainer.run._SCENES = {"train": (24, 0), "validation": (12, 1)}
+    yield
+    trainer.run._SCENES = original
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    output = tmp_path_factory.mktemp("demo")
+    assert main(["demo", "--output", str(output), "--set", *TINY]) == 0
+    return output
+
+
+def test_the_demo_writes_everything(demo, capsys):
+    run = json.loads((demo / "run.json").read_text())
+    assert run["results"] == json.loads((demo / "metrics.json").read_text())
+    assert set(run["results"]) == {"global", "local", "exhaustive", "two_stage"}
+    assert run["recipe"]["training"]["max_steps"] == 2 and run["history"] and run["seconds"]
+    for name in ("demo.png", "curves.png"):
+        with Image.open(demo / name) as picture:
+            assert min(picture.size) > 200
+    retriever = TGDTRetriever.from_pretrained(demo)
+    assert len(retriever.search("a red star", top_k=3)) == 3
+
+
+def test_fine_tuning_and_evaluation_of_a_saved_model(demo, tmp_path, capsys):
+    output = tmp_path / "tuned"
+    options = ["--dataset", "scenes", "--model", str(demo), "--output", str(output), "--set", *TINY]
+    assert main(["train", "--recipe", "scenes", *options, "model.margin=0.3", "model.objective=hinge"]) == 0
+    assert "| two_stage |" in capsys.readouterr().out
+    assert TGDTModel.from_pretrained(output).config.margin == 0.3
+    assert isinstance(TGDTProcessor.from_pretrained(output), TGDTProcessor)
+    lines = [{"image": "a.png", "captions": ["a red star"]}, {"image": "b.png", "captions": ["a blue box", "a box"]}]
+    (tmp_path / "photos.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    for number, name in enumerate(("a.png", "b.png")):
+        Image.new("RGB", (40, 30), (200 * number, 30, 90)).save(tmp_path / name)
+    command = ["evaluate", "--model", str(output), "--dataset", str(tmp_path / "photos.jsonl")]
+    assert main([*command, "--output", str(tmp_path / "metrics.json")]) == 0
+    assert "any caption" in capsys.readouterr().out
+    assert json.loads((tmp_path / "metrics.json").read_text())["global"]["rsum"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--recipe", "nope", "--output", "x"], "No recipe 'nope'"),
+        (["train", "--recipe", "flickr8k", "--output", "x", "--set", "model.x=1"], "Unknown key 'x' in model"),
+        (["evaluate", "--model", "/nowhere/at/all", "--dataset", "x"], "error"),
+        (["convert", "/nowhere.pth.tar", "out"], "No checkpoint at"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"tgdt {arguments[0]}: error:") and message in error
+
+
+@pytest.mark.parametrize("verb", list(VERBS))
+def test_every_verb_documents_itself(verb):
+    command = [sys.executable, "-m", "trainer.cli", verb, "--help"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0 and "usage: tgdt" in result.stdout
+
+
+def test_report(tmp_path):
+    table = results_table({"global": {"rsum": 12.34, "i2t_r1": 1.0}, "two_stage": {"stage1_recall": 99.0}})
+    assert "| global | 1.0 |" in table and "12.3" in table and "99.0" in table
+    write_json(tmp_path / "a.json", {"b": 1})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    history = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}, {"step": 2, "eval_global_rsum": 50.0}]
+    assert plot_curves(history, tmp_path / "curves.png").is_file()
