@@ -9,7 +9,7 @@ TRANSFORMERS := $(shell sed -n 's/^transformers==\(.*\)/\1/p' constraints.txt)
 # Threads that wait without spinning: on a busy small machine spinning costs a factor of five.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test lint bench clean env
+.PHONY: demo test lint clean env
 
 env: $(STAMP)
 
@@ -38,9 +38,6 @@ test: $(HF_TESTS)/.complete
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-
-bench: $(STAMP)
-	@$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf $(VENV) build *.egg-info demo_output
