@@ -292,6 +292,18 @@ class CMCTrainer(Trainer):
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the card of the run into the output directory, see [`hub_cards.cards.model_card`].
+
+        Args:
+            *args: As for `transformers.Trainer.create_model_card`.
+            **kwargs: As for it; `license`, `tags`, `language`, `finetuned_from` and `dataset_tags` replace front matter.
+        """
+        from .model_card import front_matter, write_trainer_card
+
+        if self.is_world_process_zero():
+            write_trainer_card(self, **front_matter(*args, **kwargs))
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         if not self.args.unique_photos_per_batch or not hasattr(dataset, "image_ids"):

@@ -13,6 +13,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, set_seed
 
+from hub_cards.cards import write_model_card
 from modeling_tgdt import TGDTConfig, TGDTImageProcessor, TGDTModel, TGDTProcessor
 
 from .cmc_trainer import CMCTrainer
@@ -182,4 +183,5 @@ def _write(run: Run, recipe: Recipe, history: list[dict[str, float]], seed: int,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     write_json(run.output_dir / "run.json", record)
+    write_model_card(run.output_dir)
     plot_curves(history, run.output_dir / "curves.png")
