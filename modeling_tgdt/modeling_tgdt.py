@@ -264,15 +264,6 @@ class TGDTPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-        """Save as `PreTrainedModel.save_pretrained` does, with the weights under the names that the module has.
-
-        transformers would write a backbone's weights under its legacy names, which a Trainer that resumes (or loads
-        its best model) does not find again: it silently goes on with what it has.
-        """
-        kwargs.setdefault("save_original_format", False)
-        return super().save_pretrained(*args, **kwargs)
-
 
 class TGDTRegionEncoder(TGDTPreTrainedModel):
     """The transformer over regions, at the width of their features: what a backbone is to pixels."""

@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
@@ -276,6 +276,17 @@ class CMCTrainer(Trainer):
         ]
         return optimizer, kwargs
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        # save_pretrained writes some backbones under their legacy names, which load_state_dict does not know: a Trainer
+        # that resumes, or loads its best model, would silently go on with the weights that it has.
+        original = self.model.save_pretrained
+        if isinstance(self.model, PreTrainedModel):
+            self.model.save_pretrained = partial(original, save_original_format=False)
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.model.__dict__.pop("save_pretrained", None)
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Return the authors' step schedule where `lr_step_epochs` is set, else the one of `lr_scheduler_type`."""
         if self.args.lr_step_epochs is None or self.lr_scheduler is not None:
@@ -297,7 +308,7 @@ class CMCTrainer(Trainer):
 
         Args:
             *args: As for `transformers.Trainer.create_model_card`.
-            **kwargs: As for it; `license`, `tags`, `language`, `finetuned_from` and `dataset_tags` replace front matter.
+            **kwargs: As for it; `license`, `tags`, `language`, `finetuned_from`, `dataset_tags` replace front matter.
         """
         from .model_card import front_matter, write_trainer_card
 

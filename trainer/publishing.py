@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError
 
 from hub_cards.cards import MARKER, gallery_card, write_model_card
 from modeling_tgdt.index_tgdt import TGDTIndex
@@ -145,6 +146,12 @@ def check_token(token: str | None = None) -> None:
         raise
 
 
+def network_errors() -> type[Exception]:
+    """Return the base class of the errors of the HTTP library behind huggingface_hub, httpx or its successor."""
+    base: type[Exception] = HfHubHTTPError.__bases__[0]
+    return base
+
+
 def _copy_records(source: Path, target: Path) -> None:
     """Take along what a card is written from, and a card that somebody edited."""
     for name in _RECORDS:
@@ -154,4 +161,4 @@ def _copy_records(source: Path, target: Path) -> None:
             shutil.copyfile(path, target / name)
 
 
-__all__ = ["Published", "check_token", "publish", "publish_gallery"]
+__all__ = ["Published", "check_token", "network_errors", "publish", "publish_gallery"]

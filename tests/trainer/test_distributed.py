@@ -27,10 +27,15 @@ def launch(out: Path, processes: int, per_device: int, mini_batch_size: int) -> 
     return load_file(out), json.loads(notes["losses"]), json.loads(notes["metrics"])
 
 
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    return launch(tmp_path_factory.mktemp("one") / "one.safetensors", 1, 8, 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mini_batch_size", [0, 2], ids=["whole", "cached"])
-def test_two_processes_equal_one(tmp_path, mini_batch_size):
-    one, losses, metrics = launch(tmp_path / "one.safetensors", 1, 8, 0)
+def test_two_processes_equal_one(tmp_path, one_process, mini_batch_size):
+    one, losses, metrics = one_process
     two, losses_two, metrics_two = launch(tmp_path / "two.safetensors", 2, 4, mini_batch_size)
     assert losses_two == pytest.approx(losses, rel=1e-4)
     assert metrics_two == pytest.approx(metrics, rel=1e-5)

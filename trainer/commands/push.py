@@ -18,17 +18,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Push, and say where everything is."""
-    from trainer.publishing import publish
+    from trainer.publishing import network_errors, publish
 
     if not Path(args.directory).is_dir():
         raise ValueError(f"expected a directory with a model, found none at {args.directory!r}.")
-    published = publish(
-        args.directory,
-        args.repo_id,
-        gallery_repo=args.gallery_repo,
-        private=args.private or None,
-        message=args.message,
-    )
+    try:
+        published = publish(
+            args.directory,
+            args.repo_id,
+            gallery_repo=args.gallery_repo,
+            private=args.private or None,
+            message=args.message,
+        )
+    except network_errors() as error:
+        if isinstance(error, OSError):  # the Hub's own words
+            raise
+        raise OSError(f"lost the Hub ({error}); what was there is as it was, push again.") from error
     print(f"model: {published.model}")
     if published.gallery is not None:
         print(f"gallery, {published.items} items: {published.gallery}")
