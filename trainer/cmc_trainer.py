@@ -277,11 +277,11 @@ class CMCTrainer(Trainer):
         return optimizer, kwargs
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        # save_pretrained writes some backbones under their legacy names, which load_state_dict does not know: a Trainer
+        # save_pretrained writes some backbones under their legacy names, which load_state_dict does not know: a run
         # that resumes, or loads its best model, would silently go on with the weights that it has.
-        original = self.model.save_pretrained
         if isinstance(self.model, PreTrainedModel):
-            self.model.save_pretrained = partial(original, save_original_format=False)
+            renamed = partial(self.model.save_pretrained, save_original_format=False)
+            self.model.__dict__["save_pretrained"] = renamed
         try:
             super()._save(output_dir, state_dict)
         finally:
