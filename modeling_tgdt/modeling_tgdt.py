@@ -269,7 +269,7 @@ class TGDTRegionEncoder(TGDTPreTrainedModel):
     """The transformer over regions, at the width of their features: what a backbone is to pixels."""
 
     _can_record_outputs = {
-        "hidden_states": OutputRecorder(TGDTEncoderLayer, num_hidden_layers_key="num_region_layers"),
+        "hidden_states": OutputRecorder(TGDTEncoderLayer),
         "attentions": OutputRecorder(TGDTAttention, index=1),
     }
 
@@ -381,7 +381,8 @@ class TGDTModel(TGDTPreTrainedModel):
         if region_mask is None:
             region_mask = torch.ones(region_features.shape[:2], dtype=torch.bool, device=region_features.device)
         region_mask = region_mask.bool()
-        tokens, pooled, encoded = self._encode_regions(region_features, region_boxes, region_mask, **kwargs)
+        recording = kwargs if backbone is None else {}
+        tokens, pooled, encoded = self._encode_regions(region_features, region_boxes, region_mask, **recording)
         recorded = encoded if backbone is None else backbone
         return TGDTFeatures(
             last_hidden_state=tokens,

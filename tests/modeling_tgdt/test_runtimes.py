@@ -58,11 +58,16 @@ def test_autocast_keeps_the_loss_in_float32(case) -> None:
 @pytest.mark.slow
 def test_compiles_without_a_graph_break(case) -> None:
     model, inputs = case
-    with torch.no_grad():
-        expected = model(**inputs)
-        found = torch.compile(model, fullgraph=True, backend="aot_eager")(**inputs)
-    for name in OUTPUTS:
-        torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=0)
+    expected = model(**inputs, return_loss=True)
+    found = torch.compile(model, fullgraph=True, backend="aot_eager")(**inputs, return_loss=True)
+    for name in ("loss", *OUTPUTS):
+        torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-5)
+    gradients = []
+    for output in (expected, found):
+        model.zero_grad()
+        output.loss.backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(gradients[1], gradients[0])
 
 
 @pytest.mark.slow
@@ -131,6 +136,6 @@ def test_gradient_checkpointing_changes_no_gradient(case) -> None:
         torch.manual_seed(0)
         model(**inputs, return_loss=True).loss.backward()
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
-        model.activation_checkpointing_enable()
+        model.gradient_checkpointing_enable()
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
