@@ -105,8 +105,8 @@ def _apply(content: dict[str, Any], override: str) -> None:
     dotted, equals, text = override.partition("=")
     if not equals:
         raise ValueError(f"Expected key=value such as training.learning_rate=1e-4, found {override!r}.")
-    value = yaml.safe_load(text)
-    # YAML 1.1 reads 1e-4 as text.
+    # YAML 1.1 reads the strategy "no" as false, and 1e-4 as text.
+    value = text if text in ("no", "yes", "on", "off") else yaml.safe_load(text)
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = float(value)

@@ -33,8 +33,12 @@ def test_the_paper_settings():
 
 
 def test_overrides_reach_into_the_recipe():
-    recipe = load_recipe("flickr8k", ["training.learning_rate=1e-4", "model.objective=sigmoid", "training.freeze=[]"])
+    recipe = load_recipe(
+        "flickr8k",
+        ["training.learning_rate=1e-4", "model.objective=sigmoid", "training.freeze=[]", "training.save_strategy=no"],
+    )
     assert recipe.training["learning_rate"] == 1e-4
+    assert recipe.training["save_strategy"] == "no"
     assert recipe.model["objective"] == "sigmoid" and recipe.training["freeze"] == []
 
 
