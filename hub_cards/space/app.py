@@ -1,0 +1,118 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""The demo page (Gradio). `build(retriever, pictures)` makes it; as a Space this file runs as it is.
+
+A Space names what it serves in its variables: `TGDT_MODEL`, a model on the Hub with its gallery, and `TGDT_PICTURES`,
+a folder of the pictures (optional).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from hub_cards.space.collection import MAX_BYTES, Collection, Pictures, add_uploads
+from hub_cards.space.searching import explain, search
+from modeling_tgdt.retrieval_tgdt import TGDTRetriever
+
+GALLERY, MINE = "the gallery", "my pictures"
+
+
+def build(
+    retriever: TGDTRetriever, pictures: Pictures | str = None, *, examples: list[str] | None = None
+) -> gr.Blocks:
+    """Make the page; `.launch()` serves it.
+
+    Args:
+        retriever: Model, processor, and a gallery when there is one.
+        pictures: Folder that was indexed, or pictures by id, to show the results.
+        examples: Queries to offer.
+    """
+    shared = Collection(retriever, Path(pictures) if isinstance(pictures, str) else pictures)
+    settings = {} if retriever.index is None else retriever.index.settings
+    first, second = settings.get("global_weight", 1.0), settings.get("local_weight", 1.0)
+
+    def on_search(
+        words: str, picture: str | None, place: str, mine: Any, size: float, mix: float, count: float
+    ) -> Any:
+        chosen = shared if place == GALLERY else mine
+        found = search(chosen, words, picture, candidates=int(size), mix=mix, top_k=int(count))
+        state = (place, found.query, found.ids)
+        return found.tiles, found.rows, found.message, state, gr.update(value=None, visible=False)
+
+    def on_click(state: Any, mine: Any, event: gr.SelectData) -> Any:
+        place, query, ids = state
+        drawing, message = explain(shared if place == GALLERY else mine, query, ids[event.index])
+        return gr.update(value=drawing, visible=drawing is not None), message
+
+    def on_upload(files: list[str] | None, mine: Any) -> Any:
+        named = [(Path(file).name, _content(file)) for file in files or []]
+        mine, refused = add_uploads(mine, retriever, named)
+        lines = [f"{len(mine)} pictures of yours.", *(f"- Refused {line}" for line in refused)]
+        return mine, "\n".join(lines), gr.update(value=MINE), None
+
+    with gr.Blocks(title="Image-text retrieval in two stages") as page:
+        mine, state = gr.State(None, time_to_live=3600), gr.State((GALLERY, None, []))
+        gr.Markdown(
+            "# Image-text retrieval in two stages\nA global score picks a shortlist, words and regions rank it."
+        )
+        with gr.Row():
+            with gr.Column(scale=1, min_width=300):
+                words = gr.Textbox(label="Words", placeholder="what the picture shows", max_length=2000)
+                picture = gr.Image(label="or a picture", type="filepath", sources=["upload", "clipboard"], height=160)
+                place = gr.Radio([GALLERY, MINE], value=GALLERY if len(shared) else MINE, label="Search in")
+                button = gr.Button("Search", variant="primary")
+                if examples:
+                    gr.Examples([[example] for example in examples], [words], label="For example")
+                with gr.Accordion("Settings", open=False):
+                    size = gr.Slider(1, 1000, 100, step=1, label="Shortlist: candidates of stage one")
+                    mix = gr.Slider(
+                        0, 1, second / ((first + second) or 1), label="Mix: share of stage two in the score"
+                    )
+                    count = gr.Slider(1, 50, 12, step=1, label="Results")
+                with gr.Accordion("Index your own pictures", open=not len(shared)):
+                    files = gr.File(file_count="multiple", label="Pictures (they stay in this session)", height=140)
+                    uploaded = gr.Markdown()
+            with gr.Column(scale=2, min_width=300):
+                message = gr.Markdown(
+                    f"{len(shared):,} items in the gallery." if len(shared) else "", elem_id="message"
+                )
+                results = gr.Gallery(
+                    label="Results", columns=4, height="auto", allow_preview=False, object_fit="contain",
+                    elem_id="results",
+                )  # fmt: skip
+                drawing = gr.Image(label="Which word matched where", visible=False, elem_id="explanation")
+                explained = gr.Markdown(elem_id="explained")
+                table = gr.Dataframe(
+                    headers=["rank", "id", "score", "stage one", "stage two"], interactive=False, label="Scores"
+                )
+        inputs = [words, picture, place, mine, size, mix, count]
+        outputs = [results, table, message, state, drawing]
+        gr.on([button.click, words.submit], on_search, inputs, outputs)
+        results.select(on_click, [state, mine], [drawing, explained])
+        files.upload(on_upload, [files, mine], [mine, uploaded, place, files])
+    return page
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(MAX_BYTES + 1)
+
+
+def main() -> None:
+    """Serve what the variables of a Space name.
+
+    Raises:
+        ValueError: When there is no `TGDT_MODEL`.
+    """
+    model = os.environ.get("TGDT_MODEL")
+    if not model:
+        raise ValueError("set the variable TGDT_MODEL to a model on the Hub, such as user/name.")
+    page = build(TGDTRetriever.from_pretrained(model), os.environ.get("TGDT_PICTURES"))
+    page.launch(max_file_size=MAX_BYTES)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""What the demo page searches: a retriever and the pictures behind its ids; and the pictures of a visitor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from modeling_tgdt.picture_sources_tgdt import SUFFIXES, read_picture
+from modeling_tgdt.retrieval_tgdt import TGDTRetriever
+
+MAX_UPLOADS = 200
+MAX_PIXELS = 40_000_000
+MAX_BYTES = 16 * 1024 * 1024
+_TILE = 256
+
+Pictures = Mapping[str, Any] | Path | None
+
+
+@dataclass
+class Collection:
+    """Something to search.
+
+    Attributes:
+        retriever: Model, processor and gallery.
+        pictures: Folder that was indexed, or pictures by id; None when only the embeddings are there.
+    """
+
+    retriever: TGDTRetriever
+    pictures: Pictures = None
+
+    def __len__(self) -> int:
+        return 0 if self.retriever.index is None else len(self.retriever.index)
+
+    def picture(self, name: str) -> Image.Image | None:
+        """Return the picture of an id; None where there is none, or the id leads out of the folder."""
+        if self.pictures is None:
+            return None
+        source: Any
+        if isinstance(self.pictures, Mapping):
+            source = self.pictures.get(name)
+        else:
+            root = self.pictures.resolve()
+            source = (root / name).resolve()
+            if not source.is_relative_to(root):
+                return None
+        try:
+            decoded = read_picture(source, max_pixels=MAX_PIXELS)
+        except ValueError:  # moved or damaged since it was indexed
+            return None
+        return ImageOps.exif_transpose(decoded).convert("RGB")
+
+    def tile(self, name: str) -> Image.Image:
+        """Return what stands for an id among the results: its picture, small, or a card with the id."""
+        picture = self.picture(name)
+        if picture is not None:
+            return ImageOps.contain(picture, (2 * _TILE, 2 * _TILE))
+        card = Image.new("RGB", (_TILE, _TILE), "lightgrey")
+        ImageDraw.Draw(card).text((8, _TILE // 2), name[:40], fill="black", font=ImageFont.load_default(14))
+        return card
+
+
+def add_uploads(
+    mine: Collection | None, retriever: TGDTRetriever, files: Iterable[tuple[str, bytes]]
+) -> tuple[Collection, list[str]]:
+    """Index pictures of a visitor in a gallery of their own, in memory and a temporary directory.
+
+    Args:
+        mine: What the visitor uploaded before.
+        retriever: Lends its model and processor.
+        files: (name, content) of each file. The name is only shown, never used as a path.
+
+    Returns:
+        The visitor's collection, and one line for each file that was refused.
+    """
+    mine = mine or Collection(TGDTRetriever(retriever.model, retriever.processor), {})
+    kept: dict[str, Any] = dict(mine.pictures) if isinstance(mine.pictures, Mapping) else {}
+    accepted: dict[str, Image.Image] = {}
+    refused: list[str] = []
+    for name, content in files:
+        try:
+            name = _safe_name(name)
+            accepted[name] = _read_upload(content)
+        except ValueError as error:
+            refused.append(f"{_shown(name)}: {error}")
+        if len(kept.keys() | accepted.keys()) >= MAX_UPLOADS:
+            refused.append(f"{MAX_UPLOADS} pictures are the most that this page holds; what followed was left out.")
+            break
+    if accepted:
+        mine.retriever.add_images(list(accepted.values()), ids=list(accepted), batch_size=8, progress=False)
+    return Collection(mine.retriever, kept | accepted), refused
+
+
+def _safe_name(name: str) -> str:
+    if not name or name != Path(name).name or "\\" in name or name.startswith(".") or not name.isprintable():
+        raise ValueError("a name with folders or hidden parts is not accepted; rename the file.")
+    if not name.lower().endswith(SUFFIXES):
+        raise ValueError("this is no picture by its name; JPEG, PNG, WebP, GIF, BMP and TIFF are accepted.")
+    return name
+
+
+def _read_upload(content: bytes) -> Image.Image:
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"it is larger than the {MAX_BYTES >> 20} MiB allowed; send a smaller copy.")
+    picture = ImageOps.exif_transpose(read_picture(content, max_pixels=MAX_PIXELS)).convert("RGB")
+    return ImageOps.contain(picture, (1024, 1024)) if max(picture.size) > 1024 else picture
+
+
+def _shown(name: str) -> str:
+    printable = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return f"`{printable[-60:].replace('`', '?')}`"
+
+
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "MAX_UPLOADS", "Collection", "add_uploads"]

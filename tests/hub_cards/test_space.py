@@ -1,0 +1,173 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""The demo page: its functions called directly, and the page in a headless browser, with pictures of it."""
+
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from hub_cards.space.collection import MAX_UPLOADS, Collection, add_uploads
+from hub_cards.space.searching import explain, search
+from tests.tiny_retrieval import picture_folder, png_bomb, random_picture, tiny_retriever
+
+WORDS = "a red ball on a blue box"
+
+
+def encoded(seed: int, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    random_picture(seed).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    folder = picture_folder(tmp_path_factory.mktemp("photos"), 6)
+    retriever = tiny_retriever()
+    retriever.add_images(folder, progress=False)
+    return Collection(retriever, folder)
+
+
+def test_a_search_by_words_shows_both_stages(collection: Collection) -> None:
+    found = search(collection, f"  {WORDS} ", None, top_k=4)
+    expected = collection.retriever.search(WORDS, top_k=4)
+    assert found.ids == [hit.id for hit in expected] and found.query == WORDS
+    assert found.rows[0] == [1, found.ids[0], *(f"{score:.3f}" for score in (
+        expected[0].score, expected[0].global_score, expected[0].local_score))]  # fmt: skip
+    assert found.tiles[0][0].size == (24, 20) or max(found.tiles[0][0].size) == 512
+    assert "4 of 6, out of a shortlist of 6" in found.message
+
+
+def test_a_search_by_picture(collection: Collection, tmp_path: Path) -> None:
+    random_picture(3).save(tmp_path / "query.png")
+    by_file = search(collection, "", str(tmp_path / "query.png"))
+    assert by_file.ids == search(collection, None, random_picture(3)).ids
+    assert by_file.ids[0] == "sub/003.png" and by_file.query is None
+    assert explain(collection, by_file.query, by_file.ids[0])[0] is None
+
+
+def test_the_mix_moves_the_ranking(collection: Collection) -> None:
+    first = search(collection, WORDS, None, mix=0.0)
+    second = search(collection, WORDS, None, mix=1.0)
+    by_first = sorted(first.rows, key=lambda row: -float(row[3]))
+    by_second = sorted(second.rows, key=lambda row: -float(row[4]))
+    assert [row[3] for row in first.rows] == [row[3] for row in by_first]
+    assert [row[4] for row in second.rows] == [row[4] for row in by_second]
+
+
+@pytest.mark.parametrize(
+    ("words", "picture", "message"),
+    [("", None, "Type some words"), (" ", None, "Type some words"), ("", b"no picture", "cannot be searched for")],
+)
+def test_what_cannot_be_searched_is_a_message(collection: Collection, words: str, picture: Any, message: str) -> None:
+    found = search(collection, words, picture)
+    assert message in found.message and found.ids == []
+    assert "upload some pictures" in search(None, "words", None).message
+
+
+def test_an_explanation_is_a_drawing(collection: Collection) -> None:
+    drawing, message = explain(collection, WORDS, "000.png")
+    assert drawing is not None and drawing.width > 400
+    assert "red " in message and "ball " in message
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "missing.png"])
+def test_an_id_never_leads_out_of_the_folder(collection: Collection, name: str) -> None:
+    assert collection.picture(name) is None
+    assert collection.tile(name).size == (256, 256)
+    assert explain(collection, WORDS, name)[0] is None
+
+
+def test_uploads_are_searched_in_a_gallery_of_their_own(collection: Collection) -> None:
+    before = len(collection)
+    mine, refused = add_uploads(None, collection.retriever, [("a.png", encoded(20)), ("b.jpg", encoded(21, "JPEG"))])
+    mine, more = add_uploads(mine, collection.retriever, [("c.png", encoded(22))])
+    assert (refused, more, len(mine), len(collection)) == ([], [], 3, before)
+    assert set(search(mine, WORDS, None).ids) == {"a.png", "b.jpg", "c.png"}
+    assert explain(mine, WORDS, "a.png")[0] is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("../../x.png", encoded(1), "not accepted"),
+        ("..\\x.png", encoded(1), "not accepted"),
+        (".hidden.png", encoded(1), "not accepted"),
+        ("/etc/x.png", encoded(1), "not accepted"),
+        ("notes.txt", b"words", "no picture by its name"),
+        ("broken.png", b"\x89PNG\r\n\x1a\n nothing", "no readable picture"),
+        ("page.jpg", b"<script>alert(1)</script>", "no readable picture"),
+        ("empty.png", b"", "0 bytes"),
+        ("bomb.png", png_bomb(10_000), "10000 x 10000 pixels"),
+        ("large.png", bytes(17 << 20), "larger than the 16 MiB"),
+    ],
+)
+def test_bad_uploads_are_refused_and_write_nowhere(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mine, refused = add_uploads(None, collection.retriever, [(name, content), ("good.png", encoded(2))])
+    assert len(refused) == 1 and reason in refused[0]
+    assert len(mine) == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_the_number_of_uploads_is_bounded(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hub_cards.space.collection.MAX_UPLOADS", 2)
+    mine, refused = add_uploads(None, collection.retriever, [(f"{n}.png", encoded(n)) for n in range(4)])
+    assert len(mine) == 2 and "the most that this page holds" in refused[0]
+    assert MAX_UPLOADS == 200
+
+
+@pytest.fixture(scope="module")
+def page(collection: Collection) -> Iterator[str]:
+    pytest.importorskip("gradio", reason="the page needs gradio (extra `demo`)")
+    from hub_cards.space.app import build
+
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    made = build(collection.retriever, collection.pictures, examples=[WORDS])
+    _, address, _ = made.launch(prevent_thread_lock=True, server_name="127.0.0.1", quiet=True, share=False)
+    yield address
+    made.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desktop", "phone"])
+def test_the_page_in_a_browser(page: str, width: int, height: int, tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("the browser test needs chromium, for example `apt-get install chromium`")
+    screenshots = Path(os.environ.get("TGDT_SCREENSHOTS", tmp_path))
+    random_picture(3).save(tmp_path / "query.png")
+    (tmp_path / "notes.txt").write_text("words")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": width, "height": height})
+        errors: list[str] = []
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.goto(page)
+        tab.get_by_label("Words").fill(WORDS)
+        tab.get_by_role("button", name="Search", exact=True).click()
+        tab.get_by_text("out of a shortlist of 6").wait_for()
+        tab.wait_for_selector("#results img")
+        tab.screenshot(path=screenshots / f"words-{width}.png", full_page=True)
+        tab.locator("#results img").first.click()
+        tab.wait_for_selector("#explanation img")
+        tab.get_by_text("ball ", exact=False).last.wait_for()
+        tab.screenshot(path=screenshots / f"explanation-{width}.png", full_page=True)
+        tab.get_by_label("Words").fill("")
+        tab.locator("input[type=file]").first.set_input_files(tmp_path / "query.png")
+        tab.wait_for_timeout(1500)
+        tab.get_by_role("button", name="Search", exact=True).click()
+        tab.get_by_text("Search by words to see").wait_for()
+        tab.screenshot(path=screenshots / f"picture-{width}.png", full_page=True)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert errors == []
+        browser.close()
+    for kind in ("words", "explanation", "picture"):
+        with Image.open(screenshots / f"{kind}-{width}.png") as picture:
+            assert picture.width == width and len(picture.convert("RGB").getcolors(1 << 24) or []) > 50
