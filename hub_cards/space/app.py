@@ -17,6 +17,10 @@ from hub_cards.space.collection import MAX_BYTES, Collection, Pictures, add_uplo
 from hub_cards.space.searching import explain, search
 from modeling_tgdt.retrieval_tgdt import TGDTRetriever
 
+# As many columns as fit, from a phone to a desk.
+_STYLE = (
+    "<style>#results .grid-container {grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)) !important}</style>"
+)
 GALLERY, MINE = "the gallery", "my pictures"
 
 
@@ -40,7 +44,8 @@ def build(
         chosen = shared if place == GALLERY else mine
         found = search(chosen, words, picture, candidates=int(size), mix=mix, top_k=int(count))
         state = (place, found.query, found.ids)
-        return found.tiles, found.rows, found.message, state, gr.update(value=None, visible=False)
+        tiles = gr.update(value=found.tiles, selected_index=None)
+        return tiles, found.rows, found.message, state, gr.update(value=None, visible=False), ""
 
     def on_click(state: Any, mine: Any, event: gr.SelectData) -> Any:
         place, query, ids = state
@@ -58,6 +63,7 @@ def build(
         gr.Markdown(
             "# Image-text retrieval in two stages\nA global score picks a shortlist, words and regions rank it."
         )
+        gr.HTML(_STYLE, padding=False)
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 words = gr.Textbox(label="Words", placeholder="what the picture shows", max_length=2000)
@@ -89,7 +95,7 @@ def build(
                     headers=["rank", "id", "score", "stage one", "stage two"], interactive=False, label="Scores"
                 )
         inputs = [words, picture, place, mine, size, mix, count]
-        outputs = [results, table, message, state, drawing]
+        outputs = [results, table, message, state, drawing, explained]
         gr.on([button.click, words.submit], on_search, inputs, outputs)
         results.select(on_click, [state, mine], [drawing, explained])
         files.upload(on_upload, [files, mine], [mine, uploaded, place, files])

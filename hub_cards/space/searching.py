@@ -73,10 +73,7 @@ def search(
     rows = [
         [rank, hit.id, *map(_shown, (hit.score, hit.global_score, hit.local_score))] for rank, hit in _ranked(hits)
     ]
-    tiles = [
-        (collection.tile(hit.id), f"{rank}. {_shown(hit.score)} (stage one {_shown(hit.global_score)})")
-        for rank, hit in _ranked(hits)
-    ]
+    tiles = [(collection.tile(hit.id), f"{rank}. {_shown(hit.score)}") for rank, hit in _ranked(hits)]
     hint = "Click a result to see which word matched where." if words else "Search by words to see what matched where."
     message = (
         f"{len(hits)} of {len(collection)}, out of a shortlist of {min(int(candidates), len(collection))}. {hint}"
