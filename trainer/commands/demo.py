@@ -2,12 +2,15 @@
 """`tgdt demo`: the main job from end to end, in minutes, on pictures made on the spot."""
 
 import argparse
+from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the verb."""
     parser.add_argument("--output", default="demo_output", metavar="DIR", help="where everything is written")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training (default: 0)")
+    parser.add_argument("--serve", action="store_true", help="open the demo page on localhost (needs the demo extra)")
+    parser.add_argument("--port", type=int, default=7860, help="port of the demo page (default: 7860)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides", help="as in tgdt train")
 
 
@@ -16,6 +19,8 @@ def run(args: argparse.Namespace) -> int:
     from trainer.demo import run_demo
     from trainer.report import results_table
 
+    if args.serve and Path(args.output, "index").is_dir():
+        return _serve(args.output, args.port)
     demo = run_demo(args.output, seed=args.seed, overrides=tuple(args.overrides))
     print(results_table(demo.run.results))
     for search in demo.searches:
@@ -25,4 +30,23 @@ def run(args: argparse.Namespace) -> int:
     seconds = sum(demo.run.seconds.values())
     print(f"\n{seconds:.0f} s. Picture: {demo.picture}\nModel, processor, gallery, metrics: {demo.run.output_dir}")
     print(f'Try: tgdt search {demo.run.output_dir} "a small red star above a blue circle"')
+    return _serve(args.output, args.port) if args.serve else 0
+
+
+def _serve(output: str, port: int) -> int:
+    """Open the demo page over the gallery of a finished demo."""
+    try:
+        from hub_cards.space.app import build
+    except ImportError as error:
+        raise ImportError("The demo page needs gradio: pip install 'tgdt[demo]'.") from error
+    from modeling_tgdt import TGDTRetriever
+    from trainer.recipe import load_recipe
+    from trainer.run import load_split
+
+    recipe = load_recipe("scenes")
+    scenes = load_split(recipe, recipe.eval_split, None, None, None)
+    pictures = dict(zip(scenes["image_id"], scenes["image"], strict=True))
+    examples = [scenes[position]["captions"][0] for position in (0, 10, 20)]
+    page = build(TGDTRetriever.from_pretrained(output), pictures, examples=examples)
+    page.launch(server_name="127.0.0.1", server_port=port)
     return 0
