@@ -550,16 +550,27 @@ class TGDTModel(TGDTPreTrainedModel):
         image_mask: Tensor,
         text_mask: Tensor,
         image_ids: Tensor | None = None,
+        *,
+        loss_module: CMCLoss | None = None,
     ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        """Compute the configured loss of B aligned pairs from their embeddings, as [`CMCLoss`] takes them.
+        """Compute the loss of B aligned pairs from their embeddings, which [`CMCLoss`] describes.
+
+        Args:
+            image_embeds: Global image embeddings (B, D).
+            text_embeds: Global caption embeddings (B, D).
+            image_tokens: Region embeddings (B, R, D).
+            text_tokens: Word embeddings (B, W, D).
+            image_mask: Boolean (B, R).
+            text_mask: Boolean (B, W).
+            image_ids: Integers (B,) naming each row's photo.
+            loss_module: The loss; that of the configuration when omitted.
 
         Returns:
             The loss, its detached unweighted components, and the token similarities where a component needed them.
         """
         mask = self._similarity_mask(image_mask)
-        terms = self.loss_module().terms(
-            image_embeds, text_embeds, image_tokens, text_tokens, mask, text_mask, image_ids
-        )
+        loss_module = self.loss_module() if loss_module is None else loss_module
+        terms = loss_module.terms(image_embeds, text_embeds, image_tokens, text_tokens, mask, text_mask, image_ids)
         return terms.loss, {name: value.detach() for name, value in terms.components.items()}, terms.local_similarity
 
     @classmethod

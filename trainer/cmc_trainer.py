@@ -175,11 +175,9 @@ class CMCTrainer(Trainer):
         if self.args.gather_across_devices:
             pairs = gather_pairs(pairs)
         loss_module = stage_loss(core, self.args.train_stage, self._margin(core.config.margin))
-        mask = None if core.config.padding_mode == "reference" else pairs.image_mask
-        tensors = pairs.tensors() | {"image_mask": mask}
-        terms = loss_module.terms(**tensors)
-        self._check_and_record(terms.loss, terms.components, pairs)
-        return terms.loss
+        loss, components, _ = core.compute_loss(**pairs.tensors(), loss_module=loss_module)
+        self._check_and_record(loss, components, pairs)
+        return loss
 
     def _margin(self, margin: float) -> float:
         steps = self.args.margin_warmup_steps
@@ -195,7 +193,7 @@ class CMCTrainer(Trainer):
         if not self.model.training:
             return
         for name, value in components.items():
-            self._components[name].append(value.detach())
+            self._components[name].append(value)
         if self.state.global_step % max(1, int(self.args.logging_steps)) == 0 and len(pairs.image_embeds) > 1:
             self._watch_collapse(pairs.image_embeds.detach().float())
 

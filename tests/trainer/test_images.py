@@ -152,6 +152,7 @@ def test_report_survives_pickling_and_can_be_kept(tmp_path: Path) -> None:
     import pickle
 
     report = SkipReport(tmp_path / "skipped.jsonl")
+    # Data-loader workers that are spawned receive the report pickled; nothing of ours is stored so.
     pickle.loads(pickle.dumps(report)).add("b", "broken")
     report.add("b", "again")
     assert report.items == [("b", "broken")] and len(report) == 1
