@@ -49,7 +49,7 @@ def token_similarity(
         [[1.0]]
     """
     image_mask, text_mask = _check_tokens(image_tokens, text_tokens, image_mask, text_mask)
-    weights = word_weights(text_mask, reduction, scale)
+    weights = word_weights(text_mask, reduction, scale, _score_dtype(image_tokens))
     return _AllPairs.apply(image_tokens, text_tokens, image_mask, weights)
 
 
@@ -93,24 +93,25 @@ def token_similarity_pairs(
             f"Pairs need one image and one caption each: found {image_index.numel()} images and "
             f"{text_index.numel()} captions. Pass image_index and text_index of one length, or aligned rows."
         )
-    weights = word_weights(text_mask, reduction, scale)
+    weights = word_weights(text_mask, reduction, scale, _score_dtype(image_tokens))
     return _Pairs.apply(image_tokens, text_tokens, image_mask, weights, image_index, text_index)
 
 
-def word_weights(text_mask: Tensor, reduction: Reduction, scale: float) -> Tensor:
-    """Return what each word counts in the similarity, (Bt, W) float32: 0 for padding.
+def word_weights(text_mask: Tensor, reduction: Reduction, scale: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return what each word counts in the similarity, (Bt, W): 0 for padding.
 
     Args:
         text_mask: Boolean (Bt, W).
         reduction: `"sum"` or `"mean"`.
         scale: Factor of the similarity.
+        dtype: Data type of the result, that of the scores.
 
     Raises:
         ValueError: When `reduction` is unknown.
     """
     if reduction not in ("sum", "mean"):
         raise ValueError(f"reduction must be 'sum' or 'mean', found {reduction!r}.")
-    weights = text_mask.float() * scale
+    weights = text_mask.to(dtype) * scale
     return weights / text_mask.sum(-1, keepdim=True).clamp(min=1) if reduction == "mean" else weights
 
 
