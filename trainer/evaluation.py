@@ -38,6 +38,7 @@ def evaluate_retrieval(
     modes: Sequence[Mode] = ("global", "local", "two_stage"),
     candidates: Candidates | None = None,
     *,
+    score: ScoreConfig | None = None,
     batch_size: int = 64,
     timed_queries: int = 16,
     options: EncodeOptions | None = None,
@@ -53,6 +54,7 @@ def evaluate_retrieval(
         modes: `"global"`: cosine of global embeddings. `"local"`: token similarity of all pairs. `"exhaustive"`: the
             mixed score of all pairs. `"two_stage"`: the mixed score of a shortlist by global score.
         candidates: Shortlist size, one number or by direction. Default: 50 captions and 100 photos, as in the paper.
+        score: Weights of the mixed score, mean or sum over words; as the model is configured when omitted.
         batch_size: Photos, or captions, per forward pass.
         timed_queries: Queries timed alone for `query_ms`; 0 leaves timing out.
         options: Workers, token precision, policy for broken pictures, progress bars.
@@ -77,7 +79,7 @@ def evaluate_retrieval(
     core = getattr(model, "module", model)
     return retrieval_metrics(
         embeddings.to(core.device),
-        score=ScoreConfig.of_model(core.config),
+        score=score or ScoreConfig.of_model(core.config),
         protocol=protocol,
         modes=modes,
         candidates=candidates,

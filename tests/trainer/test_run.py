@@ -68,6 +68,28 @@ def test_fine_tuning_and_evaluation_of_a_saved_model(demo, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("weights", "terms", "mode"),
+    [
+        (["model.local_loss_weight=0"], {"loss_global", "loss_intra"}, "global"),
+        (["model.global_loss_weight=0", "model.intra_loss_weight=0"], {"loss_local"}, "local"),
+        (["training.train_stage=local"], {"loss_local"}, "local"),
+        (["model.intra_loss_weight=0", "model.distill_loss_weight=1"], {"loss_global", "loss_local", "loss_distill"},
+         "two_stage"),
+    ],
+)  # fmt: skip
+def test_ablations_train_and_evaluate_in_their_modes(weights, terms, mode, tmp_path, capsys):
+    output = tmp_path / "run"
+    options = [f"training.eval_modes=[{mode}]", "training.eval_strategy=epoch", "training.mini_batch_size=3"]
+    command = ["train", "--recipe", "scenes", "--output", str(output), "--set", *TINY, *weights, *options]
+    assert main(command) == 0
+    history = json.loads((output / "run.json").read_text())["history"]
+    found = {key for entry in history for key in entry if key.startswith("loss_")}
+    assert found == terms
+    assert any(f"eval_{mode}_rsum" in entry for entry in history)
+    assert TGDTModel.from_pretrained(output).config.projection_dim == 16
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["train", "--recipe", "nope", "--output", "x"], "No recipe 'nope'"),
