@@ -1,6 +1,7 @@
 """Kill a gallery's writer with SIGKILL at random moments and check that every reopened gallery is a committed state.
 
-python -m benchmarks.crash --kills 200
+    python -m benchmarks.crash --kills 200
+    python -m benchmarks.crash --kills 200 --engine faiss      # compact then also builds the engine again
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 import signal
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from modeling_tgdt.index_tgdt import TGDTIndex
 
 DIM, NAMES = 8, 40
 State = dict[str, int]  # id -> number of the step that wrote it
+ENGINES: dict[str, dict[str, object]] = {"exact": {}, "faiss": {"min_rows": 1, "factory": "HNSW8"}}
 
 
 def step_of(number: int, state: State) -> tuple[str, list[str]]:
@@ -74,50 +77,68 @@ def read_state(path: Path) -> State:
     return {name: values["step"] for name, values in zip(found.ids[0], found.metadata[0], strict=True)}
 
 
-def kill_writers(path: Path, kills: int, seed: int = 0, longest: float = 0.15) -> int:
+def kill_writers(
+    path: Path, kills: int, seed: int = 0, *, longest: float = 0.15, engine: str = "exact"
+) -> tuple[int, Counter[str]]:
     """Run and kill `kills` writers of one gallery.
 
+    Args:
+        path: The gallery, made here.
+        kills: How many writers.
+        seed: Of the moments.
+        longest: Seconds that a writer may live.
+        engine: A key of `ENGINES`.
+
     Returns:
-        How many steps were committed in all.
+        How many steps were committed in all, and how many kills hit each action.
 
     Raises:
         RuntimeError: When a reopened gallery is not the state before or after the interrupted step.
     """
-    with TGDTIndex.create(path, dim=DIM, segment_rows=16):
+    with TGDTIndex.create(path, dim=DIM, segment_rows=16, engine=engine, engine_options=ENGINES[engine]):
         pass
-    chance, context = random.Random(seed), multiprocessing.get_context("fork")
+    chance, hit = random.Random(seed), Counter[str]()
     number, state = 0, State()
     for kill in range(kills):
-        done, writing = os.pipe()
-        writer = context.Process(target=work, args=(path, number, state, writing), daemon=True)
-        writer.start()
-        os.close(writing)
-        os.read(done, 1)  # the writer is ready: every kill hits a step, not the start
-        time.sleep(chance.uniform(0, longest))
-        os.kill(writer.pid or 0, signal.SIGKILL)
-        writer.join()
-        acknowledged = 0
-        while block := os.read(done, 4096):
-            acknowledged += len(block)
-        os.close(done)
-        for _ in range(acknowledged):
+        for _ in range(run_and_kill(path, number, state, chance.uniform(0, longest))):
             number, state = number + 1, after(number, state)
+        hit[step_of(number, state)[0]] += 1
         found = read_state(path)
         if found != state:
             number, state = number + 1, after(number, state)
         if found != state:
             raise RuntimeError(f"kill {kill}: the gallery is neither the state before nor after step {number - 1}")
-    return number
+    return number, hit
+
+
+def run_and_kill(path: Path, number: int, state: State, seconds: float) -> int:
+    """Let a writer work from step `number` on for some seconds, kill it, return how many steps it had finished."""
+    done, writing = os.pipe()
+    writer = multiprocessing.get_context("fork").Process(
+        target=work, args=(path, number, state, writing), daemon=True
+    )
+    writer.start()
+    os.close(writing)
+    os.read(done, 1)  # the writer is ready: every kill hits a step, not the start
+    time.sleep(seconds)
+    os.kill(writer.pid or 0, signal.SIGKILL)
+    writer.join()
+    finished = 0
+    while block := os.read(done, 4096):
+        finished += len(block)
+    os.close(done)
+    return finished
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--engine", choices=ENGINES, default="exact")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
-        steps = kill_writers(Path(root) / "gallery", options.kills, options.seed)
-    print(f"{options.kills} kills, {steps} committed steps, nothing lost, every gallery sound")
+        steps, hit = kill_writers(Path(root) / "gallery", options.kills, options.seed, engine=options.engine)
+    print(f"{options.kills} kills ({dict(hit)}), {steps} committed steps, nothing lost, every gallery sound")
 
 
 if __name__ == "__main__":

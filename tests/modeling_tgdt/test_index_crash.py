@@ -34,9 +34,13 @@ def add(index: TGDTIndex, batch: int, items: int = 10) -> None:
     index.add(names, unit(rng, items, DIM), unit(rng, items, 3, DIM), metadata={"batch": [batch] * items})
 
 
-def test_kill_nine_loses_nothing_committed(tmp_path) -> None:
-    kills = int(os.environ.get("TGDT_KILLS", "20"))
-    assert kill_writers(tmp_path / "g", kills) > 0
+@pytest.mark.parametrize("engine", ["exact", "faiss"])
+def test_kill_nine_loses_nothing_committed(tmp_path, engine) -> None:
+    if engine == "faiss":
+        pytest.importorskip("faiss")
+    kills = int(os.environ.get("TGDT_KILLS", "15"))
+    steps, hit = kill_writers(tmp_path / "g", kills, engine=engine)
+    assert steps > 0 and sum(hit.values()) == kills
 
 
 def test_every_flipped_byte_is_found_and_its_segment_named(tmp_path) -> None:
