@@ -1,7 +1,7 @@
 """Kill a gallery's writer with SIGKILL at random moments and check that every reopened gallery is a committed state.
 
-    python -m benchmarks.crash --kills 200
-    python -m benchmarks.crash --kills 200 --engine faiss      # compact then also builds the engine again
+python -m benchmarks.crash --kills 200
+python -m benchmarks.crash --kills 200 --engine faiss      # compact then also builds the engine again
 """
 
 from __future__ import annotations
@@ -114,9 +114,7 @@ def kill_writers(
 def run_and_kill(path: Path, number: int, state: State, seconds: float) -> int:
     """Let a writer work from step `number` on for some seconds, kill it, return how many steps it had finished."""
     done, writing = os.pipe()
-    writer = multiprocessing.get_context("fork").Process(
-        target=work, args=(path, number, state, writing), daemon=True
-    )
+    writer = multiprocessing.get_context("fork").Process(target=work, args=(path, number, state, writing), daemon=True)
     writer.start()
     os.close(writing)
     os.read(done, 1)  # the writer is ready: every kill hits a step, not the start

@@ -12,7 +12,7 @@ import numpy as np
 
 from .engines_tgdt import ExactEngine
 from .faiss_engine_tgdt import FaissEngine
-from .gallery_tgdt import Gallery
+from .gallery_tgdt import MANIFEST, Gallery
 from .local_tgdt import LocalBackend, Query, SearchMode, SearchResult
 from .maxsim_tgdt import RaggedQueries
 from .metadata_tgdt import Condition, metadata_table
@@ -94,7 +94,7 @@ class TGDTIndex:
         Raises:
             FileExistsError: When the directory already holds a gallery.
             ValueError: For an unknown choice.
-            OSError: When the directory cannot be written.
+            OSError: When the directory cannot be written, or a Qdrant server does not answer.
         """
         settings: dict[str, Any] = {
             "dim": _positive(dim, "dim"),
@@ -109,10 +109,14 @@ class TGDTIndex:
             "scale": float(scale),
             "pool_factor": _positive(pool_factor, "pool_factor"),
             "segment_rows": _positive(segment_rows, "segment_rows"),
-            "engine_options": dict(engine_options or {}),
+            "engine_options": complete_engine_options(engine, engine_options or {}),
         }
-        check_engine(settings)
-        return cls(Path(path), make_backend(Gallery.create(Path(path), settings)))
+        gallery = Gallery.create(Path(path), settings)
+        try:
+            return cls(Path(path), make_backend(gallery))
+        except BaseException:  # such as a server that does not answer: leave no gallery that was never whole
+            (gallery.root / MANIFEST).unlink(missing_ok=True)
+            raise
 
     @classmethod
     def open(cls, path: str | Path) -> TGDTIndex:
@@ -344,14 +348,15 @@ class TGDTIndex:
         return Query(vectors, RaggedQueries(rows, offsets), sum_over, where)
 
 
-def check_engine(settings: Mapping[str, Any]) -> None:
-    """Raise before anything is written when the engine lacks its library or gets an unknown option."""
-    if settings["engine"] == "faiss":
-        FaissEngine(**settings["engine_options"])
-    elif settings["engine"] == "qdrant":
-        QdrantBackend.check_options(settings["engine_options"])
-    elif settings["engine_options"]:
-        raise ValueError(f"engine 'exact' takes no options, found {settings['engine_options']!r}.")
+def complete_engine_options(engine: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the options of an engine, and that it has its library, before anything is written."""
+    if engine == "qdrant":
+        return QdrantBackend.complete_options(options)
+    if engine == "faiss":
+        FaissEngine(**options)
+    elif options:
+        raise ValueError(f"engine 'exact' takes no options, found {dict(options)!r}.")
+    return dict(options)
 
 
 def make_backend(gallery: Gallery) -> Backend:

@@ -9,17 +9,20 @@ the shortlist and our kernel ranks the fetched multivectors, because its max_sim
 from __future__ import annotations
 
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from .gallery_tgdt import Gallery
 from .local_tgdt import Query, SearchMode, SearchResult
 from .maxsim_tgdt import Pairs, RaggedQueries, maxsim
-from .metadata_tgdt import Condition, metadata_rows
+from .metadata_tgdt import PREFIX, Condition, metadata_rows
+from .qdrant_edge_tgdt import EdgeClient, edge
 from .segment_tgdt import TokenStore
 
 try:
@@ -30,79 +33,108 @@ except ImportError:
 models: Any = getattr(_qdrant, "models", None)
 
 NAMESPACE = uuid.UUID("6f0f4a0e-52d5-4f0e-9d0e-7d2f1a0c9b11")
-_BATCH, _ATTEMPTS = 64, 5
-_OPTIONS = {"url", "collection", "timeout"}
+_POINTS, _QUERIES, _PAGE, _ATTEMPTS = 64, 32, 256, 5
+_CLUSTER = ("shard_number", "replication_factor", "write_consistency_factor")
+_SEARCH = ("exact", "hnsw_ef")
+_OPTIONS = {"url", "embedded", "collection", "timeout", *_CLUSTER, *_SEARCH}
+_EMBEDDED = ("edge", "local")
+_T = TypeVar("_T")
 
 
 class QdrantBackend:
     """The gallery behind a `TGDTIndex` with `engine="qdrant"`.
 
-    The directory holds the manifest (and the data in embedded mode). `engine_options`: `url` of a server (without it
-    the data is embedded below the directory), `collection` (default "tgdt"), `timeout` in seconds. The API key comes
-    from the environment variable QDRANT_API_KEY and is never stored.
+    The directory holds the manifest, and in embedded mode the data. `engine_options`:
+
+    - `url` of a server or of any node of a cluster; the API key comes from the environment variable QDRANT_API_KEY and
+      is never stored. `timeout` in seconds; `collection`, by default "tgdt"; for a new collection of a cluster
+      `shard_number`, `replication_factor` and `write_consistency_factor`.
+    - without `url`, `embedded`: "edge" (the engine in this process, the default where qdrant-edge-py is installed) or
+      "local" (the client's emulation in memory, for small galleries). Either is held by one process at a time.
+    - `exact` (bool) to search without the graph, `hnsw_ef` for the breadth of its search.
+
+    Tokens are stored in float16, or in float32 for `token_dtype="float32"`. Ties at the border of the shortlist are in
+    Qdrant's order.
 
     Args:
         gallery: Directory with the settings.
-        client: A client to use instead of making one, for tests and unusual set-ups.
     """
 
-    def __init__(self, gallery: Gallery, client: Any = None) -> None:
+    def __init__(self, gallery: Gallery) -> None:
         self.gallery = gallery
         self.settings = gallery.snapshot.manifest.settings
-        options = self.settings["engine_options"]
-        self.check_options(options)
-        self.collection = options.get("collection", "tgdt")
-        self.client = client or _connect(options, str(gallery.root / "qdrant"))
-        if not self.client.collection_exists(self.collection):
+        self.options = self.complete_options(self.settings["engine_options"])
+        self.collection = self.options.get("collection", "tgdt")
+        self._connection: Any = None
+        self._indexed: set[str] = set()
+        if not self._call("collection_exists"):
             self._create_collection()
 
     @staticmethod
-    def check_options(options: Mapping[str, Any]) -> None:
-        """Refuse unknown options, and a missing client library."""
+    def complete_options(options: Mapping[str, Any]) -> dict[str, Any]:
+        """Check the options, before anything is written, and name the kind of embedding where there is no url."""
         if _qdrant is None:
             raise ImportError("engine='qdrant' needs its client; install it with `pip install 'tgdt[qdrant]'`.")
         if unknown := set(options) - _OPTIONS:
             raise ValueError(f"engine_options of 'qdrant' are {sorted(_OPTIONS)}, found {sorted(unknown)}.")
+        if "url" in options:
+            return dict(options)
+        embedded = options.get("embedded", "local" if edge is None else "edge")
+        if embedded not in _EMBEDDED:
+            raise ValueError(f"engine_options['embedded'] must be one of {list(_EMBEDDED)}, found {embedded!r}.")
+        return {**options, "embedded": embedded}
+
+    @property
+    def client(self) -> Any:
+        """The connection or the embedded store, opened again after `close`."""
+        if self._connection is None:
+            self._connection = _connect(self.options, self.gallery.root)
+        return self._connection
 
     def __len__(self) -> int:
-        return self.client.count(self.collection, exact=True).count
+        return self._call("count", exact=True).count
 
     def __contains__(self, name: str) -> bool:
-        return bool(self.client.retrieve(self.collection, [point_id(name)], with_payload=False))
+        return bool(self._call("retrieve", [point_id(name)], with_payload=False, with_vectors=False))
 
     def ids(self) -> list[str]:
         """Ids of all items, in the order of the points."""
-        return [point.payload["id"] for point in self._scroll(None, False)]
+        return [point.payload["id"] for page in self._pages(None, False) for point in page]
 
     def add(self, ids: list[str], table: Any, globals_: np.ndarray, tokens: np.ndarray, counts: np.ndarray) -> None:
         """Upsert items in batches; a repeated call writes the same points again."""
+        self._index_fields(table)
         metadata = metadata_rows(table)
         parts = np.split(tokens, np.cumsum(counts)[:-1])
-        for start in range(0, len(ids), _BATCH):
-            points = []
-            for name, vector, own, values in zip(
-                *(column[start : start + _BATCH] for column in (ids, globals_, parts, metadata)), strict=True
-            ):
-                vectors = {"global": vector.tolist()} | ({"tokens": own.tolist()} if len(own) else {})
-                points.append(
-                    models.PointStruct(id=point_id(name), vector=vectors, payload={"id": name, "meta": values})
+        for start in range(0, len(ids), _POINTS):
+            batch = slice(start, start + _POINTS)
+            points = [
+                models.PointStruct(
+                    id=point_id(name),
+                    vector={"global": vector.tolist()} | ({"tokens": own.tolist()} if len(own) else {}),
+                    payload={"id": name, "meta": values},
                 )
-            _retry(lambda points=points: self.client.upsert(self.collection, points, wait=True))  # type: ignore[misc]
+                for name, vector, own, values in zip(
+                    ids[batch], globals_[batch], parts[batch], metadata[batch], strict=True
+                )
+            ]
+            self._call("upsert", points, wait=True)
 
     def begin(self) -> None:
         """Nothing to do: Qdrant takes any number of writers."""
 
     def delete(self, ids: list[str]) -> None:
         """Delete items."""
-        points = [point_id(name) for name in ids]
-        _retry(lambda: self.client.delete(self.collection, models.PointIdsList(points=points), wait=True))
+        self._call("delete", models.PointIdsList(points=[point_id(name) for name in ids]), wait=True)
 
     def compact(self) -> None:
-        """Nothing to do: Qdrant optimizes its own segments."""
+        """Optimize an embedded shard; a server optimizes its own segments."""
+        if isinstance(self.client, EdgeClient):
+            self.client.optimize()
 
     def verify(self) -> list[str]:
         """Compare the collection's vectors with the manifest; Qdrant checks its own files."""
-        vectors = self.client.get_collection(self.collection).config.params.vectors
+        vectors = self._call("get_collection").config.params.vectors
         sizes = {name: getattr(vectors.get(name), "size", None) for name in ("global", "tokens")}
         wrong = {name: size for name, size in sizes.items() if size != self.settings["dim"]}
         return [f"collection {self.collection!r}: vector {n!r} has size {s}" for n, s in wrong.items()]
@@ -112,58 +144,91 @@ class QdrantBackend:
         return False
 
     def close(self) -> None:
-        """Close the connection, or the embedded store."""
-        self.client.close()
+        """Close the connection or let go of the embedded store; the next call opens it again."""
+        connection, self._connection = getattr(self, "_connection", None), None
+        if connection is not None:
+            connection.close()
 
     def search(self, query: Query, top_k: int, candidates: int, mode: SearchMode) -> SearchResult:
         """Rank the gallery for checked queries; see `TGDTIndex.search`."""
+        if any(
+            isinstance(value, list | tuple | set | frozenset) and not value for value in (query.where or {}).values()
+        ):
+            return _result([[]] * len(query))  # an empty list of choices matches nothing
         condition = _filter(query.where)
-        rows = [self._search_one(query, place, top_k, candidates, mode, condition) for place in range(len(query))]
-        return _result(rows)
+        if mode == "local":
+            return _result(self._exhaustive(query, top_k, condition))
+        words = _words(query) if mode == "two_stage" and query.sum_over == "query" else [np.zeros(0)] * len(query)
+        pushed_down = [len(own) > 0 and self.settings["local_weight"] != 0 for own in words]
+        limit = candidates if mode == "two_stage" else top_k
+        requests = [
+            self._formula(vector, own, top_k, limit, condition)
+            if pushed
+            else self._nearest(vector, limit, condition, ["global"] if mode == "global" else True)
+            for vector, own, pushed in zip(query.globals, words, pushed_down, strict=True)
+        ]
+        found = [answer.points for answer in self._ask(requests)]
+        return _result(
+            [
+                sorted((self._row(point, query.globals[place]) for point in points), key=_rank_key)
+                if pushed_down[place]
+                else self._rank(query, place, points, mode)[:top_k]
+                for place, points in enumerate(found)
+            ]
+        )
 
     def rerank(self, query: Query, candidate_ids: Sequence[Sequence[str]]) -> SearchResult:
         """Rank given candidates of each query by the mixed score, with our kernel."""
         rows = []
         for place, names in enumerate(candidate_ids):
-            ids = [point_id(name) for name in names]
-            points = self.client.retrieve(self.collection, ids, with_vectors=True)
-            rows.append(self._rank(query, place, points, "two_stage")[: len(names)])
+            points = self._call("retrieve", [point_id(name) for name in names], with_vectors=True)
+            rows.append(self._rank(query, place, points, "two_stage"))
         return _result(rows)
 
-    def _search_one(
-        self, query: Query, place: int, top_k: int, candidates: int, mode: SearchMode, condition: Any
-    ) -> list[tuple[Any, ...]]:
-        if mode == "local":
-            return self._rank(query, place, list(self._scroll(condition, True)), mode)[:top_k]
-        vector = query.globals[place]
-        first = query.tokens.offsets[place]
-        words = query.tokens.rows[first : query.tokens.offsets[place + 1]]
-        pushed_down = mode == "two_stage" and query.sum_over == "query" and len(words) > 0
-        if pushed_down and self.settings["local_weight"]:
-            points = self._formula(vector, words, top_k, candidates, condition)
-            return sorted((self._row(point, vector) for point in points), key=lambda row: (-row[1], row[0]))
-        points = self.client.query_points(
-            self.collection,
+    def _exhaustive(self, query: Query, top_k: int, condition: Any) -> list[list[tuple[Any, ...]]]:
+        best: list[list[tuple[Any, ...]]] = [[] for _ in range(len(query))]
+        for page in self._pages(condition, True):
+            for place, kept in enumerate(best):
+                kept += self._rank(query, place, page, "local")[:top_k]
+                kept.sort(key=_rank_key)
+                del kept[top_k:]
+        return best
+
+    def _ask(self, requests: list[Any]) -> list[Any]:
+        parts = [requests[start : start + _QUERIES] for start in range(0, len(requests), _QUERIES)]
+        return [answer for part in parts for answer in self._call("query_batch_points", part)]
+
+    def _nearest(self, vector: np.ndarray, limit: int, condition: Any, with_vector: Any) -> Any:
+        return models.QueryRequest(
             query=vector.tolist(),
             using="global",
-            limit=candidates if mode == "two_stage" else top_k,
-            query_filter=condition,
-            with_vectors=True,
-        ).points
-        return self._rank(query, place, points, mode)[:top_k]
+            limit=limit,
+            filter=condition,
+            params=self._search_params(),
+            with_vector=with_vector,
+            with_payload=True,
+        )
 
-    def _formula(
-        self, vector: np.ndarray, words: np.ndarray, top_k: int, candidates: int, condition: Any
-    ) -> list[Any]:
-        near = models.Prefetch(query=vector.tolist(), using="global", limit=candidates, filter=condition)
+    def _formula(self, vector: np.ndarray, words: np.ndarray, top_k: int, candidates: int, condition: Any) -> Any:
+        """Ask for the mixed score: stage one twice as prefetch, once re-scored by the tokens, then a weighted sum."""
+        near = models.Prefetch(
+            query=vector.tolist(), using="global", limit=candidates, filter=condition, params=self._search_params()
+        )
         tokens = models.Prefetch(prefetch=[near], query=words.tolist(), using="tokens", limit=candidates)
         per_word = 1 / len(words) if self.settings["reduction"] == "mean" else 1.0
         weights = (self.settings["global_weight"], self.settings["local_weight"] * self.settings["scale"] * per_word)
         terms = [models.MultExpression(mult=[w, f"$score[{i}]"]) for i, w in enumerate(weights)]
-        formula = models.FormulaQuery(formula=models.SumExpression(sum=terms), defaults={"$score[1]": 0.0})
-        return self.client.query_points(
-            self.collection, prefetch=[near, tokens], query=formula, limit=top_k, with_vectors=["global"]
-        ).points
+        return models.QueryRequest(
+            prefetch=[near, tokens],
+            query=models.FormulaQuery(formula=models.SumExpression(sum=terms), defaults={"$score[1]": 0.0}),
+            limit=top_k,
+            with_vector=["global"],
+            with_payload=True,
+        )
+
+    def _search_params(self) -> Any:
+        chosen = {name: self.options[name] for name in _SEARCH if name in self.options}
+        return models.SearchParams(**chosen) if chosen else None
 
     def _row(self, point: Any, vector: np.ndarray) -> tuple[Any, ...]:
         dot = float(np.asarray(point.vector["global"], np.float32) @ vector)
@@ -177,30 +242,29 @@ class QdrantBackend:
         local = np.full(len(points), np.nan) if mode == "global" else self._local_scores(query, place, points)
         mixed = self.settings["global_weight"] * dots + self.settings["local_weight"] * local
         scores = {"two_stage": mixed, "global": dots, "local": local}[mode]
-        names = [point.payload["id"] for point in points]
-        order = np.lexsort((np.array(names, dtype=object), -scores.astype(np.float32)))
-        return [(names[i], scores[i], dots[i], local[i], points[i].payload["meta"]) for i in order]
+        scores = scores.astype(np.float32).tolist()
+        names, metadata = zip(*((point.payload["id"], point.payload["meta"]) for point in points), strict=True)
+        return sorted(zip(names, scores, dots, local, metadata, strict=True), key=_rank_key)
 
     def _local_scores(self, query: Query, place: int, points: list[Any]) -> np.ndarray:
-        dim = self.settings["dim"]
+        dim, words = self.settings["dim"], _words(query)[place]
         parts = [np.array(point.vector.get("tokens", []), np.float32).reshape(-1, dim) for point in points]
         offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
         store = TokenStore(np.concatenate(parts), None, offsets, "float32")
-        first, last = query.tokens.offsets[place : place + 2]
-        words = RaggedQueries(query.tokens.rows[first:last], np.array([0, last - first], dtype=np.int64))
+        asked = RaggedQueries(words, np.array([0, len(words)], dtype=np.int64))
         pairs = Pairs(np.zeros(len(points), np.int32), np.arange(len(points)), np.array([0, len(points)]))
-        scores = maxsim([store], words, pairs, sum_over=query.sum_over)
+        scores = maxsim([store], asked, pairs, sum_over=query.sum_over)
         if self.settings["reduction"] == "mean":
-            scores = scores / np.maximum(np.diff(offsets) if query.sum_over == "stored" else last - first, 1)
+            scores = scores / np.maximum(np.diff(offsets) if query.sum_over == "stored" else len(words), 1)
         return scores * self.settings["scale"]
 
-    def _scroll(self, condition: Any, vectors: bool) -> Iterator[Any]:
+    def _pages(self, condition: Any, vectors: bool) -> Iterator[list[Any]]:
         offset = None
         while True:
-            points, offset = self.client.scroll(
-                self.collection, condition, limit=256, offset=offset, with_payload=True, with_vectors=vectors
+            points, offset = self._call(
+                "scroll", condition, limit=_PAGE, offset=offset, with_payload=True, with_vectors=vectors
             )
-            yield from points
+            yield points
             if offset is None:
                 return
 
@@ -214,10 +278,25 @@ class QdrantBackend:
             hnsw_config=models.HnswConfigDiff(m=0),
             on_disk=True,
         )
-        self.client.create_collection(
-            self.collection,
-            vectors_config={"global": models.VectorParams(size=size, distance=models.Distance.DOT), "tokens": tokens},
-        )
+        vectors = {"global": models.VectorParams(size=size, distance=models.Distance.DOT), "tokens": tokens}
+        cluster = {name: self.options[name] for name in _CLUSTER if name in self.options}
+        self._call("create_collection", vectors_config=vectors, **cluster)
+
+    def _index_fields(self, table: Any) -> None:
+        """Make filters on new metadata keys fast; the emulation has no such thing."""
+        if self.options.get("embedded") == "local":
+            return
+        for field in table.schema:
+            kind = _FIELD_KINDS.get(str(field.type))
+            if field.name.startswith(PREFIX) and kind and field.name not in self._indexed:
+                self._call("create_payload_index", _path(field.name[len(PREFIX) :]), models.PayloadSchemaType(kind))
+                self._indexed.add(field.name)
+
+    def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
+        return _retry(lambda: getattr(self.client, method)(self.collection, *arguments, **options), self.options)
+
+
+_FIELD_KINDS = {"string": "keyword", "int64": "integer", "double": "float", "bool": "bool"}
 
 
 def point_id(name: str) -> str:
@@ -225,29 +304,50 @@ def point_id(name: str) -> str:
     return str(uuid.uuid5(NAMESPACE, name))
 
 
-def _connect(options: Mapping[str, Any], path: str) -> Any:
-    if "url" not in options:
-        return _qdrant.QdrantClient(path=path)
-    key, timeout = os.environ.get("QDRANT_API_KEY"), options.get("timeout", 60)
-    return _qdrant.QdrantClient(url=options["url"], api_key=key, timeout=timeout)
+def _connect(options: Mapping[str, Any], root: Path) -> Any:
+    if "url" in options:
+        key, timeout = os.environ.get("QDRANT_API_KEY"), options.get("timeout", 60)
+        return _qdrant.QdrantClient(url=options["url"], api_key=key, timeout=timeout)
+    if options["embedded"] == "edge":
+        return EdgeClient(root / "qdrant-edge")
+    return _qdrant.QdrantClient(path=str(root / "qdrant"))
 
 
-def _retry(call: Callable[[], Any]) -> None:
-    for attempt in range(_ATTEMPTS):
+def _retry(call: Callable[[], _T], options: Mapping[str, Any]) -> _T:
+    """Repeat a call that a server refused for a passing reason; every call may be repeated without harm."""
+    for attempt in range(_ATTEMPTS if "url" in options else 1):
+        if attempt:
+            time.sleep(0.25 * 2 ** (attempt - 1))
         try:
-            call()
-            return
+            return call()
         except Exception as error:  # the client raises its own types per transport
             status = getattr(error, "status_code", None)
-            if attempt + 1 == _ATTEMPTS or isinstance(error, ValueError | TypeError) or status in range(400, 429):
+            if "url" not in options or isinstance(error, TypeError | ValueError) or status in range(400, 429):
                 raise
-            time.sleep(0.1 * 2**attempt)
+            last = error
+    reason = " ".join(str(last).split())
+    raise ConnectionError(
+        f"Qdrant at {options['url']} did not answer {_ATTEMPTS} times in a row: {reason}. Check that it runs and call "
+        "again; what was written stays, and items written twice are the same."
+    ) from last
+
+
+def _words(query: Query) -> list[np.ndarray]:
+    return np.split(query.tokens.rows, query.tokens.offsets[1:-1])
+
+
+def _rank_key(row: tuple[Any, ...]) -> tuple[float, str]:
+    return -row[1], row[0]
 
 
 def _filter(where: Mapping[str, Condition] | None) -> Any:
     if not where:
         return None
-    return models.Filter(must=[_condition(f"meta.{key}", key, value) for key, value in where.items()])
+    return models.Filter(must=[_condition(_path(key), key, value) for key, value in where.items()])
+
+
+def _path(key: str) -> str:
+    return f"meta.{key}" if re.fullmatch(r"[\w-]+", key, re.ASCII) else f'meta."{key}"'
 
 
 def _condition(field: str, key: str, value: Any) -> Any:
@@ -255,12 +355,14 @@ def _condition(field: str, key: str, value: Any) -> Any:
         raise ValueError(f"where[{key!r}] is a callable, which Qdrant cannot run; give a value or a list of values.")
     if isinstance(value, list | tuple | set | frozenset):
         return models.Filter(should=[_condition(field, key, item) for item in value])
-    if isinstance(value, float):
+    if isinstance(value, bool | str) or (isinstance(value, int) and abs(value) > 1 << 53):
+        return models.FieldCondition(key=field, match=models.MatchValue(value=value))
+    if isinstance(value, int | float):  # a match would tell 1 from 1.0
         return models.FieldCondition(key=field, range=models.Range(gte=value, lte=value))
-    return models.FieldCondition(key=field, match=models.MatchValue(value=value))
+    raise TypeError(f"where[{key!r}] must be a string, number or boolean, or a list of them, found {value!r}.")
 
 
-def _result(rows: list[list[tuple[Any, ...]]]) -> SearchResult:
+def _result(rows: Sequence[Sequence[tuple[Any, ...]]]) -> SearchResult:
     columns = [[[row[i] for row in own] for own in rows] for i in range(5)]
     scores, dots, local = ([np.array(own, dtype=np.float32) for own in columns[i]] for i in (1, 2, 3))
     return SearchResult(columns[0], scores, dots, local, columns[4])

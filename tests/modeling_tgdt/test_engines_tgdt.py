@@ -12,7 +12,6 @@ from .index_twin import ragged, unit
 
 DIM = 16
 FAISS = {"engine": "faiss", "engine_options": {"min_rows": 50, "ef_search": 64}}
-QDRANT = {"engine": "qdrant"}
 
 
 def gallery(path, items=200, *, rng_seed=0, **options) -> TGDTIndex:
@@ -21,6 +20,28 @@ def gallery(path, items=200, *, rng_seed=0, **options) -> TGDTIndex:
     metadata = {"year": [i % 5 for i in range(items)], "tag": [f"t{i % 3}" for i in range(items)]}
     index.add([f"{i:04}" for i in range(items)], unit(rng, items, DIM), ragged(rng, items, 6, DIM), metadata=metadata)
     return index
+
+
+def engine_settings(engine: str, request: pytest.FixtureRequest) -> dict:
+    """Return the settings of an engine; skip the test when its library is missing."""
+    if engine == "faiss":
+        pytest.importorskip("faiss")
+        return FAISS
+    pytest.importorskip("qdrant_client")
+    if engine == "server":
+        request.getfixturevalue("monkeypatch").setenv("QDRANT_API_KEY", "secret")
+        return {"engine": "qdrant", "engine_options": {"url": request.getfixturevalue("server")[0]}}
+    if engine == "edge":
+        pytest.importorskip("qdrant_edge")
+    return {"engine": "qdrant", "engine_options": {"embedded": engine}}
+
+
+@pytest.fixture
+def server():
+    from .qdrant_server import qdrant_server
+
+    with qdrant_server() as running:
+        yield running
 
 
 @pytest.mark.parametrize("dim", [3, 64])
@@ -45,12 +66,11 @@ def test_the_scan_drops_nothing_that_could_be_best(tmp_path, dim) -> None:
 @pytest.mark.parametrize("kind", ["image", "text"])
 @pytest.mark.parametrize("where", [None, {"year": [1, 3], "tag": "t2"}])
 @pytest.mark.parametrize("mode", ["two_stage", "global", "local"])
-@pytest.mark.parametrize("engine", ["faiss", "qdrant"])
-def test_same_answers_as_exact(tmp_path, engine, mode, where, kind) -> None:
-    pytest.importorskip({"faiss": "faiss", "qdrant": "qdrant_client"}[engine])
+@pytest.mark.parametrize("engine", ["faiss", "edge", "local", "server"])
+def test_same_answers_as_exact(tmp_path, engine, mode, where, kind, request) -> None:
     options = {"kind": kind, "scale": 3.0, "global_weight": 0.7}
     exact = gallery(tmp_path / "exact", **options)
-    other = gallery(tmp_path / "other", **options, **(FAISS if engine == "faiss" else QDRANT))
+    other = gallery(tmp_path / "other", **options, **engine_settings(engine, request))
     other.compact()
     rng = np.random.default_rng(5)
     for index in (exact, other):
@@ -102,46 +122,12 @@ def test_faiss_factories(tmp_path, factory) -> None:
     assert index.search(query, mode="global", where={"year": [1, 2]}).ids == expected
 
 
-def test_qdrant_reopens_and_refuses_callables(tmp_path) -> None:
-    pytest.importorskip("qdrant_client")
-    index = gallery(tmp_path / "g", items=20, **QDRANT)
-    names = sorted(index)
-    assert index.verify() == []
-    index.close()
-    again = TGDTIndex.open(tmp_path / "g")
-    assert sorted(again) == names == [f"{i:04}" for i in range(20)]
-    query = unit(np.random.default_rng(0), 1, DIM)
-    with pytest.raises(ValueError, match="callable, which Qdrant cannot run"):
-        again.search(query, mode="global", where={"year": lambda year: year > 1})
-    again.close()
-
-
-def test_qdrant_upserts_are_retried_and_idempotent(tmp_path, monkeypatch) -> None:
-    pytest.importorskip("qdrant_client")
-    import modeling_tgdt.qdrant_tgdt as qdrant_tgdt
-
-    index = gallery(tmp_path / "g", items=3, **QDRANT)
-    client, calls = index._backend.client, []
-    real = client.upsert
-
-    def flaky(*arguments, **options):
-        calls.append(1)
-        real(*arguments, **options)
-        if len(calls) < 3:
-            raise ConnectionError("the answer got lost")
-
-    monkeypatch.setattr(client, "upsert", flaky)
-    monkeypatch.setattr(qdrant_tgdt.time, "sleep", lambda seconds: None)
-    index.add(["a", "b"], unit(np.random.default_rng(0), 2, DIM), unit(np.random.default_rng(1), 2, 2, DIM))
-    assert len(calls) == 3 and len(index) == 5
-    index.close()
-
-
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
         ({"engine": "exact", "engine_options": {"x": 1}}, ValueError, "takes no options"),
         ({"engine": "qdrant", "engine_options": {"host": "h"}}, ValueError, r"found \['host'\]"),
+        ({"engine": "qdrant", "engine_options": {"embedded": "x"}}, ValueError, r"'embedded'\] must be one of"),
         ({"engine": "faiss", "engine_options": {"speed": 1}}, TypeError, "speed"),
     ],
 )

@@ -89,6 +89,17 @@ def test_the_shortlist_is_the_global_order(retriever: TGDTRetriever) -> None:
     assert ids(by_tokens) == ids(retriever.search(CAPTIONS[0], top_k=3, candidates=COUNT, global_weight=0))
 
 
+def test_an_embedded_qdrant_gallery_ranks_the_same(retriever: TGDTRetriever, folder: Path) -> None:
+    pytest.importorskip("qdrant_client")
+    made = tiny_retriever()
+    made.create_index(token_dtype="float32", engine="qdrant")
+    made.add_images(folder, progress=False)
+    for query in (*CAPTIONS, folder / "000.png"):
+        found, expected = (one.search(query, top_k=5, candidates=9) for one in (made, retriever))
+        assert ids(found) == ids(expected)
+        assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected], abs=1e-4)
+
+
 def test_filters_are_passed_on(retriever: TGDTRetriever) -> None:
     hits = retriever.search("sea", where={"number": [3, 4]})
     assert sorted(hit.metadata["number"] for hit in hits) == [3, 4]
