@@ -143,6 +143,11 @@ class TGDTIndex:
         """What the gallery holds, "image" or "text"."""
         return self.settings["kind"]
 
+    @property
+    def metadata_types(self) -> Mapping[str, str] | None:
+        """Arrow type of every metadata key, such as `{"year": "int64"}`; None in Qdrant, which takes anything."""
+        return self._backend.metadata_types()
+
     def __len__(self) -> int:
         return len(self._backend)
 

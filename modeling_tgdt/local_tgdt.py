@@ -12,7 +12,7 @@ import numpy as np
 from .engines_tgdt import Engine, dot_rows, locate
 from .gallery_tgdt import Gallery, Snapshot
 from .maxsim_tgdt import Pairs, RaggedQueries, SumOver, maxsim
-from .metadata_tgdt import PREFIX, Condition, matching_rows, metadata_rows
+from .metadata_tgdt import Condition, matching_rows, metadata_rows, metadata_types
 from .segment_tgdt import encode_batch
 from .storage_tgdt import clear_os_errors
 
@@ -75,6 +75,10 @@ class LocalBackend:
         """Ids of all items, in the order of their addition."""
         snapshot = self.gallery.snapshot
         return snapshot.ids(np.flatnonzero(snapshot.alive))
+
+    def metadata_types(self) -> dict[str, str]:
+        """Arrow type of every metadata key."""
+        return metadata_types(self.gallery.snapshot.schema)
 
     def add(self, ids: list[str], table: Any, globals_: np.ndarray, tokens: np.ndarray, counts: np.ndarray) -> None:
         """Commit checked items."""
@@ -201,7 +205,7 @@ def _no_hits(size: int) -> SearchResult:
 def _allowed_rows(snapshot: Snapshot, where: Mapping[str, Condition] | None) -> np.ndarray | None:
     if not where:
         return None if snapshot.size == len(snapshot.alive) else snapshot.alive
-    known = [name[len(PREFIX) :] for name in snapshot.schema.names if name.startswith(PREFIX)]
+    known = list(metadata_types(snapshot.schema))
     for key in where:
         if key not in known and snapshot.size:
             raise ValueError(f"where uses the unknown metadata key {key!r}; this gallery has {known!r}.")

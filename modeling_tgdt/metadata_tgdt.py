@@ -41,7 +41,7 @@ def metadata_table(ids: list[str], metadata: Any) -> Any:
             raise ValueError(f"metadata {key!r} has {len(values)} values for {len(ids)} ids; give one value per id.")
         try:
             arrays[PREFIX + key] = values if isinstance(values, pa.ChunkedArray) else pa.array(list(values))
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
             raise TypeError(
                 f"metadata {key!r} mixes types or cannot be stored ({error}); use one type per key."
             ) from error
@@ -86,15 +86,39 @@ def _matches(column: Any, key: str, condition: Condition) -> np.ndarray:
         return np.array([value is not None and bool(condition(value)) for value in column.to_pylist()], dtype=bool)
     try:
         if isinstance(condition, list | tuple | set | frozenset):
-            mask = pc.is_in(column, value_set=pa.array(list(condition), column.type))
+            choices = [_as_type(value, column.type) for value in condition]
+            mask = pc.is_in(column, value_set=pa.array(choices, column.type))
             mask = pc.and_(mask, pc.is_valid(column))
         else:
-            mask = pc.equal(column, pa.scalar(condition, column.type))
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+            mask = pc.equal(column, pa.scalar(_as_type(condition, column.type), column.type))
+    except (pa.ArrowException, UnicodeEncodeError) as error:
         raise TypeError(
             f"where[{key!r}]={condition!r} does not fit the column's type {column.type}: {error}."
         ) from error
     return np.asarray(pc.fill_null(mask, False))
+
+
+def _as_type(value: Any, kind: Any) -> Any:
+    """Return the number in the column's type, or None, which matches nothing, where that type cannot hold it."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if pa.types.is_integer(kind):
+        if value != value or value in (float("inf"), float("-inf")) or value != int(value):
+            return None  # Arrow would cut 1.5 down to 1
+        unsigned, bits = pa.types.is_unsigned_integer(kind), kind.bit_width
+        low, high = (0, 1 << bits) if unsigned else (-(1 << (bits - 1)), 1 << (bits - 1))
+        return int(value) if low <= value < high else None
+    if pa.types.is_floating(kind):
+        try:
+            return float(value) if float(value) == value else None
+        except OverflowError:
+            return None
+    return value
+
+
+def metadata_types(schema: Any) -> dict[str, str]:
+    """Return the Arrow type of every metadata key of a schema, such as `{"year": "int64"}`."""
+    return {field.name[len(PREFIX) :]: str(field.type) for field in schema if field.name.startswith(PREFIX)}
 
 
 def _columns(metadata: Any, size: int) -> Mapping[Any, Any]:

@@ -21,7 +21,7 @@ import numpy as np
 from .gallery_tgdt import Gallery
 from .local_tgdt import Query, SearchMode, SearchResult
 from .maxsim_tgdt import Pairs, RaggedQueries, maxsim
-from .metadata_tgdt import PREFIX, Condition, metadata_rows
+from .metadata_tgdt import Condition, metadata_rows, metadata_types
 from .qdrant_edge_tgdt import EdgeClient, edge
 from .segment_tgdt import TokenStore
 
@@ -100,6 +100,9 @@ class QdrantBackend:
     def ids(self) -> list[str]:
         """Ids of all items, in the order of the points."""
         return [point.payload["id"] for page in self._pages(None, False) for point in page]
+
+    def metadata_types(self) -> None:
+        """Nothing is known: Qdrant takes any payload."""
 
     def add(self, ids: list[str], table: Any, globals_: np.ndarray, tokens: np.ndarray, counts: np.ndarray) -> None:
         """Upsert items in batches; a repeated call writes the same points again."""
@@ -286,11 +289,11 @@ class QdrantBackend:
         """Make filters on new metadata keys fast; the emulation has no such thing."""
         if self.options.get("embedded") == "local":
             return
-        for field in table.schema:
-            kind = _FIELD_KINDS.get(str(field.type))
-            if field.name.startswith(PREFIX) and kind and field.name not in self._indexed:
-                self._call("create_payload_index", _path(field.name[len(PREFIX) :]), models.PayloadSchemaType(kind))
-                self._indexed.add(field.name)
+        for key, arrow_type in metadata_types(table.schema).items():
+            if arrow_type in _FIELD_KINDS and key not in self._indexed:
+                kind = models.PayloadSchemaType(_FIELD_KINDS[arrow_type])
+                self._call("create_payload_index", _path(key), kind)
+                self._indexed.add(key)
 
     def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
         return _retry(lambda: getattr(self.client, method)(self.collection, *arguments, **options), self.options)

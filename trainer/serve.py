@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 
 from trainer.serve_batching import Batcher, Searcher, SearchRequest
 from trainer.serve_guard import Guard, Metrics
+from trainer.serve_schema import describe
 
 
 @dataclass(frozen=True)
@@ -129,12 +130,12 @@ class Service:
             raise HTTPException(400, str(error)) from error
         return Results(hits=[_hit(hit) for hit in hits])
 
-    async def prepare(self, data: bytes) -> Any:
+    async def prepare(self, upload: UploadFile) -> Any:
         """Decode an uploaded picture in a thread of its own; a refusal names the reason, never a path."""
         loop = asyncio.get_running_loop()
 
-        def decode() -> Any:
-            return self.retriever.prepare_image(data, max_pixels=self.limits.max_pixels)
+        def decode() -> Any:  # large uploads wait on disk: only what is being decoded is in memory
+            return self.retriever.prepare_image(upload.file.read(), max_pixels=self.limits.max_pixels)
 
         try:
             return await asyncio.wait_for(loop.run_in_executor(self._decoders, decode), self.limits.timeout)
@@ -173,16 +174,19 @@ def create_app(retriever: Any, limits: ServeLimits | None = None) -> Any:
 
     @app.post("/search", responses=_PROBLEMS)
     async def search_with_picture(
-        image: Annotated[UploadFile, File(description="JPEG, PNG, WebP, GIF, BMP or TIFF")],
+        image: Annotated[UploadFile, File(description="the picture")],
         options: Annotated[Options, Depends()],
     ) -> Results:
         """Search with an uploaded picture."""
-        return await service.search(await service.prepare(await image.read()), options)
+        return await service.search(await service.prepare(image), options)
 
     @app.api_route("/search", methods=_OTHER_METHODS, include_in_schema=False)
     async def refuse_method() -> None:
         # The router would name the methods of one of the two functions above only.
         raise HTTPException(405, "search with GET and words, or POST a picture", {"Allow": "GET, POST"})
+
+    described = app.openapi
+    app.openapi = lambda: describe(described(), retriever.index.metadata_types)  # type: ignore[method-assign]
 
     @app.get("/healthz")
     async def health() -> Health:
@@ -205,7 +209,7 @@ def create_app(retriever: Any, limits: ServeLimits | None = None) -> Any:
 
 
 def _condition(text: str | None) -> Any:
-    if not text:
+    if text is None:
         return None
     try:
         condition = json.loads(text)
@@ -213,6 +217,9 @@ def _condition(text: str | None) -> Any:
         raise HTTPException(400, f"where must be a JSON object, found {text[:80]!r}") from error
     if not isinstance(condition, dict):
         raise HTTPException(400, f"where must be a JSON object, found {text[:80]!r}")
+    for key, value in condition.items():
+        if any(one is None for one in (value if isinstance(value, list) else [value])):
+            raise HTTPException(400, f"where[{key!r}] is null, which matches nothing; leave it out")
     return condition or None
 
 

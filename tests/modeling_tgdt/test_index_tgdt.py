@@ -198,12 +198,38 @@ def test_filters(tmp_path) -> None:
     assert set(found({"id": lambda value: value > 2})) == {"b"}
     assert found({"tag": "nothing"}) == {}
     assert set(found(None)) == {"a", "b", "c"}
+    assert index.metadata_types == {"id": "double", "tag": "string"}
     with pytest.raises(ValueError, match=r"unknown metadata key 'colour'; this gallery has \['id', 'tag'\]"):
         found({"colour": 1})
     with pytest.raises(TypeError, match="does not fit the column's type"):
         found({"id": "one"})
     with pytest.raises(TypeError, match="one type per key"):
         index.add(["d"], unit(rng, 1, DIM), unit(rng, 1, 2, DIM), metadata=[{"tag": 3}])
+    assert len(index) == 3
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({"n": 1.5}, ""), ({"n": 1.0}, "a"), ({"n": [1, 1.5, 2**70]}, "a"), ({"n": 2**63}, ""), ({"n": -(2**63)}, "c"),
+        ({"n": float("nan")}, ""), ({"x": 1}, "a"), ({"x": [2**53 + 1, 3]}, "c"), ({"x": 10**400}, ""),
+        ({"n": None}, ""), ({"n": []}, ""), ({"t": True, "n": [1, 2]}, "a"),
+    ],
+)  # fmt: skip
+def test_numbers_match_by_value(tmp_path, where, expected) -> None:
+    rng = np.random.default_rng(0)
+    index = TGDTIndex.create(tmp_path / "g", dim=DIM)
+    metadata = {"n": [1, 2, -(2**63)], "x": [1.0, 2.5, 3.0], "t": [True, False, True]}
+    index.add(list("abc"), unit(rng, 3, DIM), unit(rng, 3, 2, DIM), metadata=metadata)
+    found = index.search(unit(rng, 1, DIM), mode="global", where=where).ids[0]
+    assert "".join(sorted(found)) == expected
+
+
+@pytest.mark.parametrize("value", [2**70, "\ud800", object()])
+def test_metadata_that_cannot_be_stored_is_refused(tmp_path, value) -> None:
+    index, rng = make(tmp_path / "g", items=3)
+    with pytest.raises(TypeError, match="mixes types or cannot be stored"):
+        index.add(["a"], unit(rng, 1, DIM), unit(rng, 1, 2, DIM), metadata={"k": [value]})
     assert len(index) == 3
 
 

@@ -4,12 +4,16 @@
 import asyncio
 import io
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +22,7 @@ from modeling_tgdt.retrieval_tgdt import TGDTRetriever
 from tests.tiny_retrieval import CAPTIONS, png_bomb, random_picture, tiny_retriever
 from trainer.serve_batching import Batcher, Searcher, SearchRequest
 from trainer.serve_guard import Metrics
+from trainer.serve_schema import filter_schema
 
 httpx = pytest.importorskip("httpx")
 uvicorn = pytest.importorskip("uvicorn")
@@ -187,6 +192,26 @@ def test_health_metrics_and_description(address: str) -> None:
     description = httpx.get(f"{address}/openapi.json").json()
     assert set(description["paths"]) == {"/search", "/healthz", "/metrics"}
     assert {"200", "400", "413", "422", "429"} <= set(description["paths"]["/search"]["post"]["responses"])
+
+
+def test_the_service_keeps_to_its_description(address: str, tmp_path: Path) -> None:
+    pytest.importorskip("schemathesis")
+    root, hooks = str(Path(__file__).parents[2]), "tests.trainer.schemathesis_hooks"
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{address}/openapi.json"]
+    command += ["--seed", "1", "--phases", "fuzzing", "--max-examples", "10", "--no-color"]
+    environment = {**os.environ, "PYTHONPATH": root, "SCHEMATHESIS_HOOKS": hooks}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+def test_the_description_names_the_filters_of_the_gallery(address: str) -> None:
+    paths = httpx.get(f"{address}/openapi.json").json()["paths"]["/search"]
+    (where,) = (parameter for parameter in paths["get"]["parameters"] if parameter["name"] == "where")
+    schema = where["content"]["application/json"]["schema"]
+    assert set(schema["properties"]) == {"year"} and not schema["additionalProperties"]
+    assert filter_schema(None)["additionalProperties"]["anyOf"][1]["type"] == "array"
+    for bad in ('{"year": null}', '{"year": [2000, null]}', ""):
+        assert httpx.get(f"{address}/search", params={"text": "sea", "where": bad}).status_code == 400
 
 
 class SlowRetriever:
