@@ -56,6 +56,9 @@ class TGDTConfig(PreTrainedConfig):
             (a linear map of box and area is added) or `"none"`.
         image_global_token (`str`, *optional*, defaults to `"mean"`):
             Input of the image's global slot: `"mean"` of the regions (paper) or `"zeros"` (reference code).
+        text_global_token (`str`, *optional*, defaults to `"first"`):
+            Input of the caption's global slot: the `"first"` position ([CLS]; paper and reference) or the `"mean"` of
+            all positions in a slot of its own, as images have it. Sentence encoders are trained for the mean.
         detach_global_encoder (`bool`, *optional*, defaults to `False`):
             Whether gradients of the global encoder stop before the local encoder.
         num_prefix_tokens (`int`, *optional*, defaults to 1):
@@ -133,6 +136,7 @@ class TGDTConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     box_encoding: Literal["concat", "sum", "none"] = "concat"
     image_global_token: Literal["mean", "zeros"] = "mean"
+    text_global_token: Literal["first", "mean"] = "first"
     detach_global_encoder: bool = False
     num_prefix_tokens: int = 1
     num_suffix_tokens: int = 1

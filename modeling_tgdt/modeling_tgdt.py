@@ -679,20 +679,22 @@ class TGDTModel(TGDTPreTrainedModel):
         if self.config.image_global_token == "zeros":
             slot = features.new_zeros(features.shape[0], 1, features.shape[2])
             return slot, features.new_zeros(features.shape[0], 1, 4)
-        weights = mask.to(features.dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
-        box = features.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(features.shape[0], 1, 4)
-        return weights[:, None].to(features.dtype) @ features, box
+        return _mean(features, mask), features.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(features.shape[0], 1, 4)
 
     def _encode_words(self, hidden: Tensor, attended: Tensor) -> tuple[Tensor, ...]:
         first = attended.int().argmax(-1)
         position = torch.arange(attended.shape[1], device=attended.device)
         keys = attended | (position[None] == first[:, None])  # an empty caption attends to its first position
+        has_slot = self.config.text_global_token == "mean"
+        if has_slot:
+            hidden = torch.cat([_mean(hidden, keys), hidden], dim=1)
+            keys, first = F.pad(keys, (1, 0), value=True), torch.zeros_like(first)
         local = self.text_local_encoder(self.text_projection(hidden), keys)
         encoded = self._global(self.text_global_encoder, local, keys)
         mask = word_mask(attended, self.config.num_prefix_tokens, self.config.num_suffix_tokens)
         tokens = encoded if self.config.token_source == "global" else local
         pooled = encoded[torch.arange(len(encoded), device=encoded.device), first]
-        return _unit(tokens, mask), F.normalize(pooled, dim=-1), mask
+        return _unit(tokens[:, int(has_slot) :], mask), F.normalize(pooled, dim=-1), mask
 
     def _global(self, encoder: TGDTEncoder, local: Tensor, keys: Tensor) -> Tensor:
         local = local.detach() if self.config.detach_global_encoder else local
@@ -717,6 +719,12 @@ def word_mask(attended: Tensor, num_prefix_tokens: int, num_suffix_tokens: int) 
     """
     rank = attended.int().cumsum(-1)
     return attended & (rank > num_prefix_tokens) & (rank <= attended.sum(-1, keepdim=True) - num_suffix_tokens)
+
+
+def _mean(features: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean (B, 1, F) of the real rows of (B, R, F); zero where there is none."""
+    weights = mask.to(features.dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
+    return weights[:, None].to(features.dtype) @ features
 
 
 def _unit(tokens: Tensor, mask: Tensor) -> Tensor:

@@ -30,7 +30,10 @@ class Recipe:
         vision_config: Configuration of a vision backbone that starts from nothing.
         text_config: Configuration of a text backbone that starts from nothing, with a word-level tokenizer.
         text_num_hidden_layers: Layers that are kept of a pretrained text backbone.
+        attn_implementation: Attention of transformers for the whole model; its own choice when omitted.
         model: Fields of [`TGDTConfig`].
+        warm_start: Whether a new model's projections start at the directions that photos and captions share, see
+            [`warm_start`].
         image_size: Side of the square pictures for a backbone that starts from nothing, in pixels.
         training: Fields of [`CMCTrainingArguments`].
         stages: Stages that run one after the other, each as fields that replace those of `training`.
@@ -47,7 +50,9 @@ class Recipe:
     vision_config: dict[str, Any] | None = None
     text_config: dict[str, Any] | None = None
     text_num_hidden_layers: int | None = None
+    attn_implementation: str | None = None
     model: dict[str, Any] = field(default_factory=dict)
+    warm_start: bool = False
     image_size: int = 224
     training: dict[str, Any] = field(default_factory=dict)
     stages: list[dict[str, Any]] = field(default_factory=list)

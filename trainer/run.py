@@ -24,6 +24,7 @@ from .report import plot_curves, write_json
 from .scenes import make_scenes
 from .tokenizers import build_word_tokenizer
 from .training_args import CMCTrainingArguments
+from .warm_start import warm_start
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,8 @@ def run_recipe(
     train = load_split(recipe, recipe.train_split, dataset, features, image_root)
     evaluation = load_split(recipe, recipe.eval_split, dataset, features, image_root)
     network, processor = build(recipe, train) if model is None else load_pretrained(model, recipe)
+    if recipe.attn_implementation is not None:
+        network.set_attn_implementation(recipe.attn_implementation)
     seconds = {"setup": time.perf_counter() - started}
     history: list[dict[str, float]] = []
     trainer = None
@@ -99,6 +102,9 @@ def run_recipe(
             processing_class=processor,
         )
         seconds[f"stage {number + 1} caching"] = time.perf_counter() - started - sum(seconds.values())
+        if recipe.warm_start and model is None and number == 0 and not resume:
+            warm_start(network, processor, trainer.train_dataset)
+            seconds["warm start"] = time.perf_counter() - started - sum(seconds.values())
         trainer.train(resume_from_checkpoint=True if resume and any(folder.glob("checkpoint-*")) else None)
         seconds[f"stage {number + 1} training"] = time.perf_counter() - started - sum(seconds.values())
         history += [{**entry, "stage": number + 1} for entry in trainer.state.log_history]

@@ -51,6 +51,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "initializer_range": (0.1, {}),
     "box_encoding": ("sum", {}),
     "image_global_token": ("zeros", {}),
+    "text_global_token": ("mean", {}),
     "detach_global_encoder": (True, {}),
     "num_prefix_tokens": (0, {}),
     "num_suffix_tokens": (2, {}),

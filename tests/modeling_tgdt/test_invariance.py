@@ -19,6 +19,7 @@ OPTIONS = {
     "regions": {},
     "regions-sum-zeros": {"box_encoding": "sum", "image_global_token": "zeros", "share_local_encoder": True},
     "regions-global-tokens": {"box_encoding": "none", "token_source": "global", "similarity_reduction": "sum"},
+    "regions-mean-captions": {"text_global_token": "mean"},
     "swin-roberta": {"text_config": TEXT["roberta"], "vision_config": VISION["swin"]},
     "vit-modernbert": {"text_config": TEXT["modernbert"], "vision_config": VISION["vit"]},
 }
