@@ -693,7 +693,7 @@ class TGDTModel(TGDTPreTrainedModel):
         encoded = self._global(self.text_global_encoder, local, keys)
         mask = word_mask(attended, self.config.num_prefix_tokens, self.config.num_suffix_tokens)
         tokens = encoded if self.config.token_source == "global" else local
-        pooled = encoded[torch.arange(len(encoded), device=encoded.device), first]
+        pooled = encoded[torch.arange(encoded.shape[0], device=encoded.device), first]
         return _unit(tokens[:, int(has_slot) :], mask), F.normalize(pooled, dim=-1), mask
 
     def _global(self, encoder: TGDTEncoder, local: Tensor, keys: Tensor) -> Tensor:

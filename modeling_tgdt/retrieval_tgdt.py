@@ -86,18 +86,32 @@ class TGDTRetriever:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def create_index(
-        self, path: str | os.PathLike[str] | None = None, kind: Kind = "image", **options: Any
+        self,
+        path: str | os.PathLike[str] | None = None,
+        kind: Kind = "image",
+        *,
+        exist_ok: bool = False,
+        **options: Any,
     ) -> TGDTIndex:
         """Make an empty gallery for this model and use it from now on.
 
         Args:
             path: Its directory; None for a temporary one, which goes with the retriever.
             kind: "image" or "text".
+            exist_ok: Open the gallery that is there already, with its own options, instead of refusing.
             **options: Of `TGDTIndex.create`, such as `token_dtype` and `engine`.
 
         Returns:
             The gallery; the mix of the scores and the model's identity are recorded in it.
+
+        Raises:
+            FileExistsError: When there is a gallery, without `exist_ok`.
+            ValueError: When another model built the gallery that is there.
         """
+        if exist_ok and path is not None and (found := open_index(Path(path))) is not None:
+            check_gallery_model(found, self.model)
+            self.index = found
+            return found
         if path is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="tgdt-gallery-", ignore_cleanup_errors=True)
             path = self._temporary.name

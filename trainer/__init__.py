@@ -3,6 +3,7 @@
 
 from .caption_dataset import CaptionDataset, IterableCaptionDataset
 from .cmc_trainer import CMCTrainer
+from .column_encoding import ColumnEncoder
 from .data_collator import TGDTDataCollator
 from .datasets import load_captions
 from .evaluation import evaluate_retrieval
@@ -12,6 +13,7 @@ __all__ = [
     "CMCTrainer",
     "CMCTrainingArguments",
     "CaptionDataset",
+    "ColumnEncoder",
     "IterableCaptionDataset",
     "TGDTDataCollator",
     "evaluate_retrieval",

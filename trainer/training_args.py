@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from .stages import STAGES, TOWERS
@@ -86,6 +87,8 @@ class CMCTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # without an accelerator it does nothing but warn
         self.freeze = list(self.freeze)
         _check_choice("train_stage", [self.train_stage], STAGES)
         _check_choice("freeze", self.freeze, TOWERS)

@@ -316,3 +316,17 @@ def test_errors_say_what_to_do(retriever: TGDTRetriever, tmp_path: Path) -> None
         TGDTRetriever.from_pretrained(tmp_path / "missing")
     with pytest.raises(ValueError, match="image column"):
         retriever.add_images(datasets.Dataset.from_dict({"a": [1]}), progress=False)
+
+
+def test_a_gallery_that_is_there_is_opened_on_request(tmp_path: Path) -> None:
+    first = tiny_retriever()
+    first.create_index(tmp_path / "gallery", token_dtype="int8")
+    first.add_images([random_picture(1)], ids=["one"], progress=False)
+    again = tiny_retriever()
+    with pytest.raises(FileExistsError, match="already holds a gallery"):
+        again.create_index(tmp_path / "gallery")
+    index = again.create_index(tmp_path / "gallery", exist_ok=True)
+    assert list(index) == ["one"] and index.settings["token_dtype"] == "int8" and again.index is index
+    with pytest.raises(ValueError, match="was built with model"):
+        tiny_retriever(seed=1).create_index(tmp_path / "gallery", exist_ok=True)
+    assert len(tiny_retriever().create_index(tmp_path / "new", exist_ok=True)) == 0

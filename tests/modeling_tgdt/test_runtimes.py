@@ -3,6 +3,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -79,6 +80,38 @@ def test_exports(case) -> None:
         expected, found = model(**other), exported(**other)
     for name in OUTPUTS:
         torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=0)
+
+
+class Branch(torch.nn.Module):
+    def __init__(self, model: TGDTModel, name: str) -> None:
+        super().__init__()
+        self.model, self.name = model, name
+
+    def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        found = getattr(self.model, f"get_{self.name}_features")(**inputs)
+        return found.pooler_output, found.last_hidden_state, found.token_mask
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "vision", "inputs"),
+    [
+        ("text", None, tiny.text_inputs()),
+        ("image", None, tiny.region_inputs()),
+        ("image", tiny.vision_config(), tiny.pixel_inputs()),
+    ],
+    ids=["text", "regions", "pixels"],
+)
+def test_each_branch_exports_with_any_batch_size_and_length(name: str, vision: Any, inputs: dict[str, Tensor]) -> None:
+    branch = Branch(tiny.tiny_model(copy.deepcopy(vision)), name)
+    auto, ragged = torch.export.Dim.AUTO, vision is None
+    sizes = {key: {0: auto, 1: auto} if ragged else {0: auto} for key in inputs}
+    exported = torch.export.export(branch, (inputs,), dynamic_shapes=(sizes,), strict=False).module()
+    other = {key: torch.cat([value, value]) for key, value in inputs.items()}
+    if ragged:
+        other = {key: value[:, :-1] for key, value in other.items()}
+    with torch.no_grad():
+        torch.testing.assert_close(exported(other), branch(other), atol=1e-5, rtol=0)
 
 
 def test_lora_trains_saves_and_loads(case, tmp_path: Path) -> None:

@@ -287,6 +287,11 @@ def test_arguments_are_checked(tmp_path, options, message):
         CMCTrainingArguments(str(tmp_path), **options)
 
 
+def test_memory_is_pinned_for_an_accelerator_only(tmp_path):
+    arguments = CMCTrainingArguments(str(tmp_path), use_cpu=True)
+    assert arguments.dataloader_pin_memory == torch.accelerator.is_available()
+
+
 def test_wrong_set_ups_are_refused(tmp_path):
     with pytest.raises(TypeError, match="must be CMCTrainingArguments"):
         CMCTrainer(model=tiny_model(), args=TrainingArguments(str(tmp_path)), processing_class=processor())

@@ -16,8 +16,17 @@ from trainer.distributed import PairEmbeddings
 ROOT = Path(__file__).parents[2]
 
 
-def launch(out: Path, processes: int, per_device: int, mini_batch_size: int) -> tuple[dict, list, dict]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node"],
+    # --multi_gpu is what starts several processes; without accelerators they talk through gloo all the same
+    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0", "--num_processes"],
+}
+
+
+def launch(
+    out: Path, processes: int, per_device: int, mini_batch_size: int, launcher: str = "torchrun"
+) -> tuple[dict, list, dict]:
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], str(processes)]
     command += ["-m", "tests.trainer.two_processes", str(out), str(per_device), str(mini_batch_size)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
@@ -33,10 +42,14 @@ def one_process(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mini_batch_size", [0, 2], ids=["whole", "cached"])
-def test_two_processes_equal_one(tmp_path, one_process, mini_batch_size):
+@pytest.mark.parametrize(
+    ("mini_batch_size", "launcher"),
+    [(0, "torchrun"), (2, "accelerate")],
+    ids=["whole, torchrun", "cached, accelerate"],
+)
+def test_two_processes_equal_one(tmp_path, one_process, mini_batch_size, launcher):
     one, losses, metrics = one_process
-    two, losses_two, metrics_two = launch(tmp_path / "two.safetensors", 2, 4, mini_batch_size)
+    two, losses_two, metrics_two = launch(tmp_path / "two.safetensors", 2, 4, mini_batch_size, launcher)
     assert losses_two == pytest.approx(losses, rel=1e-4)
     assert metrics_two == pytest.approx(metrics, rel=1e-5)
     for name, value in one.items():
