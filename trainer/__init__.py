@@ -8,6 +8,7 @@ from .data_collator import TGDTDataCollator
 from .datasets import load_captions
 from .evaluation import evaluate_retrieval
 from .training_args import CMCTrainingArguments
+from .warm_start import warm_start
 
 __all__ = [
     "CMCTrainer",
@@ -18,4 +19,5 @@ __all__ = [
     "TGDTDataCollator",
     "evaluate_retrieval",
     "load_captions",
+    "warm_start",
 ]

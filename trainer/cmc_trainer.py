@@ -343,4 +343,5 @@ class CMCTrainer(Trainer):
         policy: Any = args.on_error
         photos = load_captions(photos, on_error=policy, report=self.skip_report)
         folder = args.token_cache_dir or Path(str(args.output_dir), "token_cache")
-        return cache_tokens(model.to(args.device), processor, photos, folder)
+        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+        return cache_tokens(model.to(args.device), processor, photos, folder, autocast_dtype=dtype)

@@ -22,6 +22,7 @@ from .evaluation import evaluate_retrieval
 from .recipe import Recipe
 from .report import plot_curves, write_json
 from .scenes import make_scenes
+from .stages import trained_modes
 from .tokenizers import build_word_tokenizer
 from .training_args import CMCTrainingArguments
 from .warm_start import warm_start
@@ -93,7 +94,12 @@ def run_recipe(
     stages = recipe.stage_arguments()
     for number, arguments in enumerate(stages):
         folder = output / "checkpoints" / (f"stage-{number + 1}" if len(stages) > 1 else "")
-        defaults = {"report_to": [], "seed": seed, "token_cache_dir": str(output / "token_cache")}
+        defaults = {
+            "report_to": [],
+            "seed": seed,
+            "token_cache_dir": str(output / "token_cache"),
+            "use_cpu": not torch.accelerator.is_available(),  # Trainer takes bf16 without a GPU only when told so
+        }
         trainer = CMCTrainer(
             model=network,
             args=CMCTrainingArguments(**{"output_dir": str(folder), **defaults, **arguments}),
@@ -113,7 +119,7 @@ def run_recipe(
         processor,
         evaluation if trainer is None else trainer.eval_dataset,
         protocol=recipe.protocol,  # type: ignore[arg-type]
-        modes=("global", "local", "exhaustive", "two_stage"),
+        modes=trained_modes(network.config),  # type: ignore[arg-type]
     )
     seconds["evaluation"] = time.perf_counter() - started - sum(seconds.values())
     run = Run(output, network.eval(), processor, results, {name: round(value, 1) for name, value in seconds.items()})

@@ -39,6 +39,24 @@ def trains(name: str, stage: str, freeze: Sequence[str]) -> bool:
     return stage == "joint" or is_global == (stage == "global")
 
 
+def trained_modes(config: Any) -> tuple[str, ...]:
+    """Return the retrieval modes whose scores the loss of a configuration trains.
+
+    Args:
+        config: TGDTConfig.
+
+    Example:
+        >>> from modeling_tgdt import TGDTConfig
+        >>> trained_modes(TGDTConfig(local_loss_weight=0))
+        ('global',)
+    """
+    if not config.local_loss_weight:
+        return ("global",)
+    if not (config.global_loss_weight or config.intra_loss_weight or config.distill_loss_weight):
+        return ("local",)
+    return ("global", "local", "exhaustive", "two_stage")
+
+
 @contextmanager
 def training_stage(model: nn.Module, stage: str, freeze: Sequence[str]) -> Iterator[None]:
     """Freeze what a stage does not train, and give every parameter its flag back afterwards.

@@ -80,6 +80,7 @@ def cache_tokens(
     on_error: OnError = "raise",
     report: SkipReport | None = None,
     progress: bool = True,
+    autocast_dtype: torch.dtype | None = None,
 ) -> datasets.Dataset:
     """Return the data set with the vision backbone's tokens in place of its pictures.
 
@@ -96,6 +97,7 @@ def cache_tokens(
         on_error: Unreadable pictures: `"raise"`, `"skip"` (the photo is left out) or `"placeholder"`.
         report: Receives (image_id, why) of unreadable pictures.
         progress: Whether to show a progress bar.
+        autocast_dtype: Mixed precision of the backbone, such as bfloat16 for a model that trains in it.
 
     Returns:
         Data set with `region_features` (R, F) float16, `region_boxes` (R, 4) in [0, 1], `captions`, `image_id`.
@@ -107,7 +109,7 @@ def cache_tokens(
     check_policy(on_error)
     if "image" not in dataset.column_names:
         raise ValueError(f"Caching tokens needs an 'image' column, found {dataset.column_names}.")
-    key = cache_key(model, processor, dataset, on_error)
+    key = cache_key(model, processor, dataset, on_error, autocast_dtype)
     folder = Path(cache_dir) / f"tokens-{key}"
     with PartialState().main_process_first():
         if (folder / _MANIFEST).is_file():
@@ -120,11 +122,17 @@ def cache_tokens(
                 num_workers=num_workers,
                 collate_fn=_Collate(TGDTDataCollator(processor)),
             )
-            _write_cache(folder, key, _encode(model, loader, progress), len(dataset))
+            _write_cache(folder, key, _encode(model, loader, progress, autocast_dtype), len(dataset))
     return _with_tokens(dataset, folder, report)
 
 
-def cache_key(model: Any, processor: Any, dataset: datasets.Dataset, on_error: str = "raise") -> str:
+def cache_key(
+    model: Any,
+    processor: Any,
+    dataset: datasets.Dataset,
+    on_error: str = "raise",
+    autocast_dtype: torch.dtype | None = None,
+) -> str:
     """Return the fingerprint of everything that the tokens depend on.
 
     Args:
@@ -132,8 +140,9 @@ def cache_key(model: Any, processor: Any, dataset: datasets.Dataset, on_error: s
         processor: Its image processor's settings count.
         dataset: Every picture counts: its bytes, or its path, size and time of change.
         on_error: A placeholder is a picture too.
+        autocast_dtype: Mixed precision rounds the tokens.
     """
-    digest = hashlib.blake2b(f"{_VERSION} {on_error}".encode(), digest_size=12)
+    digest = hashlib.blake2b(f"{_VERSION} {on_error} {autocast_dtype}".encode(), digest_size=12)
     config = model.config.vision_config
     digest.update(json.dumps(config.to_dict(), sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.vision_model.state_dict().items()):
@@ -179,18 +188,23 @@ class _Collate:
         return [example is not None for example in examples], pixels
 
 
-def _encode(model: Any, loader: Any, progress: bool) -> Iterator[tuple[NDArray[Any], NDArray[Any], list[int]]]:
+def _encode(
+    model: Any, loader: Any, progress: bool, autocast_dtype: torch.dtype | None
+) -> Iterator[tuple[NDArray[Any], NDArray[Any], list[int]]]:
     """Yield by batch: features (sum of R, F) float16, boxes (sum of R, 4) float32, counts (0 for skipped photos)."""
     training = model.training
     model.eval()
+    model.vision_model.to(memory_format=torch.channels_last)  # convolutions run up to twice as fast so
+    precision = torch.autocast(model.device.type, autocast_dtype, enabled=autocast_dtype is not None)
     try:
         for readable, pixels in tqdm(loader, desc="Caching tokens", unit="batch", disable=not progress):
             counts = [0] * len(readable)
             if pixels is None:
                 yield np.zeros((0, 0), np.float16), np.zeros((0, 4), np.float32), counts
                 continue
-            with torch.inference_mode():
-                features, boxes, mask = model.encode_regions(pixels.to(model.device))
+            with torch.inference_mode(), precision:
+                pixels = pixels.to(model.device, memory_format=torch.channels_last)
+                features, boxes, mask = model.encode_regions(pixels)
             lengths = iter(mask.sum(1).tolist())
             counts = [int(next(lengths)) if ok else 0 for ok in readable]
             yield features[mask].half().cpu().numpy(), boxes[mask].float().cpu().numpy(), counts
