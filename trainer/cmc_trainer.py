@@ -23,6 +23,7 @@ from .distributed import PairEmbeddings, gather_pairs
 from .encoding import EncodeOptions
 from .evaluation import evaluate_retrieval
 from .grad_cache import cached_loss, split_inputs
+from .mining import HardNegativeMining
 from .samplers import DistinctPhotoSampler
 from .skip_report import SkipReport
 from .stages import TOWERS, frozen_modules, stage_loss, training_stage
@@ -101,6 +102,8 @@ class CMCTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
+        if args.hard_negatives:
+            self.add_callback(HardNegativeMining())
         self._components: dict[str, list[Tensor]] = defaultdict(list)
         self._frozen: list[nn.Module] = []
         if args.gradient_accumulation_steps > 1:

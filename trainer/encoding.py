@@ -30,6 +30,7 @@ class EncodeOptions:
         num_workers: Data-loader processes that decode pictures.
         max_length: Longest caption in word pieces; the tokenizer's limit by default.
         token_dtype: How token embeddings are kept; float16 halves the memory of a large gallery.
+        tokens: Whether token embeddings are kept; global scores need none.
         on_error: Unreadable pictures: `"raise"`; `"skip"` leaves the photo and its captions out; `"placeholder"`.
         report: Receives (image_id, why) of unreadable pictures.
         progress: Whether to show progress bars.
@@ -39,6 +40,7 @@ class EncodeOptions:
     num_workers: int = 0
     max_length: int | None = None
     token_dtype: torch.dtype = torch.float32
+    tokens: bool = True
     on_error: OnError = "raise"
     report: SkipReport | None = None
     progress: bool = True
@@ -88,7 +90,7 @@ class _Encoded:
 
     numbers: Tensor
     embeds: Tensor
-    tokens: RaggedTokens
+    tokens: RaggedTokens | None
 
 
 class _Photos(torch.utils.data.Dataset):
@@ -173,22 +175,24 @@ def _encode(
         features = features_of(**{name: value.to(device) for name, value in inputs.items()})
         numbers.append(chosen)
         embeds.append(features.pooler_output.float().cpu())
-        kept = RaggedTokens.from_padded(features.last_hidden_state.to(options.token_dtype), features.token_mask)
-        tokens.append(kept.to("cpu"))
+        if options.tokens:
+            kept = RaggedTokens.from_padded(features.last_hidden_state.to(options.token_dtype), features.token_mask)
+            tokens.append(kept.to("cpu"))
     if not numbers:
         raise ValueError(f"None of the {what} could be encoded. The report of skipped pictures says why.")
-    return _gathered(torch.cat(numbers), torch.cat(embeds), RaggedTokens.cat(tokens))
+    return _gathered(torch.cat(numbers), torch.cat(embeds), RaggedTokens.cat(tokens) if tokens else None)
 
 
-def _gathered(numbers: Tensor, embeds: Tensor, tokens: RaggedTokens) -> _Encoded:
+def _gathered(numbers: Tensor, embeds: Tensor, tokens: RaggedTokens | None) -> _Encoded:
     """Join the shares of all processes, each item once, in item order."""
     numbers = gather_rows(numbers)
     embeds = gather_rows(embeds)
-    tokens = RaggedTokens.from_lengths(gather_rows(tokens.flat), gather_rows(tokens.lengths))
+    if tokens is not None:
+        tokens = RaggedTokens.from_lengths(gather_rows(tokens.flat), gather_rows(tokens.lengths))
     order = numbers.argsort(stable=True)
     repeated = numbers[order].diff(prepend=torch.tensor([-1])) == 0
     order = order[~repeated]
-    return _Encoded(numbers[order], embeds[order], tokens.select(order))
+    return _Encoded(numbers[order], embeds[order], None if tokens is None else tokens.select(order))
 
 
 def _joined(images: _Encoded, texts: _Encoded, owners: Tensor) -> RetrievalEmbeddings:
@@ -197,9 +201,8 @@ def _joined(images: _Encoded, texts: _Encoded, owners: Tensor) -> RetrievalEmbed
     place[known] = torch.arange(len(known))
     text_to_image = place[owners]
     kept = (text_to_image >= 0).nonzero()[:, 0]
-    return RetrievalEmbeddings(
-        images.embeds, texts.embeds[kept], text_to_image[kept], images.tokens, texts.tokens.select(kept)
-    )
+    words = None if texts.tokens is None else texts.tokens.select(kept)
+    return RetrievalEmbeddings(images.embeds, texts.embeds[kept], text_to_image[kept], images.tokens, words)
 
 
 def _map_style(dataset: Any) -> datasets.Dataset:

@@ -30,6 +30,11 @@ class DistinctPhotoSampler(torch.utils.data.Sampler[int]):
         drop_last: Whether to leave out the last, smaller batch.
         dataset: Its `set_epoch` is called along with ours (Accelerate calls only one of the two when distributed).
 
+    Attributes:
+        neighbours: (P, K) hard negatives of each photo, hardest first, padded with -1; photos count in the order of
+            their sorted ids. A photo then brings those of its neighbours into its batch that the round has left.
+            `None` deals photos at random.
+
     Raises:
         ValueError: When there is no example or the batch size is below 1.
 
@@ -55,6 +60,7 @@ class DistinctPhotoSampler(torch.utils.data.Sampler[int]):
         self.photos: NDArray[np.int64] = photos.astype(np.int64)
         self.batch_size, self.seed, self.drop_last, self.dataset = batch_size, seed, drop_last, dataset
         self.epoch = 0
+        self.neighbours: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         count = len(self.photos)
@@ -81,12 +87,23 @@ class DistinctPhotoSampler(torch.utils.data.Sampler[int]):
         """Order a round so that it completes the open batch without repeating one of its photos."""
         open_batch = order[len(order) - len(order) % self.batch_size :]
         if not open_batch:
-            return list(members.tolist())
+            return self._grouped(members)
         clash = np.isin(self.photos[members], self.photos[open_batch])
-        free = members[~clash]
-        needed = self.batch_size - len(open_batch)
-        rest = np.isin(members, free[:needed], invert=True)
-        return [*free[:needed].tolist(), *members[rest].tolist()]
+        head = members[~clash][: self.batch_size - len(open_batch)]
+        return [*head.tolist(), *self._grouped(members[np.isin(members, head, invert=True)])]
+
+    def _grouped(self, members: NDArray[np.int64]) -> list[int]:
+        """Let each photo bring its hard negatives along, as many as its batch has room for."""
+        if self.neighbours is None:
+            return list(members.tolist())
+        left = dict(zip(self.photos[members].tolist(), members.tolist(), strict=True))
+        order: list[int] = []
+        for photo in list(left):
+            if photo in left:
+                room = self.batch_size - len(order) % self.batch_size
+                others = (other for other in self.neighbours[photo].tolist() if other in left)
+                order += [left.pop(member) for member in list(dict.fromkeys([photo, *others]))[:room]]
+        return order
 
 
 def _rounds(photos: NDArray[np.int64], rng: np.random.Generator) -> list[NDArray[np.int64]]:

@@ -25,6 +25,10 @@ class CMCTrainingArguments(TrainingArguments):
         mini_batch_size: Pairs that are embedded at a time. The loss still sees the whole batch, with the gradient of
             the whole batch (GradCache), at the memory of a mini-batch.
         unique_photos_per_batch: Whether a batch holds at most one caption of a photo.
+        hard_negatives: Look-alike photos that a photo brings into its batch, mined in the whole training set with the
+            model's own global embeddings; 0 for none. Captions of one photo, and photos that share a caption, are
+            never each other's.
+        mining_epochs: Mine at the start of every `mining_epochs`-th epoch but the first, whose order is random.
         captions_per_image: `"all"`: an epoch sees every caption. `"one"`: one drawn caption of every photo.
         cache_vision_tokens: Whether the frozen vision backbone is run once over the photos and its tokens are kept on
             disk. Needs `freeze` to hold `"vision"`.
@@ -56,6 +60,10 @@ class CMCTrainingArguments(TrainingArguments):
     unique_photos_per_batch: bool = field(
         default=True, metadata={"help": "Keep two captions of one photo out of one batch."}
     )
+    hard_negatives: int = field(
+        default=0, metadata={"help": "Mined look-alike photos that a photo brings into its batch (0: none)."}
+    )
+    mining_epochs: int = field(default=1, metadata={"help": "Mine them anew after this many epochs."})
     captions_per_image: str = field(
         default="all",
         metadata={"help": "all: every caption in an epoch; one: one drawn per photo.", "choices": ["all", "one"]},
@@ -97,6 +105,11 @@ class CMCTrainingArguments(TrainingArguments):
         _check_choice("on_error", [self.on_error], ("raise", "skip", "placeholder"))
         if self.mini_batch_size is not None and self.mini_batch_size < 1:
             raise ValueError(f"mini_batch_size must be at least 1, found {self.mini_batch_size}.")
+        if self.hard_negatives < 0 or self.mining_epochs < 1:
+            found = f"{self.hard_negatives} and {self.mining_epochs}"
+            raise ValueError(f"hard_negatives must be at least 0 and mining_epochs at least 1, found {found}.")
+        if self.hard_negatives and not self.unique_photos_per_batch:
+            raise ValueError("hard_negatives deals batches of different photos: leave unique_photos_per_batch on.")
         if self.lr_step_epochs is not None and self.lr_step_epochs < 1:
             raise ValueError(f"lr_step_epochs must be at least 1, found {self.lr_step_epochs}.")
         if self.cache_vision_tokens and "vision" not in self.freeze:
