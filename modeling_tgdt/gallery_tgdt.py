@@ -14,6 +14,7 @@ the old state holds, so a crash at any byte loses nothing; the next writer overw
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import time
 import uuid
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from .metadata_tgdt import merged_schema
+from .quantize_tgdt import STORAGE_DTYPES
 from .segment_tgdt import RESTORE, Batch, Segment, SegmentRecord, append_to_segment, select_rows
 from .storage_tgdt import WriterLock, append_bytes, clear_os_errors, file_crc, read_json, replace_json, sync_directory
 
@@ -37,6 +39,14 @@ except ImportError:
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 _COMPACT_BYTES = 1 << 26
+_LARGEST = 1 << 48  # bytes or rows; beyond it sizes would overflow
+_FILE_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+_SETTINGS = {
+    "token_dtype": STORAGE_DTYPES,
+    "engine": ("exact", "faiss", "qdrant"),
+    "kind": ("image", "text"),
+    "reduction": ("mean", "sum"),
+}
 
 
 @dataclass(frozen=True)
@@ -62,8 +72,38 @@ class Manifest:
                 f"{str(root)!r} has format version {version!r}, this tgdt reads version {FORMAT_VERSION}; "
                 "install the tgdt release that wrote it, or build the gallery again."
             )
-        content["segments"] = tuple(SegmentRecord(**record) for record in content["segments"])
-        return cls(**content)
+        try:
+            content["segments"] = tuple(SegmentRecord(**record) for record in content["segments"])
+            manifest = cls(**content)
+            manifest.check()
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{str(path)!r} is no manifest that tgdt wrote: {error}. {RESTORE}") from error
+        return manifest
+
+    def check(self) -> None:
+        """Raise for a name that leads out of the directory, a length that is none, or settings that are no gallery's.
+
+        A gallery may come from anybody, and a checksum does not tell who wrote it.
+        """
+        files = [entry for record in self.segments for entry in record.files.items()]
+        for name in [*self.file_names(), *(name for name, _ in files)]:
+            if not _FILE_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no file of a gallery")
+        sizes = [size for _, size in [*files, *self.deleted.items(), *self.engine_files.items()]]
+        counts = [self.commit, *(number for record in self.segments for number in (record.rows, record.tokens))]
+        for number in [*counts, *(value for length, crc in sizes for value in (length, crc))]:
+            if type(number) is not int or not 0 <= number < _LARGEST:
+                raise ValueError(f"{number!r} is no count")
+        settings = self.settings
+        for key in ("dim", "pool_factor", "segment_rows"):
+            if type(settings[key]) is not int or not 1 <= settings[key] < _LARGEST:
+                raise ValueError(f"{key} is {settings[key]!r}, expected an integer from 1")
+        for key, known in _SETTINGS.items():
+            if settings[key] not in known:
+                raise ValueError(f"{key} is {settings[key]!r}, expected one of {list(known)}")
+        for key in ("global_weight", "local_weight", "scale"):
+            float(settings[key])
+        dict(settings["engine_options"])
 
     def write(self, root: Path) -> None:
         """Commit: replace `manifest.json`."""
@@ -91,7 +131,7 @@ class Snapshot:
         self.bases = np.concatenate([[0], np.cumsum([len(s) for s in self.segments])]).astype(np.int64)
         self.alive = np.ones(self.bases[-1], dtype=bool)
         for name, (length, _) in manifest.deleted.items():
-            rows = np.fromfile(root / name, dtype=np.int64, count=length // 8)
+            rows = np.fromfile(root / name, dtype=np.int64, count=min(length, (root / name).stat().st_size) // 8)
             if len(rows) < length // 8 or not ((rows >= 0) & (rows < len(self.alive))).all():
                 raise ValueError(f"{name} in {str(root)!r} is damaged. {RESTORE}")
             self.alive[rows] = False

@@ -4,6 +4,7 @@
 import base64
 import binascii
 import os
+from functools import cache
 from io import BytesIO
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+# Decoders that only decode: Pillow would start Ghostscript for EPS.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _SIXTEEN_BIT = 257  # 65535 / 255
 _NEXT_STEP = "Convert it with `PIL.Image.open(path).convert('RGB')` or pass a (height, width, 3) uint8 array."
 
@@ -28,14 +31,21 @@ def open_image(source: str | os.PathLike[str], timeout: float = 30.0) -> Image.I
     """
     name = os.fspath(source)
     try:
-        image = Image.open(BytesIO(_read(name, timeout)))
+        image = Image.open(BytesIO(_read(name, timeout)), formats=known_formats())
         image.load()
-    except (OSError, SyntaxError, Image.DecompressionBombError, httpx.HTTPError) as error:
+    except Exception as error:  # Pillow's plugins raise nearly every type on broken files
         raise ValueError(
             f"Expected a readable picture at {name[:200]!r}, found {type(error).__name__}: {error}. Check that the "
             "file exists, is complete and has a format that Pillow reads."
         ) from error
     return image
+
+
+@cache
+def known_formats() -> list[str]:
+    """Return those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _read(name: str, timeout: float) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,8 @@ try:
 except ImportError:  # only needed for data sets
     datasets = None
 
-from .image_loading_tgdt import open_image
+from .image_loading_tgdt import FORMATS, known_formats, open_image
 
-# Decoders that only decode: Pillow would start Ghostscript for EPS.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = (
     ".avif",
     ".bmp",
@@ -130,17 +127,11 @@ def _dataset_items(dataset: Any) -> Iterator[tuple[str | None, Any]]:
         yield (None if key is None else str(row[key])), row[column]
 
 
-@cache
-def _known_formats() -> list[str]:
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
-
-
 def _decode(data: bytes, name: str, max_pixels: int) -> Image.Image:
     if not data:
         raise ValueError(f"{name} has 0 bytes")
     try:
-        image = Image.open(BytesIO(data), formats=_known_formats())
+        image = Image.open(BytesIO(data), formats=known_formats())
         if image.width * image.height > max_pixels:
             raise ValueError(f"{name} has {image.width} x {image.height} pixels, more than the {max_pixels} allowed")
         image.load()

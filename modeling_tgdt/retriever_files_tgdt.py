@@ -57,8 +57,11 @@ def read_reference(folder: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        content["model"]
-    except (ValueError, KeyError, TypeError) as error:
+        for key in ("model", "revision", "pictures"):
+            value = content[key] if key == "model" else content.get(key)
+            if not isinstance(value, str) and (value is not None or key == "model"):
+                raise TypeError(f"its {key} is no string")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is damaged ({error}); write it again with `tgdt index`.") from error
     return content
 

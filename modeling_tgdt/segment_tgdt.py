@@ -12,6 +12,7 @@ rows.arrow      N rows   ids and metadata: Arrow IPC streams, one per commit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -153,7 +154,7 @@ class Segment:
             raise ValueError(f"segment {self.record.name!r}: offsets.i64 is damaged. {RESTORE}")
 
     def _map(self, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> np.ndarray:
-        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        size = math.prod(shape) * np.dtype(dtype).itemsize
         if size == 0:
             return np.zeros(shape, dtype=dtype)
         path = self.path / name

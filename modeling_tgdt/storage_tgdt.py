@@ -86,7 +86,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         checksum = content.pop("checksum")
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it from a copy or build the gallery again.") from error
     if checksum != _checksum(content):
         raise ValueError(f"{path} is damaged (checksum differs); restore it from a copy or build the gallery again.")

@@ -46,12 +46,21 @@ def read_annotations(path: Path, split: str | None, *, restval: bool = True) -> 
         Photos in file order, or None when the file is an ordinary table.
 
     Raises:
-        ValueError: When the split does not exist.
+        ValueError: When the split does not exist, or the file is damaged.
     """
     if path.suffix == ".json":
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and "images" in content:
-            return karpathy_records(content, split, restval) if "annotations" not in content else coco_records(content)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(content, dict) and "images" in content:
+                coco = "annotations" in content
+                return coco_records(content) if coco else karpathy_records(content, split, restval)
+        except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+            reason = (
+                f"{type(error).__name__}: {error}"
+                if not isinstance(error, RecursionError)
+                else "it is nested too deep"
+            )
+            raise ValueError(f"{path} is no captions file in Karpathy's or COCO's form ({reason}).") from error
         return None
     if path.suffix in (".txt", ".token") and "#" in _first_line(path).split("\t")[0]:
         return token_records(path.read_text(encoding="utf-8").splitlines())
@@ -159,12 +168,14 @@ def read_delimited(path: Path) -> dict[str, list[str]]:
         path: The file; commas inside quotes are text, and so are unquoted ones in the last column.
 
     Raises:
-        ValueError: When a row is shorter than the header.
+        ValueError: When the file is empty or a row is shorter than the header.
     """
     mark = delimiter_of(path)
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.reader(file, delimiter=mark)
-        header = [name.strip() for name in next(rows)]
+        header = [name.strip() for name in next(rows, [])]
+        if not header:
+            raise ValueError(f"{path} is empty: expected a header, such as file_name{mark}caption.")
         columns: dict[str, list[str]] = {name: [] for name in header}
         for number, row in enumerate(rows, start=2):
             for name, value in zip(header, _fit(row, len(header), mark, number, path), strict=True):

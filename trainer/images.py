@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from modeling_tgdt.image_loading_tgdt import upright_picture
+from modeling_tgdt.image_loading_tgdt import known_formats, upright_picture
 
 OnError = Literal["raise", "skip", "placeholder"]
 ImageSource = Any  # path, bytes, PIL image, or {"bytes": ..., "path": ...} as `datasets` stores it
@@ -112,7 +112,7 @@ def _open(source: ImageSource) -> Image.Image:
     if isinstance(source, (bytes, bytearray)):
         if not source:
             raise UnreadableImageError("the picture has 0 bytes")
-        return Image.open(io.BytesIO(source))
+        return Image.open(io.BytesIO(source), formats=known_formats())
     if isinstance(source, np.ndarray):
         return Image.fromarray(source)
     return _open_path(os.fspath(source))
@@ -128,7 +128,7 @@ def _open_path(path: str) -> Image.Image:
         raise UnreadableImageError(f"no such file: {path}")
     if os.path.getsize(path) == 0:
         raise UnreadableImageError(f"the file is empty: {path}")
-    return Image.open(path)
+    return Image.open(path, formats=known_formats())
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:

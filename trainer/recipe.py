@@ -92,13 +92,19 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     if not path.is_file():
         names = recipe_names()
         raise ValueError(f"No recipe {str(name_or_path)!r}: expected a YAML file or one of {', '.join(names)}.")
-    content = yaml.safe_load(path.read_text()) or {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path} is no readable YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a mapping of recipe keys, found {type(content).__name__}.")
     for override in overrides:
         _apply(content, override)
     _check_keys("recipe", content, {item.name for item in fields(Recipe)})
     recipe = Recipe(**content)
+    for name in ("model", "training"):
+        if not isinstance(getattr(recipe, name), dict):
+            raise ValueError(f"{path}: {name} must be a mapping, found {type(getattr(recipe, name)).__name__}.")
     _check_keys("model", recipe.model, {item.name for item in fields(TGDTConfig)})
     known = {item.name for item in fields(CMCTrainingArguments)}
     for number, stage in enumerate(recipe.stage_arguments()):

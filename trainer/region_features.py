@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import base64
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +89,19 @@ def normalise_boxes(boxes: NDArray[Any], image_size: tuple[int, int] | None) -> 
     return (boxes / np.array([width, height, width, height], dtype=np.float64)).clip(0, 1).astype(np.float32)
 
 
+def read_arrays(path: Path, mmap_mode: Literal["r"] | None = None) -> Any:
+    """Read a `.npy` array, or a `.npz` archive as a dict of arrays; nothing in the file is run.
+
+    Raises:
+        ValueError: When the file is damaged, or holds Python objects.
+    """
+    try:
+        content = np.load(path, mmap_mode=mmap_mode)
+        return dict(content) if isinstance(content, np.lib.npyio.NpzFile) else content
+    except (ValueError, EOFError, KeyError, OverflowError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{str(path)!r} is no readable NumPy file: {error}. Write it again.") from error
+
+
 @dataclass
 class NpzStore:
     """One `<id>.npz` (key `feat`, `features` or `x`) per photo, with boxes inside or in `<id>.npy`."""
@@ -100,7 +115,7 @@ class NpzStore:
             raise ValueError(f"No .npz file in {self.root}, {self.root / 'bu_att'} or {self.root / 'features'}.")
         self.box_folder = self._folder(_BOX_FOLDERS, "*.npy")
         first = next(self.feature_folder.glob("*.npz"))
-        self.has_boxes = self.box_folder is not None or _pick(dict(np.load(first)), "bbox", "boxes") is not None
+        self.has_boxes = self.box_folder is not None or _pick(read_arrays(first), "bbox", "boxes") is not None
 
     def _folder(self, names: Sequence[str], pattern: str) -> Path | None:
         return next((self.root / name for name in names if next((self.root / name).glob(pattern), None)), None)
@@ -117,13 +132,13 @@ class NpzStore:
         Raises:
             ValueError: When the counts of features and boxes differ, or no known key is in the file.
         """
-        content = dict(np.load(f"{self.feature_folder}/{key}.npz"))
+        content = read_arrays(Path(f"{self.feature_folder}/{key}.npz"))
         features = _pick(content, "feat", "features", "x")
         if features is None:
             raise ValueError(f"{key}.npz should hold 'feat' (R, F), found the keys {sorted(content)}.")
         boxes = _pick(content, "bbox", "boxes")
         if boxes is None and self.box_folder is not None:
-            boxes = np.load(self.box_folder / f"{key}.npy")
+            boxes = read_arrays(self.box_folder / f"{key}.npy")
         return _checked(key, features, boxes, _size_in(content))
 
 
@@ -135,7 +150,10 @@ class ArrayStore:
     has_boxes: bool = False
 
     def __post_init__(self) -> None:
-        self.rows = len(np.load(self.path, mmap_mode="r"))
+        array = read_arrays(self.path, "r")
+        if np.ndim(array) != 3:
+            raise ValueError(f"{str(self.path)!r} should hold an array (N, R, F), found shape {np.shape(array)}.")
+        self.rows = len(array)
 
     def __contains__(self, key: str) -> bool:
         return key.isdigit() and int(key) < self.rows
@@ -146,7 +164,7 @@ class ArrayStore:
         Args:
             key: Row number.
         """
-        return Regions(np.array(np.load(self.path, mmap_mode="r")[int(key)]))
+        return Regions(np.array(read_arrays(self.path, "r")[int(key)]))
 
 
 @dataclass

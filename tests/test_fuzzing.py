@@ -1,0 +1,183 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Readers of files that may come from anybody: whatever is in them, they return or refuse in their own words."""
+
+import contextlib
+import copy
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from modeling_tgdt import TGDTIndex
+from modeling_tgdt.image_loading_tgdt import FORMATS, open_image
+from modeling_tgdt.picture_sources_tgdt import read_picture
+from modeling_tgdt.retriever_files_tgdt import REFERENCE, find_model, read_reference
+from modeling_tgdt.storage_tgdt import replace_json
+from tests.tiny_retrieval import random_picture
+from trainer.annotations import read_annotations, read_delimited
+from trainer.recipe import load_recipe
+from trainer.region_features import open_region_store
+
+FUZZ = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+REFUSALS = (ValueError, OSError)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+HOSTILE = JSON | st.sampled_from(["../../x", "/etc/passwd", "", ".", "a/b", "\0", 2**40, -1, 0, "int8", "faiss"])
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """All paths in a JSON value."""
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else []
+    return [path, *(place for key, child in children for place in places(child, (*path, key)))]
+
+
+def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    value = copy.copy(value)
+    value[path[0]] = replaced(value[path[0]], path[1:], new)
+    return value
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path, rng = tmp_path_factory.mktemp("fuzz") / "gallery", np.random.default_rng(0)
+    with TGDTIndex.create(path, dim=4, token_dtype="int8") as index:
+        index.add(["a", "b", "c"], rng.normal(size=(3, 4)), rng.normal(size=(3, 2, 4)), metadata={"year": [1, 2, 3]})
+        index.delete(["b"])
+    return path
+
+
+@FUZZ
+@given(data=st.data())
+def test_a_forged_manifest_opens_or_is_refused(gallery: Path, data: st.DataObject) -> None:
+    """Its checksum is right: the forger could compute it too. Nothing outside the directory is touched."""
+    content = json.loads((gallery / "manifest.json").read_text())
+    content.pop("checksum")
+    for _ in range(data.draw(st.integers(1, 2))):
+        content = replaced(content, data.draw(st.sampled_from(places(content)[1:])), data.draw(HOSTILE))
+    with tempfile.TemporaryDirectory() as folder:
+        forged = Path(folder, "inner", "gallery")
+        shutil.copytree(gallery, forged)
+        replace_json(forged / "manifest.json", content)
+        with contextlib.suppress(*REFUSALS, ImportError), TGDTIndex.open(forged) as index:
+            query = np.ones((1, index.dim), np.float32)
+            index.search(query, query[None])
+            index.verify()
+            index.add(["new"], query, query[None])
+        assert [path.name for path in Path(folder).iterdir()] == ["inner"]
+        assert [path.name for path in forged.parent.iterdir()] == ["gallery"]
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/tmp/outside", "..", "a/b", ""])
+def test_names_in_a_manifest_stay_in_its_directory(gallery: Path, tmp_path: Path, name: str) -> None:
+    content = json.loads((gallery / "manifest.json").read_text())
+    content.pop("checksum")
+    content["segments"][0]["name"] = name
+    shutil.copytree(gallery, tmp_path / "gallery")
+    replace_json(tmp_path / "gallery" / "manifest.json", content)
+    with pytest.raises(ValueError, match="is no file of a gallery"):
+        TGDTIndex.open(tmp_path / "gallery")
+
+
+def read_first(path: Path, key: str) -> Any:
+    store = open_region_store(path)
+    return store.read(key) if key in store else None
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    "manifest.json": lambda path: TGDTIndex.open(path.parent),
+    REFERENCE: lambda path: find_model(path.parent, read_reference(path.parent), local_files_only=True),
+    "captions.json": lambda path: read_annotations(path, None),
+    "captions.token": lambda path: read_annotations(path, None),
+    "captions.csv": read_delimited,
+    "captions.tsv": read_delimited,
+    "recipe.yaml": load_recipe,
+    "a.npz": lambda path: read_first(path.parent, "a"),
+    "a.npy": lambda path: read_first(path, "0"),
+    "a.tsv": lambda path: read_first(path, "a"),
+}
+SHAPES = st.sampled_from(
+    [
+        {"images": [{"filename": "a.jpg", "split": "test", "sentences": [{"raw": "a cat"}], "imgid": 0}]},
+        {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": "a cat"}]},
+        {"model": "user/name", "revision": None, "pictures": None},
+        {"dataset": "scenes", "training": {"max_steps": 1}, "model": {"projection_dim": 8}},
+    ]
+)
+
+
+@st.composite
+def file_contents(draw: st.DrawFn) -> bytes:
+    """Bytes, text, or JSON near to what a reader expects (which is YAML as well)."""
+    kind = draw(st.sampled_from(["bytes", "text", "json"]))
+    if kind == "bytes":
+        return draw(st.sampled_from([b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00"])) + draw(st.binary(max_size=64))
+    if kind == "text":
+        return draw(st.text("a0,\t\"'#:0.jpg\n{}[]", max_size=48)).encode()
+    value = draw(SHAPES)
+    return json.dumps(replaced(value, draw(st.sampled_from(places(value))), draw(HOSTILE))).encode()
+
+
+@pytest.mark.parametrize("name", READERS)
+@FUZZ
+@given(content=file_contents())
+def test_readers_return_or_refuse(name: str, content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, name)
+        path.write_bytes(content)
+        with contextlib.suppress(*REFUSALS):
+            READERS[name](path)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", REFERENCE, "captions.json"])
+def test_a_deep_file_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="damaged|nested"):
+        READERS[name](tmp_path / name)
+
+
+def test_features_with_code_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", feat=np.array([{"code": 1}], dtype=object))
+    with pytest.raises(ValueError, match="no readable NumPy file.*allow_pickle"):
+        open_region_store(tmp_path).read("a")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM"])
+@FUZZ
+@given(data=st.data())
+def test_damaged_pictures_open_or_are_refused(kind: str, data: st.DataObject, tmp_path: Path) -> None:
+    buffer = BytesIO()
+    random_picture(0).save(buffer, kind)
+    content = bytearray(buffer.getvalue())
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    damaged = bytes(content[: data.draw(st.integers(0, len(content)))])
+    with contextlib.suppress(ValueError):
+        assert read_picture(damaged).size
+    path = tmp_path / "picture"
+    path.write_bytes(damaged)
+    with contextlib.suppress(ValueError):
+        assert open_image(path).size
+
+
+@pytest.mark.parametrize("read", [open_image, read_picture])
+def test_formats_that_run_programs_are_refused(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    path = tmp_path / "picture.eps"
+    random_picture(0).save(path, "EPS")
+    assert "EPS" not in FORMATS
+    with pytest.raises(ValueError, match="picture"):
+        read(path)
