@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from .encoding import EncodeOptions
 from .evaluation import evaluate_retrieval
 from .grad_cache import cached_loss, split_inputs
 from .mining import HardNegativeMining
+from .report import write_json
 from .samplers import DistinctPhotoSampler
 from .skip_report import SkipReport
 from .stages import TOWERS, frozen_modules, stage_loss, training_stage
@@ -73,6 +75,7 @@ class CMCTrainer(Trainer):
     model: Any
     # The hinge sums over a batch; micro-batches under accumulation are averaged as separate batches.
     loss_is_scaled_for_ga = False
+    _stages: Any = None  # while training: gives the parameters' flags back
 
     def __init__(
         self,
@@ -90,6 +93,8 @@ class CMCTrainer(Trainer):
         if data_collator is None and processing_class is None:
             raise ValueError("CMCTrainer needs processing_class=TGDTProcessor(...), or a data_collator of your own.")
         self.skip_report = SkipReport()
+        if args.cache_vision_tokens and model is None:
+            raise ValueError("cache_vision_tokens runs the backbone of `model`: pass it instead of model_init.")
         if args.cache_vision_tokens:
             both = (train_dataset, eval_dataset)
             train_dataset, eval_dataset = (self._cached(model, args, processing_class, photos) for photos in both)
@@ -129,14 +134,32 @@ class CMCTrainer(Trainer):
             resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
             if resume_from_checkpoint is None:
                 raise ValueError(f"No whole checkpoint in {self.args.output_dir}: train without resuming.")
-        with training_stage(self.model, self.args.train_stage, self.args.freeze):
-            self._frozen = frozen_modules(self.model)
+        with ExitStack() as self._stages:
+            self._enter_stage(self.model)
             try:
                 return super().train(resume_from_checkpoint, *args, **kwargs)
             finally:
                 self._frozen = []
-                if len(self.skip_report) and self.is_world_process_zero():
-                    logger.warning("%s", self.skip_report.summary())
+                self._report_skipped()
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """Make a model with `model_init`, as every trial of a hyper-parameter search does, and freeze its parts."""
+        model = super().call_model_init(trial)
+        if self._stages is not None:
+            self._enter_stage(model)
+        return model
+
+    def _enter_stage(self, model: nn.Module) -> None:
+        self._stages.enter_context(training_stage(model, self.args.train_stage, self.args.freeze))
+        self._frozen = frozen_modules(model)
+
+    def _report_skipped(self) -> None:
+        """List unreadable pictures in `skipped.json` of the output directory, and the first few in the log."""
+        if len(self.skip_report) and self.is_world_process_zero():
+            folder = Path(str(self.args.output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "skipped.json", self.skip_report.items)
+            logger.warning("%s", self.skip_report.summary())
 
     def compute_loss(
         self,
@@ -246,7 +269,12 @@ class CMCTrainer(Trainer):
             candidates=self.args.eval_candidates,
             batch_size=self.args.eval_batch_size,
             timed_queries=0,
-            options=EncodeOptions(progress=progress, num_workers=self.args.dataloader_num_workers),
+            options=EncodeOptions(
+                progress=progress,
+                num_workers=self.args.dataloader_num_workers,
+                on_error=self.args.on_error,  # type: ignore[arg-type]
+                report=self.skip_report,
+            ),
         )
         model.train(was_training)
         metrics = {

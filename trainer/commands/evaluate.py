@@ -15,8 +15,18 @@ shortlist is a miss, ties count against the system. stage one: share of queries 
 ms/query: median time of scoring one query alone, encoding excluded. See docs/evaluation.md."""
 
 
+_EXAMPLES = """\
+examples:
+  tgdt evaluate --model runs/flickr8k --dataset FLICKR8K --split validation --output metrics.json
+  tgdt evaluate --model runs/flickr8k --dataset FLICKR8K --split validation --reduction mean sum --sweep 10 50 100 200
+  tgdt evaluate --model runs/coco --dataset dataset_coco.json --split test --features bottom_up --protocol coco_1k
+
+`accelerate launch -m trainer.cli evaluate ...` shares encoding and scoring over processes."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the verb."""
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, _EXAMPLES
     parser.add_argument("--model", required=True, metavar="ID|DIR", help="TGDT model with its processor")
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", required=True, metavar="SOURCE", help="captioned photos, as for tgdt train")

@@ -7,9 +7,21 @@ import sys
 
 from trainer.recipe import load_recipe, recipe_names
 
+_EXAMPLES = """\
+examples:
+  tgdt train --recipe flickr8k --dataset FLICKR8K --output runs/flickr8k
+  tgdt train --recipe flickr8k --dataset PHOTOS --model runs/flickr8k --output runs/mine  # fine-tune on your own
+  tgdt train --recipe f30k --dataset dataset_flickr30k.json --features bottom_up --output runs/f30k --resume
+  tgdt train --recipe my.yaml --output runs/global --set model.local_loss_weight=0 training.on_error=skip
+
+The output directory receives model, processor, metrics.json, run.json (command, seed, versions, history), curves.png
+and a model card; checkpoints/skipped.json lists pictures that could not be read. Recipes and their keys:
+docs/training.md."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the verb."""
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, _EXAMPLES
     names = ", ".join(recipe_names())
     parser.add_argument("--recipe", required=True, metavar="NAME|FILE", help=f"one of {names}; or a YAML file")
     parser.add_argument(
