@@ -7,8 +7,8 @@ from .column_encoding import ColumnEncoder
 from .data_collator import TGDTDataCollator
 from .datasets import load_captions
 from .evaluation import evaluate_retrieval
+from .projection_init import warm_start
 from .training_args import CMCTrainingArguments
-from .warm_start import warm_start
 
 __all__ = [
     "CMCTrainer",

@@ -19,13 +19,13 @@ from modeling_tgdt import TGDTConfig, TGDTImageProcessor, TGDTModel, TGDTProcess
 from .cmc_trainer import CMCTrainer
 from .datasets import load_captions
 from .evaluation import evaluate_retrieval
+from .projection_init import warm_start
 from .recipe import Recipe
 from .report import plot_curves, write_json
 from .scenes import make_scenes
 from .stages import trained_modes
 from .tokenizers import build_word_tokenizer
 from .training_args import CMCTrainingArguments
-from .warm_start import warm_start
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,8 @@ def run_recipe(
         )
         seconds[f"stage {number + 1} caching"] = time.perf_counter() - started - sum(seconds.values())
         if recipe.warm_start and model is None and number == 0 and not resume:
-            warm_start(network, processor, trainer.train_dataset)
+            with trainer.accelerator.autocast():
+                warm_start(network, processor, trainer.train_dataset)
             seconds["warm start"] = time.perf_counter() - started - sum(seconds.values())
         trainer.train(resume_from_checkpoint=True if resume and any(folder.glob("checkpoint-*")) else None)
         seconds[f"stage {number + 1} training"] = time.perf_counter() - started - sum(seconds.values())

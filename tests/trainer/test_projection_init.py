@@ -10,7 +10,7 @@ import torch
 from tests.trainer import tiny
 from trainer.encoding import EncodeOptions, encode_dataset
 from trainer.evaluation import retrieval_metrics
-from trainer.warm_start import _IMAGE_RIDGE, _TEXT_RIDGE, canonical_directions, warm_start
+from trainer.projection_init import _IMAGE_RIDGE, _TEXT_RIDGE, canonical_directions, warm_start
 
 QUIET = EncodeOptions(progress=False)
 

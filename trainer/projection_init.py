@@ -8,6 +8,7 @@ captions share. For what the backbones give as it is, those directions have a cl
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ def warm_start(model: Any, processor: Any, dataset: Any, options: EncodeOptions 
     """
     if model.config.image_global_token != "mean":
         raise ValueError("A warm start needs image_global_token='mean': a slot of zeros says nothing of the photo.")
+    options = replace(options or EncodeOptions(), tokens=False)
     slots = encode_dataset(_SlotInputs(model), processor, dataset, options)
     images, texts = slots.image_embeds.double(), slots.text_embeds.double()
     captions = torch.zeros(len(images), texts.shape[1], dtype=texts.dtype)
@@ -105,13 +107,15 @@ class _SlotInputs:
         self.eval, self.train = model.eval, model.train
 
     def get_image_features(self, **inputs: Tensor) -> TGDTFeatures:
-        return _slots(self._input_of("visual_projection", self._model.get_image_features, inputs)[:, 0])
+        hidden = self._input_of("visual_projection", self._model.get_image_features, inputs)
+        return TGDTFeatures(pooler_output=hidden[:, 0])
 
     def get_text_features(self, **inputs: Tensor) -> TGDTFeatures:
         hidden = self._input_of("text_projection", self._model.get_text_features, inputs)
         if self._model.config.text_global_token == "mean":
-            return _slots(hidden[:, 0])
-        return _slots(hidden[torch.arange(len(hidden)), inputs["attention_mask"].int().argmax(-1)])
+            return TGDTFeatures(pooler_output=hidden[:, 0])
+        first = inputs["attention_mask"].int().argmax(-1)
+        return TGDTFeatures(pooler_output=hidden[torch.arange(len(hidden)), first])
 
     def _input_of(self, name: str, features_of: Any, inputs: dict[str, Tensor]) -> Tensor:
         found: list[Tensor] = []
@@ -121,9 +125,3 @@ class _SlotInputs:
         finally:
             hook.remove()
         return found[0]
-
-
-def _slots(inputs: Tensor) -> TGDTFeatures:
-    no_tokens = inputs.new_zeros(len(inputs), 0, inputs.shape[1])
-    mask = torch.zeros(len(inputs), 0, dtype=torch.bool, device=inputs.device)
-    return TGDTFeatures(last_hidden_state=no_tokens, pooler_output=inputs, token_mask=mask)
