@@ -245,6 +245,15 @@ class CMCTrainer(Trainer):
             self._components.clear()
         super().log(logs, *args, **kwargs)
 
+    def encode_options(self) -> EncodeOptions:
+        """Return how the arguments want photos to be encoded: workers, policy for broken pictures, progress bars."""
+        return EncodeOptions(
+            progress=not self.args.disable_tqdm,
+            num_workers=self.args.dataloader_num_workers,
+            on_error=self.args.on_error,  # type: ignore[arg-type]
+            report=self.skip_report,
+        )
+
     def evaluation_loop(
         self,
         dataloader: Any,
@@ -260,7 +269,6 @@ class CMCTrainer(Trainer):
         model = self.model
         was_training = model.training
         model.eval()
-        progress = not self.args.disable_tqdm
         results = evaluate_retrieval(
             model,
             self.processing_class,
@@ -269,12 +277,7 @@ class CMCTrainer(Trainer):
             candidates=self.args.eval_candidates,
             batch_size=self.args.eval_batch_size,
             timed_queries=0,
-            options=EncodeOptions(
-                progress=progress,
-                num_workers=self.args.dataloader_num_workers,
-                on_error=self.args.on_error,  # type: ignore[arg-type]
-                report=self.skip_report,
-            ),
+            options=self.encode_options(),
         )
         model.train(was_training)
         metrics = {

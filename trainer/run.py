@@ -121,6 +121,7 @@ def run_recipe(
         evaluation if trainer is None else trainer.eval_dataset,
         protocol=recipe.protocol,  # type: ignore[arg-type]
         modes=trained_modes(network.config),  # type: ignore[arg-type]
+        options=None if trainer is None else trainer.encode_options(),
     )
     seconds["evaluation"] = time.perf_counter() - started - sum(seconds.values())
     run = Run(output, network.eval(), processor, results, {name: round(value, 1) for name, value in seconds.items()})
