@@ -9,7 +9,7 @@ TRANSFORMERS := $(shell sed -n 's/^transformers==\(.*\)/\1/p' constraints.txt)
 # Threads that wait without spinning: on a busy small machine spinning costs a factor of five.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test lint clean env
+.PHONY: demo test lint docs clean env
 
 env: $(STAMP)
 
@@ -38,6 +38,13 @@ test: $(HF_TESTS)/.complete
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+# API pages from docstrings, build/api/index.html. Code is imported, not run; nothing is fetched but pdoc itself.
+docs: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pdoc
+	@$(BIN)/python -W error::UserWarning -m pdoc --docformat google --output-directory build/api \
+		modeling_tgdt trainer hub_cards '!hub_cards.space'
+	@echo "API pages: build/api/index.html"
 
 clean:
 	rm -rf $(VENV) build *.egg-info demo_output
