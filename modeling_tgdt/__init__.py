@@ -9,7 +9,7 @@ from .index_tgdt import TGDTIndex
 from .loss_tgdt import CMCLoss
 from .modeling_tgdt import TGDTFeatures, TGDTModel, TGDTOutput
 from .processing_tgdt import TGDTProcessor
-from .retrieval_tgdt import AddReport, Alignment, Hit, TGDTRetriever
+from .retrieval_tgdt import AddReport, Alignment, Hit, Match, TGDTRetriever
 from .similarity_tgdt import token_similarity, token_similarity_pairs
 
 register()
@@ -19,6 +19,7 @@ __all__ = [
     "Alignment",
     "CMCLoss",
     "Hit",
+    "Match",
     "TGDTConfig",
     "TGDTFeatures",
     "TGDTImageProcessor",

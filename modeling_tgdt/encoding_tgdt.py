@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,18 @@ class PreparedImage:
     def length(self) -> int:
         """Number of regions; 0 for pixels."""
         return np.shape(self.inputs["region_mask"])[1] if "region_mask" in self.inputs else 0
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Run a block in evaluation mode without gradients, and leave the model in the mode it was in."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(training)
 
 
 class Encoder:
@@ -111,18 +124,13 @@ class Encoder:
     def _encode(self, items: Sequence[Any], batch_size: int, features_of: Callable[..., Any]) -> Embeddings:
         vectors = np.zeros((len(items), self.model.config.projection_dim), dtype=np.float32)
         tokens: list[np.ndarray] = [vectors[:0]] * len(items)
-        training = self.model.training
-        self.model.eval()
-        try:
-            with torch.inference_mode():
-                for rows in _batches(items, batch_size):
-                    features = features_of([items[row] for row in rows])
-                    vectors[rows] = _float32(features.pooler_output)
-                    found, masks = _float32(features.last_hidden_state), features.token_mask.cpu().numpy()
-                    for row, own, mask in zip(rows, found, masks, strict=True):
-                        tokens[row] = own[mask]
-        finally:
-            self.model.train(training)
+        with evaluating(self.model):
+            for rows in _batches(items, batch_size):
+                features = features_of([items[row] for row in rows])
+                vectors[rows] = _float32(features.pooler_output)
+                found, masks = _float32(features.last_hidden_state), features.token_mask.cpu().numpy()
+                for row, own, mask in zip(rows, found, masks, strict=True):
+                    tokens[row] = own[mask]
         return Embeddings(vectors, tokens)
 
     def _image_features(self, images: Sequence[PreparedImage]) -> Any:
@@ -158,4 +166,4 @@ def _float32(tensor: Any) -> np.ndarray:
     return tensor.float().cpu().numpy()
 
 
-__all__ = ["Embeddings", "Encoder", "PreparedImage"]
+__all__ = ["Embeddings", "Encoder", "PreparedImage", "evaluating"]

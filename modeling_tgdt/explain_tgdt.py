@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .encoding_tgdt import evaluating
 from .image_loading_tgdt import upright_picture
 from .modeling_tgdt import TGDTModel
 from .overlay_tgdt import draw_alignment
 from .picture_sources_tgdt import read_picture
 from .processing_tgdt import TGDTProcessor
+from .word_groups_tgdt import merge_pieces
 
 
 @dataclass(frozen=True)
@@ -99,33 +101,26 @@ def explain(
         raise TypeError(f"expected one text as a string, found {type(text).__name__}.")
     if merge not in ("mean", "max"):
         raise ValueError(f"merge must be 'mean' or 'max', found {merge!r}.")
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            tokens, words = _words(model, processor, text)
-            regions, boxes, grid, shown = _regions(model, processor, image)
-    finally:
-        model.train(training)
+    with evaluating(model):
+        tokens, words = scored_words(model, processor, text)
+        regions, boxes, grid, shown = _regions(model, processor, image)
+    if not words:
+        raise ValueError(f"the text {text!r} has no word to explain; give at least one.")
     cosines = (tokens @ regions.T).float().cpu().numpy()
-    reduce = np.mean if merge == "mean" else np.max
-    matrix = np.stack([reduce(cosines[pieces], axis=0) for _, pieces in words]).astype(np.float32)
+    matrix = merge_pieces(cosines, words, merge)
     canvas = shown if picture is None else _as_picture(read_picture(picture))
     return Alignment(matrix, [word for word, _ in words], boxes, grid, canvas)
 
 
-def _words(model: TGDTModel, processor: TGDTProcessor, text: str) -> tuple[Any, list[tuple[str, list[int]]]]:
-    """Return token embeddings (W, D) and, per scored word, its text and the rows of its pieces."""
+def scored_words(model: TGDTModel, processor: TGDTProcessor, text: str) -> tuple[Any, list[tuple[str, list[int]]]]:
+    """Return token embeddings (T, D) of a text and, per word that the score counts, its text and its pieces' rows."""
     inputs = processor(text=[text], return_tensors="pt").to(model.device)
     features = model.get_text_features(**inputs)
     scored = set(features.token_mask[0].nonzero()[:, 0].tolist())
     groups = [
         (word, [p for p in pieces if p in scored]) for word, pieces in processor.words(inputs["input_ids"].cpu())
     ]
-    words = [(word, pieces) for word, pieces in groups if pieces]
-    if not words:
-        raise ValueError(f"the text {text!r} has no word to explain; give at least one.")
-    return features.last_hidden_state[0], words
+    return features.last_hidden_state[0], [(word, pieces) for word, pieces in groups if pieces]
 
 
 def _regions(model: TGDTModel, processor: TGDTProcessor, image: Any) -> tuple[Any, Any, Any, Any]:
@@ -197,4 +192,4 @@ def _as_picture(image: Any) -> Image.Image:
     return image.convert("RGB")
 
 
-__all__ = ["Alignment", "explain", "visible_box"]
+__all__ = ["Alignment", "explain", "scored_words", "visible_box"]

@@ -62,21 +62,14 @@ def check_gallery_model(index: TGDTIndex, model: Any) -> None:
         ValueError: With both models' names and the ways out.
     """
     if index.dim != model.config.projection_dim:
-        raise ValueError(
-            f"the gallery holds embeddings of length {index.dim}, the model makes {model.config.projection_dim}. "
-            "Load the model that built the gallery, or build the gallery again with this one."
-        )
+        raise index.refusal(f"embeddings of length {index.dim}", f"a model that makes {model.config.projection_dim}")
     recorded_id, recorded = index.settings["model_id"], index.settings["model_revision"] or ""
     name, revision = model_identity(model)
     if _MARK not in recorded:
         commit = revision.partition("+")[0]
         index.check_model(name if recorded_id else None, None if commit.startswith(_MARK) else commit)
     elif recorded.partition(_MARK)[2] != revision.partition(_MARK)[2]:
-        raise ValueError(
-            f"the gallery at {str(index.path)!r} was built with model {recorded_id!r}, revision {recorded!r}, found "
-            f"model {name!r}, revision {revision!r}; embeddings of different weights cannot be compared. Load the "
-            "model that built it (from_pretrained(..., revision=...)), or build the gallery again with this one."
-        )
+        raise index.refusal(f"model {recorded_id!r}, revision {recorded!r}", f"model {name!r}, revision {revision!r}")
 
 
 __all__ = ["check_gallery_model", "model_identity", "weights_fingerprint"]

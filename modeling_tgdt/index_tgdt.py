@@ -170,10 +170,15 @@ class TGDTIndex:
         for key, value in (("model_id", model_id), ("model_revision", model_revision)):
             known = self.settings[key]
             if None not in (known, value) and known != value:
-                raise ValueError(
-                    f"the gallery was built with {key}={known!r}, found {value!r}; embeddings of different models "
-                    "cannot be compared. Load that model, or build the gallery again."
-                )
+                raise self.refusal(f"{key}={known!r}", repr(value))
+
+    def refusal(self, built_with: str, found: str) -> ValueError:
+        """Return the error for a model that did not build this gallery, with the ways out."""
+        return ValueError(
+            f"the gallery at {str(self.path)!r} was built with {built_with}, found {found}; embeddings of different "
+            "weights cannot be compared. Load the model that built it (from_pretrained(..., revision=...)), or build "
+            "the gallery again with this one (create_index and add_images, or `tgdt index`)."
+        )
 
     def add(
         self, ids: Sequence[str], global_embeds: Any, token_embeds: Any, token_mask: Any = None, metadata: Any = None
@@ -248,6 +253,24 @@ class TGDTIndex:
     def refresh(self) -> bool:
         """See what a writer committed since; return whether there was anything new."""
         return self._backend.refresh()
+
+    def tokens(self, ids: Sequence[str]) -> list[np.ndarray]:
+        """Read the stored tokens of items, decoded.
+
+        Args:
+            ids: N ids.
+
+        Returns:
+            N arrays (Ti, D) float32, in the order of the ids.
+
+        Raises:
+            KeyError: When an id is not there.
+        """
+        names = check_ids(ids)
+        missing = [name for name in names if name not in self._backend]
+        if missing:
+            raise KeyError(f"{len(missing)} ids are not in the gallery, such as {missing[:5]!r}; refresh() it.")
+        return self._backend.tokens(names)
 
     def search(
         self,

@@ -71,6 +71,13 @@ class LocalBackend:
     def __contains__(self, name: str) -> bool:
         return name in self.gallery.snapshot.row_of
 
+    def tokens(self, ids: Sequence[str]) -> list[np.ndarray]:
+        """Return the stored tokens (Ti, D) float32 of ids that are all there."""
+        snapshot = self.gallery.snapshot
+        rows = np.array([snapshot.row_of[name] for name in ids], dtype=np.int64)
+        pairs = locate(snapshot.segments, rows, np.array([0, len(rows)]))
+        return [snapshot.segments[n].store.decode(item) for n, item in zip(pairs.stores, pairs.items, strict=True)]
+
     def ids(self) -> list[str]:
         """Ids of all items, in the order of their addition."""
         snapshot = self.gallery.snapshot

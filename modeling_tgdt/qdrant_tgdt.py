@@ -97,6 +97,13 @@ class QdrantBackend:
     def __contains__(self, name: str) -> bool:
         return bool(self._call("retrieve", [point_id(name)], with_payload=False, with_vectors=False))
 
+    def tokens(self, ids: Sequence[str]) -> list[np.ndarray]:
+        """Return the stored tokens (Ti, D) float32 of ids that are all there."""
+        wanted = [point_id(name) for name in ids]
+        points = self._call("retrieve", wanted, with_payload=False, with_vectors=True)
+        found = {str(point.id): self._tokens(point) for point in points}
+        return [found[name] for name in wanted]
+
     def ids(self) -> list[str]:
         """Ids of all items, in the order of the points."""
         return [point.payload["id"] for page in self._pages(None, False) for point in page]
@@ -250,8 +257,8 @@ class QdrantBackend:
         return sorted(zip(names, scores, dots, local, metadata, strict=True), key=_rank_key)
 
     def _local_scores(self, query: Query, place: int, points: list[Any]) -> np.ndarray:
-        dim, words = self.settings["dim"], _words(query)[place]
-        parts = [np.array(point.vector.get("tokens", []), np.float32).reshape(-1, dim) for point in points]
+        words = _words(query)[place]
+        parts = [self._tokens(point) for point in points]
         offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
         store = TokenStore(np.concatenate(parts), None, offsets, "float32")
         asked = RaggedQueries(words, np.array([0, len(words)], dtype=np.int64))
@@ -260,6 +267,9 @@ class QdrantBackend:
         if self.settings["reduction"] == "mean":
             scores = scores / np.maximum(np.diff(offsets) if query.sum_over == "stored" else len(words), 1)
         return scores * self.settings["scale"]
+
+    def _tokens(self, point: Any) -> np.ndarray:
+        return np.array(point.vector.get("tokens", []), np.float32).reshape(-1, self.settings["dim"])
 
     def _pages(self, condition: Any, vectors: bool) -> Iterator[list[Any]]:
         offset = None

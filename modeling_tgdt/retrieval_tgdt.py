@@ -6,19 +6,20 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from .encoding_tgdt import Embeddings, Encoder, PreparedImage
-from .explain_tgdt import Alignment, explain
+from .encoding_tgdt import Embeddings, Encoder, PreparedImage, evaluating
+from .explain_tgdt import Alignment, explain, scored_words
 from .fingerprint_tgdt import check_gallery_model, model_identity
 from .gallery_filling_tgdt import AddReport, GalleryFiller, OnError, name_items
 from .index_tgdt import Kind, TGDTIndex
 from .local_tgdt import SearchMode
+from .matches_tgdt import Match, match_words
 from .modeling_tgdt import TGDTModel
 from .picture_sources_tgdt import picture_items
 from .processing_tgdt import TGDTProcessor
@@ -44,6 +45,7 @@ class Hit:
         global_score: Dot product of the global embeddings.
         local_score: Token similarity; NaN in mode "global", which does not compute it.
         metadata: What was stored with the item.
+        matches: For each word of the query its best region, of `search(..., explain=True)`.
     """
 
     id: str
@@ -51,6 +53,7 @@ class Hit:
     global_score: float
     local_score: float
     metadata: dict[str, Any] = field(default_factory=dict)
+    matches: tuple[Match, ...] = ()
 
 
 class TGDTRetriever:
@@ -214,6 +217,7 @@ class TGDTRetriever:
         where: Mapping[str, Any] | None = None,
         global_weight: float | None = None,
         local_weight: float | None = None,
+        explain: bool = False,
     ) -> Any:
         """Rank the gallery for one query or a list of queries.
 
@@ -226,14 +230,18 @@ class TGDTRetriever:
             where: Metadata filter, see `TGDTIndex.search`.
             global_weight: Weight of the global score in this call; the gallery's own by default.
             local_weight: Weight of the local score in this call.
+            explain: Give every hit of a text its `matches`; read from the stored tokens of the returned hits alone.
 
         Returns:
             `list[Hit]`, best first; for a list of queries a list of them.
 
         Raises:
-            ValueError: When there is no gallery, a picture cannot be read, or an option is out of range.
+            ValueError: When there is no gallery, a picture cannot be read, an option is out of range, or a gallery of
+                texts is to explain its hits.
         """
         index = self._searchable()
+        if explain and index.kind != "image":
+            raise ValueError("explain=True matches words with the regions of pictures; this gallery holds texts.")
         queries = list(query) if isinstance(query, list | tuple) else [query]
         remix = mode == "two_stage" and not (global_weight is None and local_weight is None)
         wanted = max(top_k, candidates) if remix and top_k > 0 else top_k
@@ -252,6 +260,8 @@ class TGDTRetriever:
         if remix:
             weights = self._weight("global_weight", global_weight), self._weight("local_weight", local_weight)
             hits = [_remix(own, *weights)[:top_k] for own in hits]
+        if explain:
+            hits = [self._matched(query, own) for query, own in zip(queries, hits, strict=True)]
         return hits if isinstance(query, list | tuple) else hits[0]
 
     def suggest_candidates(self, sample_queries: Sequence[Any], recall: float = 0.99, top_k: int = 10) -> int:
@@ -385,6 +395,15 @@ class TGDTRetriever:
         encoders = {"text": self.encode_texts, "image": self.encode_images}
         return [(kind, rows, encoders[kind]([queries[row] for row in rows])) for kind, rows in kinds.items() if rows]
 
+    def _matched(self, query: Any, hits: list[Hit]) -> list[Hit]:
+        """Return the hits of one query with its words' best regions; those of a picture as they are."""
+        if not isinstance(query, str) or not hits:
+            return hits
+        with evaluating(self.model):
+            embeds, words = scored_words(self.model, self.processor, query)
+        tokens, stored = embeds.float().cpu().numpy(), self._searchable().tokens([hit.id for hit in hits])
+        return [replace(hit, matches=match_words(tokens, words, own)) for hit, own in zip(hits, stored, strict=True)]
+
     def _weight(self, name: str, given: float | None) -> float:
         return float(self._searchable().settings[name] if given is None else given)
 
@@ -405,4 +424,4 @@ def _length(source: Any) -> int | None:
     return len(source) if isinstance(source, Sized) and not isinstance(source, str) else None
 
 
-__all__ = ["AddReport", "Alignment", "Embeddings", "Hit", "TGDTRetriever"]
+__all__ = ["AddReport", "Alignment", "Embeddings", "Hit", "Match", "TGDTRetriever"]

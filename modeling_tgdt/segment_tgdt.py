@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from .quantize_tgdt import SCALED_DTYPES, STORAGE_DTYPES, encode_tokens, quantize_int8
+from .quantize_tgdt import SCALED_DTYPES, STORAGE_DTYPES, decode_tokens, encode_tokens, quantize_int8
 from .storage_tgdt import append_bytes, file_crc, sync_directory
 
 try:
@@ -41,6 +41,11 @@ class TokenStore:
     scales: np.ndarray | None
     offsets: np.ndarray
     token_dtype: str
+
+    def decode(self, item: int) -> np.ndarray:
+        """Return the rows (Ti, D) of one item as float32."""
+        own = slice(self.offsets[item], self.offsets[item + 1])
+        return decode_tokens(self.rows[own], None if self.scales is None else self.scales[own], self.token_dtype)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 
 from typing import Any
 
+import numpy as np
+
 _CONTINUES = "##"  # WordPiece
 _STARTS = ("Ġ", "▁")  # byte-level BPE, SentencePiece
 
@@ -34,6 +36,21 @@ def group_words(tokenizer: Any, input_ids: list[int]) -> list[tuple[str, list[in
             groups.append([position])
         open_word = not marked or _has_letter(token)
     return [(tokenizer.decode([input_ids[position] for position in group]).strip(), group) for group in groups]
+
+
+def merge_pieces(cosines: np.ndarray, words: list[tuple[str, list[int]]], merge: str = "mean") -> np.ndarray:
+    """Merge the rows of word pieces.
+
+    Args:
+        cosines: (T, R), a row per token.
+        words: W words, each with the rows of its pieces.
+        merge: "mean", as the model's score counts pieces alike, or "max".
+
+    Returns:
+        (W, R) float32.
+    """
+    reduce = np.mean if merge == "mean" else np.max
+    return np.stack([reduce(cosines[pieces], axis=0) for _, pieces in words]).astype(np.float32)
 
 
 def _continues(token: str, marked: bool) -> bool:

@@ -53,12 +53,12 @@ def build(
         return gr.update(value=drawing, visible=drawing is not None), message
 
     def on_upload(files: list[str] | None, mine: Any) -> Any:
-        named = [(Path(file).name, _content(file)) for file in files or []]
+        named = [(Path(file).name, _take(file)) for file in files or []]
         mine, refused = add_uploads(mine, retriever, named)
         lines = [f"{len(mine)} pictures of yours.", *(f"- Refused {line}" for line in refused)]
         return mine, "\n".join(lines), gr.update(value=MINE), None
 
-    with gr.Blocks(title="Image-text retrieval in two stages") as page:
+    with gr.Blocks(title="Image-text retrieval in two stages", delete_cache=(600, 3600)) as page:
         mine, state = gr.State(None, time_to_live=3600), gr.State((GALLERY, None, []))
         gr.Markdown(
             "# Image-text retrieval in two stages\nA global score picks a shortlist, words and regions rank it."
@@ -102,9 +102,12 @@ def build(
     return page
 
 
-def _content(path: str) -> bytes:
+def _take(path: str) -> bytes:
+    """Read an uploaded file and remove it from Gradio's temporary directory."""
     with open(path, "rb") as file:
-        return file.read(MAX_BYTES + 1)
+        content = file.read(MAX_BYTES + 1)
+    os.unlink(path)
+    return content
 
 
 def main() -> None:

@@ -123,51 +123,109 @@ def test_the_number_of_uploads_is_bounded(collection: Collection, monkeypatch: p
 
 
 @pytest.fixture(scope="module")
-def page(collection: Collection) -> Iterator[str]:
+def page(collection: Collection, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     pytest.importorskip("gradio", reason="the page needs gradio (extra `demo`)")
     from hub_cards.space.app import build
 
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))
     made = build(collection.retriever, collection.pictures, examples=[WORDS])
     _, address, _ = made.launch(prevent_thread_lock=True, server_name="127.0.0.1", quiet=True, share=False)
     yield address
     made.close()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desktop", "phone"])
-def test_the_page_in_a_browser(page: str, width: int, height: int, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright")
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("the browser test needs chromium, for example `apt-get install chromium`")
-    screenshots = Path(os.environ.get("TGDT_SCREENSHOTS", tmp_path))
-    random_picture(3).save(tmp_path / "query.png")
-    (tmp_path / "notes.txt").write_text("words")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": width, "height": height})
-        errors: list[str] = []
-        tab.on("pageerror", lambda error: errors.append(str(error)))
-        tab.goto(page)
-        tab.get_by_label("Words").fill(WORDS)
-        tab.get_by_role("button", name="Search", exact=True).click()
-        tab.get_by_text("out of a shortlist of 6").wait_for()
-        tab.wait_for_selector("#results img")
-        tab.screenshot(path=screenshots / f"words-{width}.png", full_page=True)
-        tab.locator("#results img").first.click()
-        tab.wait_for_selector("#explanation img")
-        tab.get_by_text("ball ", exact=False).last.wait_for()
-        tab.screenshot(path=screenshots / f"explanation-{width}.png", full_page=True)
-        tab.get_by_label("Words").fill("")
-        tab.locator("input[type=file]").first.set_input_files(tmp_path / "query.png")
-        tab.wait_for_timeout(1500)
-        tab.get_by_role("button", name="Search", exact=True).click()
-        tab.get_by_text("Search by words to see").wait_for()
-        tab.screenshot(path=screenshots / f"picture-{width}.png", full_page=True)
-        assert tab.evaluate("document.documentElement.scrollWidth") <= width
-        assert errors == []
-        browser.close()
-    for kind in ("words", "explanation", "picture"):
-        with Image.open(screenshots / f"{kind}-{width}.png") as picture:
-            assert picture.width == width and len(picture.convert("RGB").getcolors(1 << 24) or []) > 50
+        made = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield made
+        made.close()
+
+
+class Visit:
+    """A tab on the page that takes pictures of itself and notes errors."""
+
+    def __init__(self, browser: Any, page: str, folder: Path, width: int, height: int) -> None:
+        self.tab = browser.new_page(viewport={"width": width, "height": height})
+        self.tab.set_default_timeout(120_000)
+        self.folder, self.width = Path(os.environ.get("TGDT_SCREENSHOTS", folder)), width
+        self.errors: list[str] = []
+        self.tab.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.tab.goto(page)
+
+    def search(self, message: str) -> None:
+        self.tab.get_by_role("button", name="Search", exact=True).click()
+        self.tab.get_by_text(message).wait_for()
+        self.tab.wait_for_selector("#results img")
+
+    def click_the_best(self) -> None:
+        self.tab.locator("#results img").first.click()
+        self.tab.wait_for_selector("#explanation img")
+        self.tab.get_by_text("ball ", exact=False).last.wait_for()
+
+    def screenshot(self, name: str) -> None:
+        path = self.folder / f"{name}-{self.width}.png"
+        self.tab.screenshot(path=path, full_page=True)
+        with Image.open(path) as picture:
+            assert picture.width == self.width and len(picture.convert("RGB").getcolors(1 << 24) or []) > 50
+
+    def close(self) -> None:
+        assert self.tab.evaluate("document.documentElement.scrollWidth") <= self.width
+        assert self.errors == []
+        self.tab.close()
+
+
+SCREENS = pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desktop", "phone"])
+
+
+@pytest.mark.slow
+@SCREENS
+def test_the_page_in_a_browser(browser: Any, page: str, width: int, height: int, tmp_path: Path) -> None:
+    random_picture(3).save(tmp_path / "query.png")
+    visit = Visit(browser, page, tmp_path, width, height)
+    visit.tab.get_by_label("Words").fill(WORDS)
+    visit.search("out of a shortlist of 6")
+    visit.screenshot("words")
+    visit.click_the_best()
+    visit.screenshot("explanation")
+    visit.tab.get_by_label("Words").fill("")
+    visit.tab.locator("input[type=file]").first.set_input_files(tmp_path / "query.png")
+    visit.tab.wait_for_timeout(1500)
+    visit.search("Search by words to see")
+    visit.screenshot("picture")
+    visit.close()
+
+
+@pytest.mark.slow
+@SCREENS
+def test_uploads_in_a_browser(browser: Any, page: str, width: int, height: int, tmp_path: Path) -> None:
+    contents = {
+        "mine.png": encoded(20),
+        "other.jpg": encoded(21, "JPEG"),
+        "words.png": b"no picture",
+        "bomb.png": png_bomb(10_000),
+        "../../x": encoded(1),
+        ".hidden.png": encoded(2),
+    }
+    files = [{"name": name, "mimeType": "image/png", "buffer": content} for name, content in contents.items()]
+    visit = Visit(browser, page, tmp_path, width, height)
+    visit.tab.get_by_text("Index your own pictures").click()
+    visit.tab.locator("input[type=file]").last.set_input_files(files)
+    uploaded = visit.tab.get_by_text("pictures of yours")
+    uploaded.wait_for()
+    visit.screenshot("uploads")
+    shown = visit.tab.locator("body").inner_text()
+    assert "2 pictures of yours" in shown and shown.count("Refused") == 4
+    assert "10000 x 10000 pixels" in shown and "no readable picture" in shown
+    visit.tab.get_by_label("Words").fill(WORDS)
+    visit.search("2 of 2, out of a shortlist of 2")
+    visit.click_the_best()
+    visit.screenshot("mine")
+    visit.close()
+    left = [path.name for path in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*") if path.is_file()]
+    assert not {"mine.png", "words.png", "bomb.png", "x", "hidden.png", ".hidden.png"} & set(left)

@@ -75,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.json:
         for rank, hit in enumerate(hits, start=1):
-            print(json.dumps({"rank": rank, **_without_nan(asdict(hit))}, ensure_ascii=False))
+            row = {key: value for key, value in asdict(hit).items() if key != "matches"}
+            print(json.dumps({"rank": rank, **_without_nan(row)}, ensure_ascii=False))
     else:
         print_table(hits)
     if args.sheet is not None:
