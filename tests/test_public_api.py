@@ -1,8 +1,8 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
-"""What `tests/public_api.json` records of the public API is still there: names, parameters with defaults, fields, methods.
+"""What `tests/public_api.json` records of the public API is still there: names, parameters, fields, methods.
 
-Something may be added at any time. After a removal or a change on purpose, `python -m tests.test_public_api` writes the
-file anew; the diff is for the changelog.
+Something may be added at any time. After a removal or a change on purpose, `python -m tests.test_public_api` writes
+the file anew; the diff is for the changelog.
 """
 
 import dataclasses
