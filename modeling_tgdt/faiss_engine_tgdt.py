@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .engines_tgdt import recheck, scan
 from .gallery_tgdt import Gallery, Snapshot
+from .ranking_tgdt import Ranked
+from .scan_tgdt import exact_best, recheck
 from .storage_tgdt import clear_os_errors, file_crc
 
 try:
@@ -53,13 +54,11 @@ class FaissEngine:
         self.ef_search, self.nprobe, self.train_rows = ef_search, nprobe, train_rows
         self._loaded: tuple[str, Any] | None = None
 
-    def shortlist(
-        self, snapshot: Snapshot, queries: np.ndarray, k: int, allowed: np.ndarray | None
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
+    def shortlist(self, snapshot: Snapshot, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> Ranked:
         """See `Engine.shortlist`; recall is approximate for rows older than the last compaction."""
         index = self._index(snapshot)
         if index is None or (allowed is not None and allowed.sum() * _SELECTIVE < len(allowed)):
-            return recheck(snapshot.segments, queries, scan(snapshot.segments, queries, k, allowed), k)
+            return exact_best(snapshot.segments, queries, k, allowed)
         found = self._approximate(index, queries, min(self.oversample * k, index.ntotal), allowed)
         newer = self._newer(snapshot, index.ntotal, queries, k, allowed)
         rows = [np.concatenate([a[a >= 0], b]) for a, b in zip(found, newer, strict=True)]
@@ -130,5 +129,5 @@ class FaissEngine:
         mask[: built - base] = False
         if not mask.any():
             return [np.zeros(0, np.int64)] * len(queries)
-        rows = scan(snapshot.segments[number:], queries, min(k, int(mask.sum())), mask)
-        return [base + own for own in rows]
+        best = exact_best(snapshot.segments[number:], queries, min(k, int(mask.sum())), mask)
+        return np.split(base + best.rows, best.offsets[1:-1])

@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .engines_tgdt import Engine, dot_rows, locate
+from .engines_tgdt import Engine
 from .gallery_tgdt import Gallery, Snapshot
 from .maxsim_tgdt import Pairs, RaggedQueries, SumOver, maxsim
 from .metadata_tgdt import Condition, matching_rows, metadata_rows, metadata_types
+from .ranking_tgdt import Ranked, best_by_id, offsets_of
+from .scan_tgdt import dot_rows, locate
 from .segment_tgdt import encode_batch
 from .storage_tgdt import clear_os_errors
 
@@ -129,47 +131,39 @@ class LocalBackend:
             return self._exhaustive(snapshot, query, rows, top_k)
         k = min(candidates if mode == "two_stage" else top_k, size)
         found = self.engine.shortlist(snapshot, query.globals, k, allowed)
-        shortlists = [_best(snapshot, rows, scores, k) for rows, scores in found]
+        if mode == "global" or len(found.rows) > k * len(query):
+            found = _best(snapshot, found, k)
         if mode == "global":
-            return self._result(snapshot, shortlists, [np.full(len(r), np.nan, np.float32) for r, _ in shortlists])
-        return self._rank(snapshot, query, shortlists, min(top_k, k))
+            return _result(snapshot, found, found.scores, np.full(len(found.rows), np.nan, np.float32))
+        return self._rank(snapshot, query, found, min(top_k, k))
 
     def rerank(self, query: Query, candidate_ids: Sequence[Sequence[str]]) -> SearchResult:
         """Rank given candidates of each query by the mixed score."""
         snapshot = self.gallery.snapshot
-        rows = [np.array([snapshot.row_of[name] for name in names], dtype=np.int64) for names in candidate_ids]
-        offsets = np.concatenate([[0], np.cumsum([len(r) for r in rows])]).astype(np.int64)
-        scores = dot_rows(snapshot.segments, query.globals, np.concatenate(rows), offsets)
-        shortlists = list(zip(rows, np.split(scores, offsets[1:-1]), strict=True))
-        return self._rank(snapshot, query, shortlists, None)
+        rows = np.array([snapshot.row_of[name] for names in candidate_ids for name in names], dtype=np.int64)
+        offsets = offsets_of(np.array([len(names) for names in candidate_ids]))
+        shortlists = Ranked(rows, dot_rows(snapshot.segments, query.globals, rows, offsets), offsets)
+        return self._rank(snapshot, query, shortlists, max(len(rows), 1))
 
-    def _rank(
-        self, snapshot: Snapshot, query: Query, shortlists: list[tuple[np.ndarray, np.ndarray]], top_k: int | None
-    ) -> SearchResult:
-        offsets = np.concatenate([[0], np.cumsum([len(rows) for rows, _ in shortlists])]).astype(np.int64)
-        rows = np.concatenate([rows for rows, _ in shortlists])
-        scores = self._local_scores(snapshot, query, locate(snapshot.segments, rows, offsets))
-        ranked, local = [], []
-        for own, (candidates, global_scores) in zip(np.split(scores, offsets[1:-1]), shortlists, strict=True):
-            mixed = self.settings["global_weight"] * global_scores + self.settings["local_weight"] * own
-            order = _order(snapshot, candidates, mixed.astype(np.float32), top_k)
-            ranked.append((candidates[order], global_scores[order]))
-            local.append(own[order])
-        return self._result(snapshot, ranked, local, mixed=True)
+    def _rank(self, snapshot: Snapshot, query: Query, found: Ranked, top_k: int) -> SearchResult:
+        local = self._local_scores(snapshot, query, locate(snapshot.segments, found.rows, found.offsets))
+        mixed = self.settings["global_weight"] * found.scores + self.settings["local_weight"] * local
+        scores = mixed.astype(np.float32, copy=False)
+        places, ends = best_by_id(scores, found.offsets, top_k, lambda own: snapshot.ids(found.rows[own]))
+        best = Ranked(found.rows[places], scores[places], ends)
+        return _result(snapshot, best, found.scores[places], local[places])
 
     def _exhaustive(self, snapshot: Snapshot, query: Query, rows: np.ndarray, top_k: int) -> SearchResult:
-        ranked, local = [], []
+        parts = []
         step = max(1, _PAIRS // len(rows))
         for start in range(0, len(query), step):
             block = _slice(query, start, start + step)
-            offsets = np.arange(len(block) + 1, dtype=np.int64) * len(rows)
-            scores = self._local_scores(snapshot, block, locate(snapshot.segments, np.tile(rows, len(block)), offsets))
-            best = [_best(snapshot, rows, own, top_k) for own in scores.reshape(len(block), -1)]
-            offsets = np.concatenate([[0], np.cumsum([len(r) for r, _ in best])]).astype(np.int64)
-            dots = dot_rows(snapshot.segments, block.globals, np.concatenate([r for r, _ in best]), offsets)
-            ranked += [(r, g) for (r, _), g in zip(best, np.split(dots, offsets[1:-1]), strict=True)]
-            local += [own for _, own in best]
-        return self._result(snapshot, ranked, local, by_local=True)
+            every, offsets = np.tile(rows, len(block)), np.arange(len(block) + 1, dtype=np.int64) * len(rows)
+            scores = self._local_scores(snapshot, block, locate(snapshot.segments, every, offsets))
+            parts.append(_best(snapshot, Ranked(every, scores, offsets), top_k))
+        rows, local = (np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "scores"))
+        best = Ranked(rows, local, offsets_of(np.concatenate([np.diff(part.offsets) for part in parts])))
+        return _result(snapshot, best, dot_rows(snapshot.segments, query.globals, rows, best.offsets), local)
 
     def _local_scores(self, snapshot: Snapshot, query: Query, pairs: Pairs) -> np.ndarray:
         stores = [segment.store for segment in snapshot.segments]
@@ -181,25 +175,6 @@ class LocalBackend:
                 words = _stored_counts(snapshot, pairs)
             scores /= np.maximum(words, 1)
         return scores * np.float32(self.settings["scale"])
-
-    def _result(
-        self,
-        snapshot: Snapshot,
-        ranked: list[tuple[np.ndarray, np.ndarray]],
-        local: list[np.ndarray],
-        *,
-        mixed: bool = False,
-        by_local: bool = False,
-    ) -> SearchResult:
-        global_scores = [scores for _, scores in ranked]
-        scores = local if by_local else global_scores
-        if mixed:
-            weights = self.settings["global_weight"], self.settings["local_weight"]
-            scores = [
-                (weights[0] * g + weights[1] * s).astype(np.float32) for g, s in zip(global_scores, local, strict=True)
-            ]
-        ids = [snapshot.ids(rows) for rows, _ in ranked]
-        return SearchResult(ids, scores, global_scores, local, _metadata(snapshot, [rows for rows, _ in ranked]))
 
 
 def _no_hits(size: int) -> SearchResult:
@@ -220,20 +195,18 @@ def _allowed_rows(snapshot: Snapshot, where: Mapping[str, Condition] | None) -> 
     return np.concatenate([np.zeros(0, bool), *parts]) & snapshot.alive
 
 
-def _order(snapshot: Snapshot, rows: np.ndarray, scores: np.ndarray, k: int | None) -> np.ndarray:
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order]
-    if (ranked[1:] == ranked[:-1]).any():
-        order = np.lexsort((np.array(snapshot.ids(rows), dtype=object), -scores))
-    return order[:k]
+def _best(snapshot: Snapshot, found: Ranked, k: int) -> Ranked:
+    places, ends = best_by_id(found.scores, found.offsets, k, lambda own: snapshot.ids(found.rows[own]))
+    return Ranked(found.rows[places], found.scores[places], ends)
 
 
-def _best(snapshot: Snapshot, rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    if len(scores) > k:
-        keep = scores >= np.partition(scores, len(scores) - k)[len(scores) - k]
-        rows, scores = rows[keep], scores[keep]
-    order = _order(snapshot, rows, scores, k)
-    return rows[order], scores[order]
+def _result(snapshot: Snapshot, best: Ranked, global_scores: np.ndarray, local: np.ndarray) -> SearchResult:
+    ids, metadata, edges = snapshot.ids(best.rows), _metadata(snapshot, best.rows), best.offsets.tolist()
+    columns: list[Any] = [
+        [column[first:last] for first, last in zip(edges[:-1], edges[1:], strict=True)]
+        for column in (ids, best.scores, global_scores, local, metadata)
+    ]
+    return SearchResult(*columns)
 
 
 def _stored_counts(snapshot: Snapshot, pairs: Pairs) -> np.ndarray:
@@ -245,10 +218,8 @@ def _stored_counts(snapshot: Snapshot, pairs: Pairs) -> np.ndarray:
     return counts
 
 
-def _metadata(snapshot: Snapshot, rows: list[np.ndarray]) -> list[list[dict[str, Any]]]:
-    if len(snapshot.schema.names) == 1:
-        return [[{} for _ in own] for own in rows]
-    return [metadata_rows(snapshot.take(own)) for own in rows]
+def _metadata(snapshot: Snapshot, rows: np.ndarray) -> list[dict[str, Any]]:
+    return [{} for _ in rows] if len(snapshot.schema.names) == 1 else metadata_rows(snapshot.take(rows))
 
 
 def _slice(query: Query, start: int, stop: int) -> Query:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from .quantize_tgdt import decode_tokens, encode_tokens
+from .quantize_tgdt import SCALED_DTYPES, decode_tokens, encode_tokens
 from .segment_tgdt import TokenStore
 
 SumOver = Literal["query", "stored"]
@@ -99,15 +99,47 @@ def maxsim(
     if not len(scores) or not len(queries.rows):
         return scores
     token_dtype = stores[0].token_dtype
-    query_dtype = "float32" if token_dtype == "float16" else token_dtype
-    codes, scales = encode_tokens(queries.rows, query_dtype)
     if kernel is None:
-        rows = decode_tokens(codes, scales, query_dtype)
+        rows = queries.rows
+        if token_dtype != "float16":
+            rows = decode_tokens(*encode_tokens(rows, token_dtype), token_dtype)
         _maxsim_torch(stores, RaggedQueries(rows, queries.offsets), pairs, sum_over, scores)
     else:
-        threads = threads or torch.get_num_threads()
-        _maxsim_kernel(stores, codes, scales, queries.offsets, pairs, sum_over, threads, scores)
+        _maxsim_kernel(stores, queries, pairs, sum_over, threads or torch.get_num_threads(), scores)
     return scores
+
+
+def dot_products(
+    vectors: Sequence[np.ndarray], queries: np.ndarray, pairs: Pairs, *, threads: int | None = None
+) -> np.ndarray:
+    """Dot products of query-candidate pairs; a pair's sum does not depend on the other pairs.
+
+    Args:
+        vectors: One float32 array (Ns, D) per store.
+        queries: (Q, D) float32.
+        pairs: Candidates of each query: store and row.
+        threads: CPU threads; PyTorch's number by default.
+
+    Returns:
+        (P,) float32.
+    """
+    scores = np.empty(len(pairs.items), dtype=np.float32)
+    if kernel is not None:
+        structs = vector_stores(vectors)
+        dim, workers = ctypes.c_int64(queries.shape[1]), ctypes.c_int(threads or torch.get_num_threads())
+        run_kernel("tgdt_dots", structs, dim, *_by_query(queries, pairs), workers, scores)
+        return scores
+    for query, vector in enumerate(queries.astype(np.float64)):
+        for place in range(pairs.offsets[query], pairs.offsets[query + 1], _FALLBACK_ROWS):
+            block = slice(place, min(place + _FALLBACK_ROWS, pairs.offsets[query + 1]))
+            found = zip(pairs.stores[block], pairs.items[block], strict=True)
+            scores[block] = np.stack([vectors[number][item] for number, item in found]) @ vector
+    return scores
+
+
+def vector_stores(vectors: Sequence[np.ndarray]) -> ctypes.Array[_StoreStruct]:
+    """Hand (Ns, D) float32 arrays, one per store, to the kernel."""
+    return (_StoreStruct * len(vectors))(*(_StoreStruct(address(array), None, None) for array in vectors))
 
 
 def _maxsim_torch(
@@ -150,36 +182,36 @@ def _score_block(
 
 
 def _maxsim_kernel(
-    stores: Sequence[TokenStore],
-    queries: np.ndarray,
-    query_scales: np.ndarray | None,
-    query_offsets: np.ndarray,
-    pairs: Pairs,
-    sum_over: SumOver,
-    threads: int,
-    scores: np.ndarray,
+    stores: Sequence[TokenStore], queries: RaggedQueries, pairs: Pairs, sum_over: SumOver, threads: int, scores: Any
 ) -> None:
-    structs = (_StoreStruct * len(stores))(
-        *(_StoreStruct(address(store.rows), address(store.scales), address(store.offsets)) for store in stores)
-    )
-    words, word_offsets = np.ascontiguousarray(queries), np.ascontiguousarray(query_offsets, dtype=np.int64)
-    numbers, items = np.ascontiguousarray(pairs.stores, np.int32), np.ascontiguousarray(pairs.items, np.int64)
-    pair_offsets = np.ascontiguousarray(pairs.offsets, np.int64)
+    token_dtype = stores[0].token_dtype
+    words, word_scales = queries.rows, None  # the kernel rounds to bfloat16 itself
+    if token_dtype in SCALED_DTYPES:
+        words, word_scales = encode_tokens(words, token_dtype)
+    words, word_offsets = np.ascontiguousarray(words), np.ascontiguousarray(queries.offsets, np.int64)
     run_kernel(
         "tgdt_maxsim",
-        structs,
-        ctypes.c_int(KERNEL_DTYPES[stores[0].token_dtype]),
+        (_StoreStruct * len(stores))(
+            *(_StoreStruct(address(store.rows), address(store.scales), address(store.offsets)) for store in stores)
+        ),
+        ctypes.c_int(KERNEL_DTYPES[token_dtype]),
         ctypes.c_int64(words.shape[1]),
         words,
-        query_scales,
-        word_offsets,
-        ctypes.c_int64(len(word_offsets) - 1),
-        numbers,
-        items,
-        pair_offsets,
+        word_scales,
+        *_by_query(word_offsets, pairs),
         ctypes.c_int(sum_over == "stored"),
         ctypes.c_int(threads),
         scores,
+    )
+
+
+def _by_query(queries: np.ndarray, pairs: Pairs) -> tuple[Any, ...]:
+    return (
+        queries,
+        ctypes.c_int64(len(pairs.offsets) - 1),
+        np.ascontiguousarray(pairs.stores, np.int32),
+        np.ascontiguousarray(pairs.items, np.int64),
+        np.ascontiguousarray(pairs.offsets, np.int64),
     )
 
 

@@ -111,11 +111,6 @@ class Segment:
         return self.record.rows
 
     @cached_property
-    def global_store(self) -> TokenStore:
-        """The global embeddings as a token store of one row per item."""
-        return TokenStore(self.globals, None, np.arange(len(self) + 1, dtype=np.int64), "float32")
-
-    @cached_property
     def table(self) -> Any:
         """Arrow table with column `id` and one column `meta:<key>` per metadata key."""
         try:

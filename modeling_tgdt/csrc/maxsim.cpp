@@ -28,32 +28,41 @@ enum class Compute { f32, bf16, i16, i8 };
 constexpr int MAX_VECTORS = 4096;
 
 INLINE int64_t item_size(int dtype) { return dtype == F32 ? 4 : dtype == I8 ? 1 : 2; }
+INLINE int64_t word_size(int dtype) { return dtype == I16 || dtype == I8 ? item_size(dtype) : 4; }
 
 struct Packed {
   Compute compute;
   bool in_place;  // stored rows need no conversion
   int64_t words, vectors, steps;
+  int widest, paired;  // vectors worked on together at most; whether two make one vector of results
   float* units;
-  float* scales;   // per lane: scale of its word
-  float* weights;  // per lane: 1 for real words
-  // Vectors are worked on 3 at a time; 4 are two groups of 2.
+  float* scales;   // per lane of the results: scale of its word
+  float* weights;  // per lane of the results: 1 for real words
   INLINE int group_width(int64_t first) const {
-    const int64_t left = vectors - first;
-    return left == 4 ? 2 : left < 3 ? (int)left : 3;
+    const int64_t left = vectors - first, groups = (left + widest - 1) / widest, width = (left + groups - 1) / groups;
+    return (int)(groups > 1 && paired ? width + width % 2 : width);
   }
+  INLINE int64_t results() const { return paired ? (vectors + 1) / 2 : vectors; }
 };
 
-struct Ahead {  // what to prefetch per step
-  const char* rows;
+struct Ahead {  // bytes that will be needed next, brought into the cache a step at a time
+  const char* bytes;
   int64_t step;
 };
 
+struct Item {
+  const char* rows;
+  const float* scales;
+  int64_t count;
+};
+
 struct Variant {
-  int lanes;
+  int lanes, step, widest, paired;  // floats of a vector, bytes of a row read at once, see Packed
   Compute (*compute_for)(int dtype);
   void (*pack_words)(int dtype, const char* words, int64_t count, int64_t dim, const Packed& to, char* scratch);
-  float (*score_item)(const Packed& q, int dtype, const char* rows, const float* scales, int64_t count, int64_t dim,
-                      bool sum_stored, const char* next, char* scratch, float* out, int64_t stride);
+  float (*score_item)(const Packed& q, int dtype, const Item& item, const Item& next, int64_t dim, bool sum_stored,
+                      char* scratch, float* out, int64_t stride);
+  float (*dot)(const float* a, const float* b, int64_t dim, const float* next);
   float (*block_max)(const float* values, int64_t count);
   void (*scan_one)(const char* codes, const float* scales, int64_t count, int64_t dim, const char* word,
                    float word_scale, float* out);  // may be null
@@ -73,11 +82,13 @@ float half_to_float(uint16_t half) {
 
 namespace portable {
 #define LANES 4
-#define TILE_ROWS 4
+#define STEP 16
+#define WIDEST 3
 typedef float vf __attribute__((vector_size(16)));
 typedef int32_t vi __attribute__((vector_size(16)));
 INLINE vf load(const float* p) { vf x; memcpy(&x, p, 16); return x; }
 INLINE vf broadcast16(const char* p) { vf x; memcpy(&x, p, 16); return x; }
+INLINE vf broadcast_step(const char* p) { return broadcast16(p); }
 INLINE vf splat(float x) { return vf{x, x, x, x}; }
 INLINE vf unpack_low(vf a, vf b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); }
 INLINE vf unpack_high(vf a, vf b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
@@ -90,7 +101,8 @@ inline void halves_to_floats(const uint16_t* from, int64_t n, float* to) {
 }
 #include "maxsim_body.inc"
 #undef LANES
-#undef TILE_ROWS
+#undef STEP
+#undef WIDEST
 }  // namespace portable
 
 #ifdef X86
@@ -98,12 +110,14 @@ inline void halves_to_floats(const uint16_t* from, int64_t n, float* to) {
 #pragma GCC target("avx2,fma,f16c")
 namespace avx2 {
 #define LANES 8
-#define TILE_ROWS 4
+#define STEP 16
+#define WIDEST 3
 #define HAVE_I16
 typedef float vf __attribute__((vector_size(32)));
 typedef int32_t vi __attribute__((vector_size(32)));
 INLINE vf load(const float* p) { return _mm256_loadu_ps(p); }
 INLINE vf broadcast16(const char* p) { return _mm256_broadcast_ps((const __m128*)p); }
+INLINE vf broadcast_step(const char* p) { return broadcast16(p); }
 INLINE vf splat(float x) { return _mm256_set1_ps(x); }
 INLINE vf unpack_low(vf a, vf b) { return _mm256_unpacklo_ps(a, b); }
 INLINE vf unpack_high(vf a, vf b) { return _mm256_unpackhi_ps(a, b); }
@@ -120,7 +134,8 @@ inline void halves_to_floats(const uint16_t* from, int64_t n, float* to) {
 }
 #include "maxsim_body.inc"
 #undef LANES
-#undef TILE_ROWS
+#undef STEP
+#undef WIDEST
 #undef HAVE_I16
 }  // namespace avx2
 #pragma GCC pop_options
@@ -130,6 +145,7 @@ inline void halves_to_floats(const uint16_t* from, int64_t n, float* to) {
   typedef int32_t vi __attribute__((vector_size(64)));                                                           \
   INLINE vf load(const float* p) { return _mm512_loadu_ps(p); }                                                  \
   INLINE vf broadcast16(const char* p) { return _mm512_broadcast_f32x4(_mm_loadu_ps((const float*)p)); }         \
+  INLINE vf broadcast_step(const char* p) { return (vf)_mm512_broadcast_f64x4(_mm256_loadu_pd((const double*)p)); } \
   INLINE vf splat(float x) { return _mm512_set1_ps(x); }                                                         \
   INLINE vf unpack_low(vf a, vf b) { return _mm512_unpacklo_ps(a, b); }                                          \
   INLINE vf unpack_high(vf a, vf b) { return _mm512_unpackhi_ps(a, b); }                                         \
@@ -150,8 +166,9 @@ inline void halves_to_floats(const uint16_t* from, int64_t n, float* to) {
   INLINE vi sum_halves(vi a, vi b) { /* lanes a0+a2 a1+a3 b0+b2 b1+b3 */                                         \
     return (vi)_mm512_shuffle_f32x4((vf)a, (vf)b, 0x44) + (vi)_mm512_shuffle_f32x4((vf)a, (vf)b, 0xee);          \
   }                                                                                                              \
-  INLINE vi sum_lanes(vi a, vi b) {                                                                              \
-    return (vi)_mm512_shuffle_f32x4((vf)a, (vf)b, 0x88) + (vi)_mm512_shuffle_f32x4((vf)a, (vf)b, 0xdd);          \
+  template <class Acc>                                                                                           \
+  INLINE Acc sum_lanes(Acc a, Acc b) { /* lanes a0+a1 a2+a3 b0+b1 b2+b3 */                                       \
+    return (Acc)_mm512_shuffle_f32x4((vf)a, (vf)b, 0x88) + (Acc)_mm512_shuffle_f32x4((vf)a, (vf)b, 0xdd);        \
   }                                                                                                              \
   inline void halves_to_floats(const uint16_t* from, int64_t n, float* to) {                                     \
     int64_t i = 0;                                                                                               \
@@ -161,7 +178,9 @@ inline void halves_to_floats(const uint16_t* from, int64_t n, float* to) {
   }
 
 #define LANES 16
-#define TILE_ROWS 8
+#define STEP 32
+#define WIDEST 6
+#define PAIRED
 #define HAVE_I16
 #define HAVE_I8
 #pragma GCC push_options
@@ -209,45 +228,60 @@ Chosen choose(const char* wanted) {
 
 Chosen chosen = choose(nullptr);
 
-// A query packed for the chosen variant; the buffers are reused from query to query.
-struct Workspace {
+int64_t compute_size(int dtype) {
+  const Compute compute = chosen.variant->compute_for(dtype);
+  return compute == Compute::f32 ? 4 : compute == Compute::i8 ? 1 : 2;
+}
+
+// Working memory of a thread, aligned to a cache line.
+struct Scratch {
+  std::vector<char> memory;
+
+  char* rows(int dtype, int64_t dim) {  // 8 converted rows
+    const size_t needed = 8 * (dim * compute_size(dtype) + 32) + 64;
+    if (memory.size() < needed) memory.resize(needed);
+    return (char*)(((uintptr_t)memory.data() + 63) & ~(uintptr_t)63);
+  }
+};
+
+// The words of a query, packed for the chosen variant.
+struct Query {
   std::vector<float> buffer;
-  std::vector<char> scratch;
   Packed packed{};
 
-  void pack(int dtype, const char* words, const float* scales, int64_t count, int64_t dim) {
-    const int64_t lanes = chosen.variant->lanes, per_vector = lanes / 4;
-    packed.compute = chosen.variant->compute_for(dtype);
-    const int64_t size = packed.compute == Compute::f32 ? 4 : packed.compute == Compute::i8 ? 1 : 2;
+  void pack(int dtype, const char* words, const float* scales, int64_t count, int64_t dim, Scratch& scratch) {
+    const Variant& variant = *chosen.variant;
+    const int64_t lanes = variant.lanes, per_vector = 4 * lanes / variant.step, size = compute_size(dtype);
+    packed.compute = variant.compute_for(dtype);
     packed.in_place = item_size(dtype) == size;
     packed.words = count;
     packed.vectors = (count + per_vector - 1) / per_vector;
-    packed.steps = (dim * size + 15) / 16;
-    const int64_t units = packed.vectors * packed.steps * lanes, flat = packed.vectors * lanes;
+    packed.steps = (dim * size + variant.step - 1) / variant.step;
+    packed.widest = variant.widest;
+    packed.paired = variant.paired;
+    const int64_t units = packed.vectors * packed.steps * lanes, flat = packed.results() * lanes;
     buffer.resize(units + 2 * flat + 16);
-    scratch.resize(8 * packed.steps * 16 + 64);
     packed.units = (float*)(((uintptr_t)buffer.data() + 63) & ~(uintptr_t)63);
     packed.scales = packed.units + units;
     packed.weights = packed.scales + flat;
     for (int64_t i = 0; i < flat; i++) {
-      const int64_t word = i / 4;
-      packed.scales[i] = scales ? scales[2 * (word < count ? word : 0)] : 1;
+      int64_t word = i / 4;
       packed.weights[i] = word < count;
+      if (word >= packed.vectors * per_vector) word -= per_vector;  // the last vector paired with itself
+      packed.scales[i] = scales ? scales[2 * (word < count ? word : 0)] : 1;
     }
-    chosen.variant->pack_words(dtype, words, count, dim, packed, row_scratch());
+    chosen.variant->pack_words(dtype, words, count, dim, packed, scratch.rows(dtype, dim));
   }
-
-  char* row_scratch() { return (char*)(((uintptr_t)scratch.data() + 63) & ~(uintptr_t)63); }
 };
 
-// Run work(item, workspace) for every item; 0, or 1 when memory or threads ran out.
-int parallel(int64_t items, int threads, const std::function<void(int64_t, Workspace&)>& work) {
+// Run work(item, scratch) for every item; 0, or 1 when memory or threads ran out.
+int parallel(int64_t items, int threads, const std::function<void(int64_t, Scratch&)>& work) {
   std::atomic<int64_t> next{0};
   std::atomic<bool> failed{false};
   const auto loop = [&] {
     try {
-      Workspace space;
-      for (int64_t i; (i = next++) < items && !failed;) work(i, space);
+      Scratch scratch;
+      for (int64_t i; (i = next++) < items && !failed;) work(i, scratch);
     } catch (...) {
       failed = true;
     }
@@ -262,9 +296,38 @@ int parallel(int64_t items, int threads, const std::function<void(int64_t, Works
   return failed;
 }
 
-struct Work {
-  int64_t query, first, last;
+struct Place {  // a pair, in the order in which it is worked on
+  int32_t store;
+  int32_t query;
+  int64_t item;
+  int64_t pair;
+  bool operator<(const Place& other) const { return store != other.store ? store < other.store : item < other.item; }
 };
+
+struct Scored {
+  float score;
+  int64_t place;
+  bool operator<(const Scored& other) const {  // better first
+    return score != other.score ? score > other.score : place < other.place;
+  }
+};
+
+// The k-th best value, -inf when there are fewer.
+float kth_best(std::vector<float> values, int64_t k) {
+  if ((int64_t)values.size() < k) return -__builtin_inff();
+  std::nth_element(values.begin(), values.begin() + k - 1, values.end(), std::greater<float>());
+  return values[k - 1];
+}
+
+// Keep the k best and all ties of the k-th, best first.
+void keep_best(std::vector<Scored>& all, int64_t k) {
+  if ((int64_t)all.size() > k) {
+    std::nth_element(all.begin(), all.begin() + k - 1, all.end());
+    const float last = all[k - 1].score;
+    all.erase(std::partition(all.begin() + k, all.end(), [&](const Scored& s) { return s.score == last; }), all.end());
+  }
+  std::sort(all.begin(), all.end());
+}
 
 }  // namespace
 
@@ -287,41 +350,92 @@ const char* tgdt_use_isa(const char* name) {
 int tgdt_maxsim(const Store* stores, int dtype, int64_t dim, const char* words, const float* word_scales,
                 const int64_t* word_offsets, int64_t queries, const int32_t* pair_stores, const int64_t* pair_items,
                 const int64_t* pair_offsets, int sum_stored, int threads, float* out) try {
+  constexpr int64_t block_bytes = 8 << 20, block_pairs = 1 << 18;  // packed queries and their pairs at a time
+  const int64_t row_bytes = dim * item_size(dtype);
+  const int64_t mean_words = word_offsets[queries] / std::max<int64_t>(queries, 1) + 1;
+  if (pair_offsets[queries] * dim * mean_words < 200000) threads = 1;
+  const auto item_of = [&](const Place& place) {
+    const Store& store = stores[place.store];
+    const int64_t start = store.offsets[place.item];
+    return Item{store.rows + start * row_bytes, store.scales ? store.scales + 2 * start : nullptr,
+                store.offsets[place.item + 1] - start};
+  };
+  std::vector<Query> packed;
+  std::vector<Place> places;
+  for (int64_t first = 0, last; first < queries; first = last) {
+    const auto fits = [&](int64_t end) {
+      return (word_offsets[end] - word_offsets[first]) * dim * compute_size(dtype) <= block_bytes &&
+             pair_offsets[end] - pair_offsets[first] <= block_pairs;
+    };
+    for (last = first + 1; last < queries && fits(last + 1);) last++;
+    packed.resize(std::max<size_t>(packed.size(), last - first));
+    places.clear();
+    for (int64_t q = first; q < last; q++) {
+      const int64_t count = word_offsets[q + 1] - word_offsets[q];
+      if (count > MAX_VECTORS * (chosen.variant->lanes / 4)) return 2;
+      for (int64_t p = pair_offsets[q]; p < pair_offsets[q + 1]; p++) {
+        out[p] = 0;
+        if (count) places.push_back({pair_stores[p], (int32_t)(q - first), pair_items[p], p});
+      }
+    }
+    const auto pack = [&](int64_t i, Scratch& scratch) {
+      const int64_t begin = word_offsets[first + i], count = word_offsets[first + i + 1] - begin;
+      packed[i].pack(dtype, words + begin * dim * word_size(dtype), word_scales ? word_scales + 2 * begin : nullptr, count,
+                     dim, scratch);
+    };
+    // Queries that share an item are scored one after another, while it is in the cache.
+    if (!std::is_sorted(places.begin(), places.end())) std::sort(places.begin(), places.end());
+    const int64_t pairs = (int64_t)places.size();
+    const int64_t step = std::max<int64_t>(8, std::min<int64_t>(256, pairs / (4 * std::max(threads, 1)) + 1));
+    const auto score = [&](int64_t i, Scratch& scratch) {
+      const int64_t end = std::min((i + 1) * step, pairs);
+      for (int64_t p = i * step; p < end; p++) {
+        const Place& place = places[p];
+        const bool more = p + 1 < end && place < places[p + 1];
+        const Item item = item_of(place), next = more ? item_of(places[p + 1]) : Item{};
+        if (item.count)
+          out[place.pair] = chosen.variant->score_item(packed[place.query].packed, dtype, item, next, dim, sum_stored,
+                                                       scratch.rows(dtype, dim), nullptr, 0);
+      }
+    };
+    if (parallel(last - first, threads, pack) || parallel((pairs + step - 1) / step, threads, score)) return 1;
+  }
+  return 0;
+} catch (...) {
+  return 1;
+}
+
+// Dot products of float32 queries with the items' only rows; the sum of a pair does not depend on the other pairs.
+int tgdt_dots(const Store* stores, int64_t dim, const float* words, int64_t queries, const int32_t* pair_stores,
+              const int64_t* pair_items, const int64_t* pair_offsets, int threads, float* out) try {
+  constexpr int64_t block = 1024;
   const int64_t pairs = pair_offsets[queries];
-  const int64_t step = std::max<int64_t>(8, std::min<int64_t>(1024, pairs / (4 * std::max(threads, 1)) + 1));
-  std::vector<Work> works;
-  for (int64_t q = 0; q < queries; q++)
-    for (int64_t p = pair_offsets[q]; p < pair_offsets[q + 1]; p += step)
-      works.push_back({q, p, std::min(p + step, pair_offsets[q + 1])});
-  if (pairs * dim * (word_offsets[queries] / std::max<int64_t>(queries, 1) + 1) < 200000) threads = 1;
-  const int64_t word_size = item_size(dtype == F16 ? F32 : dtype);
-  const int64_t lanes = chosen.variant->lanes;
-  std::atomic<bool> too_many{false};
-  const int failed = parallel((int64_t)works.size(), threads, [&](int64_t i, Workspace& space) {
-    const Work work = works[i];
-    const int64_t begin = word_offsets[work.query], count = word_offsets[work.query + 1] - begin;
-    if (count == 0) {
-      std::fill(out + work.first, out + work.last, 0.0f);
-      return;
-    }
-    if ((count + lanes / 4 - 1) / (lanes / 4) > MAX_VECTORS) {
-      too_many = true;
-      return;
-    }
-    space.pack(dtype, words + begin * dim * word_size, word_scales ? word_scales + 2 * begin : nullptr, count, dim);
-    for (int64_t p = work.first; p < work.last; p++) {
-      const Store& store = stores[pair_stores[p]];
-      const int64_t start = store.offsets[pair_items[p]], rows = store.offsets[pair_items[p] + 1] - start;
-      const int64_t after = std::min(p + 1, work.last - 1);
-      const Store& next_store = stores[pair_stores[after]];
-      const char* next = next_store.rows + next_store.offsets[pair_items[after]] * dim * item_size(dtype);
-      out[p] = rows == 0 ? 0
-                         : chosen.variant->score_item(space.packed, dtype, store.rows + start * dim * item_size(dtype),
-                                                      store.scales ? store.scales + 2 * start : nullptr, rows, dim,
-                                                      sum_stored, next, space.row_scratch(), nullptr, 0);
+  if (pairs * dim < 1000000) threads = 1;
+  const auto row = [&](int64_t p) { return (const float*)stores[pair_stores[p]].rows + pair_items[p] * dim; };
+  return parallel((pairs + block - 1) / block, threads, [&](int64_t i, Scratch&) {
+    const int64_t end = std::min((i + 1) * block, pairs);
+    int64_t q = std::upper_bound(pair_offsets, pair_offsets + queries, i * block) - pair_offsets - 1;
+    for (int64_t p = i * block; p < end; p++) {
+      while (p >= pair_offsets[q + 1]) q++;
+      out[p] = chosen.variant->dot(row(p), words + q * dim, dim, row(std::min(p + 2, end - 1)));
     }
   });
-  return too_many ? 2 : failed;
+} catch (...) {
+  return 1;
+}
+
+// For each query the places of its k best scores and of all ties of the k-th, best first, and how many they are.
+int tgdt_top(const float* scores, const int64_t* offsets, int64_t queries, int64_t k, int64_t* places,
+             int64_t* counts) try {
+  std::vector<Scored> own;
+  for (int64_t q = 0; q < queries; q++) {
+    own.clear();
+    for (int64_t p = offsets[q]; p < offsets[q + 1]; p++) own.push_back({scores[p], p});
+    keep_best(own, k);
+    counts[q] = (int64_t)own.size();
+    for (const Scored& scored : own) *places++ = scored.place;
+  }
+  return 0;
 } catch (...) {
   return 1;
 }
@@ -334,63 +448,75 @@ int tgdt_scan(const char* codes, const float* scales, int64_t rows, int64_t dim,
   if (chosen.variant->scan_one && queries < 4 && dim % 64 == 0) {
     std::vector<char> positive(words, words + queries * dim);
     for (auto& code : positive) code = (char)(code ^ 0x80);
-    return parallel((rows + block - 1) / block, threads, [&](int64_t i, Workspace&) {
+    return parallel((rows + block - 1) / block, threads, [&](int64_t i, Scratch&) {
       const int64_t first = i * block, count = std::min(block, rows - first);
       for (int64_t q = 0; q < queries; q++)
         chosen.variant->scan_one(codes + first * dim, scales + 2 * first, count, dim, positive.data() + q * dim,
                                  word_scales[2 * q], out + q * stride + first);
     });
   }
-  Workspace shared;
-  shared.pack(I8, words, word_scales, queries, dim);
-  return parallel((rows + block - 1) / block, threads, [&](int64_t i, Workspace& space) {
-    space.scratch.resize(8 * shared.packed.steps * 16 + 64);
+  Scratch own;
+  Query shared;
+  shared.pack(I8, words, word_scales, queries, dim, own);
+  return parallel((rows + block - 1) / block, threads, [&](int64_t i, Scratch& scratch) {
     const int64_t first = i * block, count = std::min(block, rows - first);
-    chosen.variant->score_item(shared.packed, I8, codes + first * dim, scales + 2 * first, count, dim, false, nullptr,
-                               space.row_scratch(), out + first, stride);
+    const Item item = {codes + first * dim, scales + 2 * first, count};
+    chosen.variant->score_item(shared.packed, I8, item, Item{}, dim, false, scratch.rows(I8, dim), out + first,
+                               stride);
   });
 } catch (...) {
   return 1;
 }
 
-// Rows of each query whose score is at least the k-th best minus `slack`; disallowed rows are skipped and set to -inf.
-// Writes at most `capacity` rows per query and always the number found.
-int tgdt_select(float* scores, int64_t rows, int64_t queries, const uint8_t* allowed, int64_t k, const float* slack,
-                int64_t capacity, int threads, int64_t* out, int64_t* found) try {
-  constexpr int64_t block = 256;
+// The k best rows of each query by exact dot product, with all ties of the k-th, best first. `scores` (queries, rows) are
+// at most `error` from exact; disallowed rows are set to -inf there. Writes at most `capacity` rows per query and always
+// the number found. Store i holds the vectors of rows bases[i] to bases[i + 1].
+int tgdt_best(const Store* stores, const int64_t* bases, int64_t store_count, int64_t dim, const float* words,
+              int64_t queries, float* scores, const uint8_t* allowed, int64_t k, const float* error, int64_t capacity,
+              int threads, int64_t* out_rows, float* out_scores, int64_t* found) try {
+  const int64_t rows = bases[store_count];
+  const int64_t block = std::max<int64_t>(8, std::min<int64_t>(64, rows / (3 * k) / 16 * 16));  // more blocks than k
   if (rows * queries < 100000) threads = 1;
-  return parallel(queries, threads, [&](int64_t q, Workspace&) {
+  const auto vector_of = [&](const Scored& scored) {
+    const int64_t number = std::upper_bound(bases, bases + store_count, scored.place) - bases - 1;
+    return (const float*)stores[number].rows + (scored.place - bases[number]) * dim;
+  };
+  return parallel(queries, threads, [&](int64_t q, Scratch&) {
     float* own = scores + q * rows;
     if (allowed)
       for (int64_t i = 0; i < rows; i++) own[i] = allowed[i] ? own[i] : -__builtin_inff();
-    std::vector<float> heap, tops((rows + block - 1) / block);
-    heap.reserve(k);
-    for (int64_t first = 0; first < rows; first += block) {
-      const int64_t last = std::min(first + block, rows);
-      tops[first / block] = chosen.variant->block_max(own + first, last - first);
-      if ((int64_t)heap.size() == k && tops[first / block] <= heap.front()) continue;
-      for (int64_t i = first; i < last; i++) {
-        if ((int64_t)heap.size() < k) {
-          heap.push_back(own[i]);
-          std::push_heap(heap.begin(), heap.end(), std::greater<float>());
-        } else if (own[i] > heap.front()) {
-          std::pop_heap(heap.begin(), heap.end(), std::greater<float>());
-          heap.back() = own[i];
-          std::push_heap(heap.begin(), heap.end(), std::greater<float>());
-        }
+    const int64_t blocks = (rows + block - 1) / block;
+    std::vector<float> tops(blocks);
+    for (int64_t b = 0; b < blocks; b++)
+      tops[b] = chosen.variant->block_max(own + b * block, std::min(block, rows - b * block));
+    const float bound = kth_best(tops, k) - 2 * error[q];  // k blocks hold a score as high
+    std::vector<Scored> near, exact;
+    for (int64_t b = 0; b < blocks; b++) {
+      if (tops[b] < bound) continue;
+      for (int64_t i = b * block; i < std::min((b + 1) * block, rows); i++)
+        if (own[i] >= bound && own[i] > -__builtin_inff()) near.push_back({own[i], i});
+    }
+    const auto score_exactly = [&](auto first, auto last) {
+      for (auto scored = first; scored != last; ++scored) {
+        const float* ahead = vector_of(*(last - scored > 2 ? scored + 2 : scored));
+        exact.push_back({chosen.variant->dot(vector_of(*scored), words + q * dim, dim, ahead), scored->place});
       }
+    };
+    // Exact scores of the nearest few tell how high a score must be, and so which of the others need looking at.
+    const auto few = near.begin() + std::min<int64_t>((int64_t)near.size(), k + k / 4);
+    if (few != near.end()) std::nth_element(near.begin(), few, near.end());
+    score_exactly(near.begin(), few);
+    std::vector<float> values;
+    for (const Scored& scored : exact) values.push_back(scored.score);
+    const float limit = kth_best(values, k) - error[q];
+    const auto others = std::partition(few, near.end(), [&](const Scored& scored) { return scored.score >= limit; });
+    score_exactly(few, others);
+    keep_best(exact, k);
+    found[q] = (int64_t)exact.size();
+    for (int64_t i = 0; i < std::min(found[q], capacity); i++) {
+      out_rows[q * capacity + i] = exact[i].place;
+      out_scores[q * capacity + i] = exact[i].score;
     }
-    const float limit = heap.front() - slack[q];
-    int64_t count = 0;
-    for (int64_t first = 0; first < rows; first += block) {
-      if (tops[first / block] < limit) continue;
-      for (int64_t i = first; i < std::min(first + block, rows); i++)
-        if (own[i] >= limit && own[i] > -__builtin_inff()) {
-          if (count < capacity) out[q * capacity + count] = i;
-          count++;
-        }
-    }
-    found[q] = count;
   });
 } catch (...) {
   return 1;

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import modeling_tgdt.maxsim_tgdt as maxsim_tgdt
+import modeling_tgdt.ranking_tgdt as ranking_tgdt
+import modeling_tgdt.scan_tgdt as scan_tgdt
 from modeling_tgdt.index_tgdt import TGDTIndex
-from modeling_tgdt.scan_tgdt import possible_best
+from modeling_tgdt.scan_tgdt import exact_best
 
 from .index_twin import ragged, unit
 
@@ -44,23 +47,35 @@ def server():
         yield running
 
 
+@pytest.mark.parametrize("path", ["kernel", "torch"])
 @pytest.mark.parametrize("dim", [3, 64])
-def test_the_scan_drops_nothing_that_could_be_best(tmp_path, dim) -> None:
+def test_the_exact_engine_finds_what_a_full_sort_finds(tmp_path, monkeypatch, dim, path) -> None:
+    if path == "torch":
+        for module in (maxsim_tgdt, ranking_tgdt, scan_tgdt):
+            monkeypatch.setattr(module, "kernel", None)
     rng = np.random.default_rng(1)
     index = TGDTIndex.create(tmp_path / "g", dim=dim, segment_rows=500)
     for batch in range(3):
         vectors = unit(rng, 700, dim) * rng.uniform(0.1, 3, (700, 1)).astype(np.float32)
+        vectors[100:130] = vectors[5] * (10 if batch == 2 else 1)  # ties, at the border for some queries
         index.add([f"{batch}-{i}" for i in range(700)], vectors, [np.zeros((0, dim))] * 700)
     segments = index._backend.gallery.snapshot.segments
-    exact = np.concatenate([segment.globals for segment in segments]).astype(np.float64)
-    allowed = rng.random(2100) < 0.5
-    queries = unit(rng, 60, dim)
-    for mask in (None, allowed):
-        for place, rows in enumerate(possible_best(segments, queries, 20, mask, threads=2)):
-            scores = exact @ queries[place].astype(np.float64)
-            scores[~(allowed if mask is not None else np.ones(2100, bool))] = -np.inf
-            assert set(np.argsort(-scores)[:20]) <= set(rows)
-            assert mask is None or allowed[rows].all()
+    vectors = np.concatenate([segment.globals for segment in segments])
+    queries = np.concatenate([unit(rng, 60, dim), vectors[:6]])
+    for allowed in (None, rng.random(2100) < 0.5):
+        kept = np.ones(2100, bool) if allowed is None else allowed
+        found = exact_best(segments, queries, 20, allowed, threads=2)
+        for place, query in enumerate(queries.astype(np.float64)):
+            own = slice(found.offsets[place], found.offsets[place + 1])
+            scores = vectors.astype(np.float64) @ query
+            scores[~kept] = -np.inf
+            border = np.sort(scores)[-20]
+            assert set(np.flatnonzero(scores > border + 1e-6)) <= set(found.rows[own])
+            assert (scores[found.rows[own]] >= border - 1e-6).all() and len(set(found.rows[own])) >= 20
+            assert (np.diff(found.scores[own]) <= 0).all()
+            np.testing.assert_allclose(found.scores[own], scores[found.rows[own]], atol=1e-4)
+            twins = (vectors == vectors[found.rows[own][-1]]).all(axis=1)
+            assert set(np.flatnonzero(twins & kept)) <= set(found.rows[own])
 
 
 @pytest.mark.parametrize("kind", ["image", "text"])

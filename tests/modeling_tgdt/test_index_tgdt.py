@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-import modeling_tgdt.engines_tgdt as engines_tgdt
 import modeling_tgdt.maxsim_tgdt as maxsim_tgdt
+import modeling_tgdt.ranking_tgdt as ranking_tgdt
 import modeling_tgdt.scan_tgdt as scan_tgdt
 from modeling_tgdt.index_tgdt import TGDTIndex
 from modeling_tgdt.quantize_tgdt import STORAGE_DTYPES
@@ -35,7 +35,7 @@ def make(path: Path, items: int = 30, **options) -> tuple[TGDTIndex, np.random.G
 
 
 def without_kernel(monkeypatch) -> None:
-    for module in (maxsim_tgdt, scan_tgdt, engines_tgdt):
+    for module in (maxsim_tgdt, scan_tgdt, ranking_tgdt):
         monkeypatch.setattr(module, "kernel", None)
 
 
