@@ -4,17 +4,19 @@
     python -m benchmarks.retrieval --workload f30k_t2i --queries 64 --rounds 5 --threads 1
 
 Embeddings are synthetic and ready: only ranking is measured. Times are wall times per query of a batch, p50 and p95
-those of single queries. `share` is the part of this machine's multiply-add peak, measured in the same run, that the
-needed multiplications are. Read ratios, not times; `top1` is the agreement with exact float32.
+those of single queries. `share` is the part of this machine's multiply-add peak at the method's own dtype, measured in
+the same run (`peak.cpp`), that the needed multiplications of both stages are. Read ratios, not times; `top-1` is the
+agreement with exact float32.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +27,8 @@ import torch
 
 from modeling_tgdt.index_tgdt import TGDTIndex
 from modeling_tgdt.maxsim_tgdt import kernel_isa
+
+from .report import command, limits, machine, write_section
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class Data:
 
 
 Method = Callable[[int], str]  # number of a query -> its best id
+Entry = tuple[Method, Callable[[], list[str]]]  # one query, all queries
 
 
 def padded(parts: list[np.ndarray], slots: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -216,7 +221,7 @@ def build(data: Data, root: Path, token_dtype: str) -> TGDTIndex:
     return TGDTIndex.open(root)
 
 
-def ours(data: Data, index: TGDTIndex) -> tuple[Method, Callable[[], list[str]]]:
+def ours(data: Data, index: TGDTIndex) -> Entry:
     """Our search for one query, and for all in one call."""
 
     def search(first: int, last: int) -> list[str]:
@@ -226,27 +231,28 @@ def ours(data: Data, index: TGDTIndex) -> tuple[Method, Callable[[], list[str]]]
     return lambda query: search(query, query + 1)[0], lambda: search(0, len(data.queries))
 
 
-def methods(data: Data, root: Path) -> Iterator[tuple[str, Method, Callable[[], list[str]]]]:
-    """Every method that runs here: name, one query, all queries."""
+def methods(data: Data, root: Path, wanted: Callable[[str], bool]) -> dict[str, Entry]:
+    """Every wanted method that runs here."""
     kind, everything = data.workload.kind, range(len(data.queries))
-    for token_dtype in TOKEN_DTYPES:
-        single, batch = ours(data, build(data, root / token_dtype, token_dtype))
-        yield f"tgdt {token_dtype}", single, batch
-    loops = {"reference loop": reference_loop(data), "torch padded": with_scorer(data, partial(torch_scorer, kind))}
+    found = {
+        f"tgdt {token_dtype}": ours(data, build(data, root / token_dtype, token_dtype))
+        for token_dtype in TOKEN_DTYPES
+        if wanted(f"tgdt {token_dtype}")
+    }
+    loops: dict[str, Method] = {}
+    if wanted("reference loop"):
+        loops["reference loop"] = reference_loop(data)
+    if wanted("torch padded"):
+        loops["torch padded"] = with_scorer(data, partial(torch_scorer, kind))
     for name, scorer in PEERS.items():
+        if not wanted(name):
+            continue
         with suppress(ImportError):
             importlib.import_module(name)
-            loops[name] = with_scorer(data, partial(scorer, kind))
+            loops[f"{name} {importlib.metadata.version(name)}"] = with_scorer(data, partial(scorer, kind))
     for name, loop in loops.items():
-        yield name, loop, partial(lambda search: [search(query) for query in everything], loop)
-
-
-def peak(dtype: torch.dtype, size: int = 1024) -> float:
-    """Multiply-add peak of a square product, operations per second."""
-    a = torch.ones(size, size, dtype=dtype)
-    product = partial(torch._int_mm, a, a) if dtype == torch.int8 else partial(torch.mm, a, a)
-    best = min(timed(product)[0] for _ in range(5))
-    return 2 * size**3 / best
+        found[name] = loop, partial(lambda search: [search(query) for query in everything], loop)
+    return found
 
 
 def timed(call: Callable[[], object]) -> tuple[float, object]:
@@ -256,33 +262,42 @@ def timed(call: Callable[[], object]) -> tuple[float, object]:
     return time.perf_counter() - start, result
 
 
-def run(name: str, queries: int, rounds: int) -> None:
-    """Measure one workload and print its table."""
-    data = Data(WORKLOADS[name], queries)
-    limits = {"float32": peak(torch.float32), "int8": peak(torch.int8)}
-    limits["int16"] = limits["int8"] / 2
+def run(name: str, options: argparse.Namespace) -> str:
+    """Measure one workload, interleaving the methods, and return its table in Markdown."""
+    data = Data(WORKLOADS[name], options.queries)
     with tempfile.TemporaryDirectory() as root:
-        entries = list(methods(data, Path(root)))
-        batch: dict[str, list[float]] = {entry[0]: [] for entry in entries}
-        single: dict[str, list[float]] = {entry[0]: [] for entry in entries}
-        best: dict[str, list[str]] = {}
-        for _ in range(rounds):
-            for method, one, many in entries:
-                seconds, found = timed(many)
-                batch[method].append(seconds / queries)
-                best[method] = found  # type: ignore[assignment]
-                single[method] += [timed(partial(one, query))[0] for query in range(min(queries, 16))]
-    slow = np.median(batch["reference loop"])
-    print(f"\n{name}: {data.workload}, {queries} queries, {torch.get_num_threads()} thread(s), {kernel_isa()}")
-    print(f"{'method':26}{'ms/query':>10}{'x ref':>8}{'share':>8}{'p50 ms':>9}{'p95 ms':>9}{'top1':>7}")
-    for method in batch:
-        seconds = float(np.median(batch[method]))
-        limit = limits.get(method.removeprefix("tgdt "), limits["float32"])
-        share = data.multiplications() / limit / seconds
-        p50, p95 = np.percentile(single[method], [50, 95]) * 1e3
-        same = np.mean([a == b for a, b in zip(best[method], best["tgdt float32"], strict=True)])
-        row = f"{seconds * 1e3:10.3f}{slow / seconds:8.1f}{share:8.0%}{p50:9.2f}{p95:9.2f}{same:7.3f}"
-        print(f"{method:26}{row}", flush=True)
+        entries = methods(data, Path(root), lambda method: any(word in method for word in options.methods))
+        batch: dict[str, list[float]] = {method: [] for method in entries}
+        single: dict[str, list[float]] = {method: [] for method in entries}
+        best: dict[str, object] = {}
+        for _ in range(options.rounds):
+            for method, (one, many) in entries.items():
+                seconds, best[method] = timed(many)
+                batch[method].append(seconds / options.queries)
+                single[method] += [timed(partial(one, query))[0] for query in range(min(options.queries, 16))]
+    task = data.workload
+    shape = f"{task.gallery:,} {task.kind}s, D = {task.dim}, shortlist {task.candidates}"
+    header = "| method | ms/query | x reference | share of limit | p50 ms | p95 ms | top-1 |\n|---" + "|---:" * 6 + "|"
+    rows = [row(data, method, batch, single[method], best) for method in entries]
+    peaks = ", ".join(f"{dtype} {value / 1e9:.0f}" for dtype, value in limits().items())
+    return (
+        f"{shape}; {options.queries} queries, {options.rounds} rounds; kernel {kernel_isa()}. {machine()}. "
+        f"Limit in GOP/s: {peaks}.\n\n```\n{command()}\n```\n\n" + "\n".join([header, *rows])
+    )
+
+
+def row(data: Data, method: str, batch: dict[str, list[float]], single: list[float], best: dict[str, object]) -> str:
+    """One line of the table; medians over the rounds."""
+    seconds, slow = float(np.median(batch[method])), float(np.median(batch.get("reference loop", [np.nan])))
+    peaks = limits()
+    limit = {**peaks, "int16": peaks["int8"] / 2}.get(method.removeprefix("tgdt "), peaks["float32"])
+    share = data.multiplications() / limit / seconds / torch.get_num_threads()
+    p50, p95 = np.percentile(single, [50, 95]) * 1e3
+    pairs = zip(best[method], best["tgdt float32"], strict=True) if "tgdt float32" in best else ()  # type: ignore
+    same = np.mean([a == b for a, b in pairs] or [np.nan])
+    return (
+        f"| {method} | {seconds * 1e3:.3f} | {slow / seconds:.1f} | {share:.0%} | {p50:.2f} | {p95:.2f} | {same:.3f} |"
+    )
 
 
 def main() -> None:
@@ -292,10 +307,15 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--methods", nargs="+", default=[""], help="parts of the names of the methods to run")
+    parser.add_argument("--out", help="Markdown file whose section on the workload is replaced")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for name in WORKLOADS if options.workload == "all" else [options.workload]:
-        run(name, options.queries, options.rounds)
+        text = run(name, options)
+        print(f"\n{name}\n{text}", flush=True)
+        if options.out:
+            write_section(options.out, f"Retrieval: {name}, {options.threads} thread(s)", text)
 
 
 if __name__ == "__main__":

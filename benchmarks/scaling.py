@@ -1,11 +1,12 @@
 """Cost against gallery size: time and resident memory of build, open and search, as a table and a plot.
 
     python -m benchmarks.scaling --sizes 1000 10000 100000
-    python -m benchmarks.scaling --sizes 1000000 --limit-gib 4 --plot scaling.png
+    python -m benchmarks.scaling --limit-gib 4 --plot docs/scaling.png --out benchmarks/RESULTS.md
 
 Each size runs in its own process, so its peak memory is its own. Embeddings are generated in a stream, D = 128 and
 36 int8 tokens per image by default. Mapped files count as resident while the system keeps them cached, so `anonymous`
-memory, which it cannot give back, is shown beside the peak; `--limit-gib` sets a hard limit on it.
+memory, which it cannot give back, is shown beside the peak; `--limit-gib` sets a hard limit on it. `recall` is that of
+stage one. Seconds of build exclude the generator; with another engine than exact they include its own build.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ import torch
 
 from modeling_tgdt.index_tgdt import TGDTIndex
 
-COLUMNS = ("images", "build_s", "disk_gib", "open_ms", "p50_ms", "p95_ms", "build_anon_mib", "anon_mib", "peak_mib")
+from .report import command, machine, write_section
+
+COLUMNS = ("images", "build_s", "disk_gib", "build_anon_mib", "build_peak_mib", "open_ms", "p50_ms", "p95_ms")
+COLUMNS += ("anon_mib", "recall")
+_BLOCK = 1 << 14
 
 
 def memory_mib(field: str) -> float:
@@ -63,9 +68,16 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         limit = int(options.limit_gib * 2**30)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     with tempfile.TemporaryDirectory(dir=options.directory) as root:
-        path = Path(root) / "gallery"
-        build_s = build(path, options)
-        build_anon = memory_mib("RssAnon")
+        home = Path(options.keep or root)
+        path, notes = home / f"{options.engine}-{options.size}", home / f"{options.engine}-{options.size}.json"
+        if notes.exists():  # built by an earlier run with --keep
+            built = json.loads(notes.read_text())
+        else:
+            build_s = build(path, options)
+            disk = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 2**30
+            built = {"build_s": build_s, "disk_gib": disk, "build_anon_mib": memory_mib("RssAnon")}
+            built["build_peak_mib"] = memory_mib("VmHWM")
+            notes.write_text(json.dumps(built))
         began = time.perf_counter()
         index = TGDTIndex.open(path)
         open_ms = (time.perf_counter() - began) * 1e3
@@ -76,19 +88,31 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
             index.search(query, words, top_k=10, candidates=100)
             times.append((time.perf_counter() - began) * 1e3)
         p50, p95 = np.percentile(times[3:], [50, 95])
-        disk = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 2**30
-        values = (
-            options.size,
-            build_s,
-            disk,
-            open_ms,
-            p50,
-            p95,
-            build_anon,
-            memory_mib("RssAnon"),
-            memory_mib("VmHWM"),
-        )
-    return dict(zip(COLUMNS, map(float, values), strict=True))
+        found = {"open_ms": open_ms, "p50_ms": p50, "p95_ms": p95, "anon_mib": memory_mib("RssAnon")}
+        found["recall"] = recall(index, unit(rng, 16, options.dim))
+    values = {"images": options.size, **built, **found}
+    return {column: float(values[column]) for column in COLUMNS}
+
+
+def recall(index: TGDTIndex, queries: np.ndarray, k: int = 100) -> float:
+    """Share of the true k best of stage one, by a float64 product of everything, that the engine finds."""
+    snapshot = index._backend.gallery.snapshot
+    blocks = [s.globals[i : i + _BLOCK] for s in snapshot.segments for i in range(0, len(s), _BLOCK)]
+    scores = np.concatenate([queries.astype(np.float64) @ block.T.astype(np.float64) for block in blocks], axis=1)
+    shares = []
+    for names, own in zip(index.search(queries, mode="global", top_k=k).ids, scores, strict=True):
+        best = min(k, len(own))
+        border = np.partition(own, -best)[-best] - 1e-6
+        shares.append(np.mean([own[int(name)] >= border for name in names]))
+    return float(np.mean(shares))
+
+
+def table(rows: list[dict[str, float]]) -> str:
+    """The rows in Markdown."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---:|" * len(COLUMNS)]
+    for row in rows:
+        lines.append(f"| {row['images']:,.0f} | " + " | ".join(f"{row[column]:.2f}" for column in COLUMNS[1:]) + " |")
+    return "\n".join(lines)
 
 
 def plot(rows: list[dict[str, float]], path: str) -> None:
@@ -102,7 +126,7 @@ def plot(rows: list[dict[str, float]], path: str) -> None:
     sizes = [row["images"] for row in rows]
     for column, label in (("build_s", "build (s)"), ("open_ms", "open (ms)"), ("p50_ms", "search p50 (ms)")):
         axes[0].loglog(sizes, [row[column] for row in rows], marker="o", label=label)
-    for column, label in (("anon_mib", "anonymous"), ("peak_mib", "peak, mapped files included")):
+    for column, label in (("anon_mib", "anonymous"), ("build_peak_mib", "peak, mapped files included")):
         axes[1].loglog(sizes, [row[column] for row in rows], marker="o", label=f"{label} (MiB)")
     for axis in axes:
         axis.set_xlabel("images")
@@ -126,19 +150,26 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--limit-gib", type=float, help="hard limit on anonymous memory")
     parser.add_argument("--directory", help="where the galleries are made (about 6 GiB per million images)")
+    parser.add_argument(
+        "--keep", help="existing directory whose galleries are kept, and searched again by a later run"
+    )
     parser.add_argument("--plot", help="PNG to write")
+    parser.add_argument("--out", help="Markdown file whose section is replaced")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.size:
         print(json.dumps(measure(options)))
         return
     rows = []
-    print("".join(f"{column:>15}" for column in COLUMNS))
     for size in options.sizes:
-        command = [sys.executable, "-m", "benchmarks.scaling", *sys.argv[1:], "--size", str(size)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        task = [sys.executable, "-m", "benchmarks.scaling", *sys.argv[1:], "--size", str(size)]
+        done = subprocess.run(task, check=True, stdout=subprocess.PIPE, text=True)
         rows.append(json.loads(done.stdout))
-        print("".join(f"{rows[-1][column]:15.2f}" for column in COLUMNS), flush=True)
+        print(table(rows[-1:]).splitlines()[-1], flush=True)
+    text = f"{machine()}.\n\n```\n{command()}\n```\n\n{table(rows)}"
+    print(text)
+    if options.out:
+        write_section(options.out, f"Gallery size, engine {options.engine}", text)
     if options.plot:
         plot(rows, options.plot)
 

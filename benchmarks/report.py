@@ -1,0 +1,73 @@
+"""What the benchmarks write down: sections of RESULTS.md, the machine, and its arithmetic limit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+
+import torch
+
+HEADER = "# Results\n\nWritten by the benchmark commands named in each section.\n"
+
+
+def write_section(path: str, title: str, text: str) -> None:
+    """Add or replace the section `## title` of a Markdown file."""
+    file = Path(path)
+    content = file.read_text() if file.exists() else HEADER
+    section = f"## {title}\n\n{text.strip()}\n"
+    pattern = re.compile(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", re.S | re.M)
+    if pattern.search(content):
+        content = pattern.sub(lambda _: section + "\n", content)
+    else:
+        content = content.rstrip() + "\n\n" + section
+    file.write_text(content.rstrip() + "\n")
+
+
+def machine() -> str:
+    """One line: processor, cores, and the versions that matter."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("torch", "numpy"))
+    return f"{name}, {torch.get_num_threads()} thread(s), Python {platform.python_version()}, {versions}"
+
+
+def command() -> str:
+    """The command line of this run."""
+    return " ".join(
+        ["python -m", Path(sys.argv[0]).resolve().parent.name + "." + Path(sys.argv[0]).stem, *sys.argv[1:]]
+    )
+
+
+@cache
+def limits() -> dict[str, float]:
+    """Multiply-add peak of one thread by dtype, operations per second: `peak.cpp`, or products of torch without it."""
+    with tempfile.TemporaryDirectory() as root:
+        source, program = Path(__file__).with_name("peak.cpp"), Path(root) / "peak"
+        try:
+            subprocess.run(
+                ["c++", "-O3", "-march=native", "-std=c++17", str(source), "-o", str(program)],
+                check=True,
+                capture_output=True,
+            )
+            found = [float(value) for value in subprocess.check_output([str(program)], text=True).split()]
+        except (OSError, subprocess.CalledProcessError):  # no compiler, or a processor without these instructions
+            found = [_product(dtype) for dtype in (torch.float32, torch.bfloat16, torch.int8)]
+    return {"float32": found[0], "bfloat16": found[1], "int8": found[2]}
+
+
+def _product(dtype: torch.dtype, size: int = 1024) -> float:
+    a = torch.ones(size, size, dtype=dtype)
+    best = float("inf")
+    for _ in range(5):
+        began = time.perf_counter()
+        torch._int_mm(a, a) if dtype == torch.int8 else torch.mm(a, a)
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
