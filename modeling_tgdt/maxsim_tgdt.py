@@ -53,8 +53,8 @@ def _load_kernel() -> ctypes.CDLL | None:
             try:
                 library = ctypes.CDLL(str(path))
                 library.tgdt_isa.restype = ctypes.c_char_p
-                return library
-            except (OSError, AttributeError):  # built for another machine: the fallback ranks the same
+                return library if library.tgdt_best else None
+            except (OSError, AttributeError):  # of another machine or version: the fallback ranks the same
                 return None
     return None
 
