@@ -86,10 +86,12 @@ def build(
                     f"{len(shared):,} items in the gallery." if len(shared) else "", elem_id="message"
                 )
                 results = gr.Gallery(
-                    label="Results", columns=4, height="auto", allow_preview=False, object_fit="contain",
-                    elem_id="results",
+                    label="Results", show_label=False, columns=4, height="auto", allow_preview=False,
+                    object_fit="contain", elem_id="results",
                 )  # fmt: skip
-                drawing = gr.Image(label="Which word matched where", visible=False, elem_id="explanation")
+                drawing = gr.Image(
+                    label="Which word matched where", show_label=False, visible=False, elem_id="explanation"
+                )
                 explained = gr.Markdown(elem_id="explained")
                 table = gr.Dataframe(
                     headers=["rank", "id", "score", "stage one", "stage two"], interactive=False, label="Scores"

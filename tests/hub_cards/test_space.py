@@ -215,7 +215,7 @@ def test_uploads_in_a_browser(browser: Any, page: str, width: int, height: int, 
     files = [{"name": name, "mimeType": "image/png", "buffer": content} for name, content in contents.items()]
     visit = Visit(browser, page, tmp_path, width, height)
     visit.tab.get_by_text("Index your own pictures").click()
-    visit.tab.locator("input[type=file]").last.set_input_files(files)
+    visit.tab.locator("input[type=file][multiple]").set_input_files(files)
     uploaded = visit.tab.get_by_text("pictures of yours")
     uploaded.wait_for()
     visit.screenshot("uploads")
