@@ -98,8 +98,10 @@ class FaissEngine:
         return index
 
     def _index(self, snapshot: Snapshot) -> Any:
-        for name in snapshot.manifest.engine_files:
+        for name, (length, crc) in snapshot.manifest.engine_files.items():
             if self._loaded is None or self._loaded[0] != name:
+                if file_crc(snapshot.root / name, length) != crc:  # FAISS would trust it
+                    raise ValueError(f"{name} in {str(snapshot.root)!r} is damaged; compact() builds it again.")
                 self._loaded = (name, faiss.read_index(str(snapshot.root / name)))
             return self._loaded[1]
         return None

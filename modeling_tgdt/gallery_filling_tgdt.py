@@ -138,10 +138,12 @@ class GalleryFiller:
             return
         found = self.encode([ready for _, ready in batch])
         for (item, _), vector, tokens in zip(batch, found.global_embeds, found.token_embeds, strict=True):
-            if np.isfinite(vector).all() and np.isfinite(tokens).all():
-                self._waiting.append((item, vector, tokens))
-            else:
+            if not (np.isfinite(vector).all() and np.isfinite(tokens).all()):
                 self._refuse(item.id, "the model gave NaN or infinity for it")
+            elif not vector.any():
+                self._refuse(item.id, "the model gave a zero vector for it, which cannot be ranked")
+            else:
+                self._waiting.append((item, vector, tokens))
         size = sum(tokens.nbytes for _, _, tokens in self._waiting)
         late = time.monotonic() - self._committed_at > _COMMIT_SECONDS
         if late or size > _COMMIT_BYTES or len(self._waiting) >= _COMMIT_ITEMS:

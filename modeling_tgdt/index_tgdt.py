@@ -213,6 +213,22 @@ class TGDTIndex:
             tokens, counts = np.concatenate(parts), np.array([len(part) for part in parts], dtype=np.int64)
         self._backend.add(names, table, globals_, tokens, counts)
 
+    def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Read embeddings back, as precise as they are stored.
+
+        Args:
+            ids: N ids.
+
+        Returns:
+            Global embeddings (N, D) float32 and N token arrays (Ti, D) float32.
+
+        Raises:
+            KeyError: When an id is not there.
+        """
+        names = check_ids(ids)
+        self._check_present(names, "refresh() the index or leave them out")
+        return self._backend.get(names)
+
     def delete(self, ids: Sequence[str], *, missing_ok: bool = False) -> int:
         """Delete items in one commit; `compact` gives their space back.
 
@@ -228,12 +244,9 @@ class TGDTIndex:
         """
         names = check_ids(ids)
         self._backend.begin()  # another writer's commits may have moved the rows
+        if not missing_ok:
+            self._check_present(names, "pass missing_ok=True")
         present = [name for name in names if name in self._backend]
-        if len(present) < len(names) and not missing_ok:
-            missing = [name for name in names if name not in self._backend]
-            raise KeyError(
-                f"{len(missing)} ids are not in the gallery, such as {missing[:5]!r}; pass missing_ok=True."
-            )
         if present:
             self._backend.delete(present)
         return len(present)
@@ -270,7 +283,7 @@ class TGDTIndex:
         missing = [name for name in names if name not in self._backend]
         if missing:
             raise KeyError(f"{len(missing)} ids are not in the gallery, such as {missing[:5]!r}; refresh() it.")
-        return self._backend.tokens(names)
+        return self._backend.get(names)[1]
 
     def search(
         self,
@@ -341,9 +354,7 @@ class TGDTIndex:
         if len(candidate_ids) != len(query):
             raise ValueError(f"candidate_ids has {len(candidate_ids)} lists for {len(query)} queries; give one each.")
         lists = [check_ids(names) for names in candidate_ids]
-        missing = [name for names in lists for name in names if name not in self._backend]
-        if missing:
-            raise KeyError(f"candidates {missing[:5]!r} are not in the gallery; refresh() it or leave them out.")
+        self._check_present([name for names in lists for name in names], "refresh() the index or leave them out")
         return self._backend.rerank(query, lists)
 
     def close(self) -> None:
@@ -361,6 +372,11 @@ class TGDTIndex:
     def __del__(self) -> None:
         if hasattr(self, "_backend"):
             self.close()
+
+    def _check_present(self, names: list[str], hint: str) -> None:
+        missing = [name for name in names if name not in self._backend]
+        if missing:
+            raise KeyError(f"{len(missing)} ids are not in the gallery, such as {missing[:5]!r}; {hint}.")
 
     def _query(
         self, globals_: Any, tokens: Any, mask: Any, query_kind: Kind | None, where: Mapping[str, Condition] | None

@@ -15,7 +15,8 @@ from .maxsim_tgdt import Pairs, RaggedQueries, SumOver, maxsim
 from .metadata_tgdt import Condition, matching_rows, metadata_rows, metadata_types
 from .ranking_tgdt import Ranked, best_by_id, offsets_of
 from .scan_tgdt import dot_rows, locate
-from .segment_tgdt import encode_batch
+from .quantize_tgdt import decode_tokens
+from .segment_tgdt import encode_batch, select_rows
 from .storage_tgdt import clear_os_errors
 
 SearchMode = Literal["two_stage", "global", "local"]
@@ -73,13 +74,6 @@ class LocalBackend:
     def __contains__(self, name: str) -> bool:
         return name in self.gallery.snapshot.row_of
 
-    def tokens(self, ids: Sequence[str]) -> list[np.ndarray]:
-        """Return the stored tokens (Ti, D) float32 of ids that are all there."""
-        snapshot = self.gallery.snapshot
-        rows = np.array([snapshot.row_of[name] for name in ids], dtype=np.int64)
-        pairs = locate(snapshot.segments, rows, np.array([0, len(rows)]))
-        return [snapshot.segments[n].store.decode(item) for n, item in zip(pairs.stores, pairs.items, strict=True)]
-
     def ids(self) -> list[str]:
         """Ids of all items, in the order of their addition."""
         snapshot = self.gallery.snapshot
@@ -97,6 +91,16 @@ class LocalBackend:
         """Become the writer and see the newest commit."""
         with clear_os_errors(self.gallery.root, "write to"):
             self.gallery.begin()
+
+    def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Decode the embeddings of ids that are all there."""
+        snapshot, vectors, tokens = self.gallery.snapshot, [], list[np.ndarray]()
+        for row in (snapshot.row_of[name] for name in ids):
+            number = int(np.searchsorted(snapshot.bases, row, side="right")) - 1
+            found = select_rows(snapshot.segments[number], np.array([row - snapshot.bases[number]]))
+            vectors.append(found.globals[0])
+            tokens.append(decode_tokens(found.tokens, found.token_scales, self.settings["token_dtype"]))
+        return np.array(vectors, np.float32).reshape(len(vectors), self.settings["dim"]), tokens
 
     def delete(self, ids: list[str]) -> None:
         """Commit the deletion of ids that are all there."""

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from .storage_tgdt import GalleryBusyError
+
 try:
     import qdrant_edge as _edge
 except ImportError:
@@ -29,7 +31,7 @@ class EdgeClient:
 
     Raises:
         ImportError: When qdrant-edge-py is missing.
-        RuntimeError: When another index holds the shard.
+        GalleryBusyError: When another index holds the shard.
     """
 
     def __init__(self, path: Path) -> None:
@@ -127,7 +129,7 @@ def _load(path: Path) -> Any:
     except Exception as error:  # the binding raises plain exceptions
         if "WouldBlock" not in str(error):
             raise ValueError(f"the Qdrant shard at {str(path)!r} cannot be opened: {error}") from error
-        raise RuntimeError(
+        raise GalleryBusyError(
             f"another index has {str(path)!r} open; an embedded Qdrant gallery is held by one index at a time. "
             "close() that one, or use a server (engine_options={'url': ...})."
         ) from error

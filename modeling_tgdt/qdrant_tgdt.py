@@ -24,6 +24,7 @@ from .maxsim_tgdt import Pairs, RaggedQueries, maxsim
 from .metadata_tgdt import Condition, metadata_rows, metadata_types
 from .qdrant_edge_tgdt import EdgeClient, edge
 from .segment_tgdt import TokenStore
+from .storage_tgdt import GalleryBusyError
 
 try:
     import qdrant_client as _qdrant
@@ -97,13 +98,6 @@ class QdrantBackend:
     def __contains__(self, name: str) -> bool:
         return bool(self._call("retrieve", [point_id(name)], with_payload=False, with_vectors=False))
 
-    def tokens(self, ids: Sequence[str]) -> list[np.ndarray]:
-        """Return the stored tokens (Ti, D) float32 of ids that are all there."""
-        wanted = [point_id(name) for name in ids]
-        points = self._call("retrieve", wanted, with_payload=False, with_vectors=True)
-        found = {str(point.id): self._tokens(point) for point in points}
-        return [found[name] for name in wanted]
-
     def ids(self) -> list[str]:
         """Ids of all items, in the order of the points."""
         return [point.payload["id"] for page in self._pages(None, False) for point in page]
@@ -132,6 +126,16 @@ class QdrantBackend:
 
     def begin(self) -> None:
         """Nothing to do: Qdrant takes any number of writers."""
+
+    def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Fetch the embeddings of ids that are all there."""
+        points: dict[str, Any] = {}
+        for start in range(0, len(ids), _POINTS):
+            asked = [point_id(name) for name in ids[start : start + _POINTS]]
+            found = self._call("retrieve", asked, with_payload=True, with_vectors=True)
+            points.update((point.payload["id"], point) for point in found)
+        vectors = np.array([points[name].vector["global"] for name in ids], np.float32)
+        return vectors.reshape(len(ids), self.settings["dim"]), [self._tokens(points[name]) for name in ids]
 
     def delete(self, ids: list[str]) -> None:
         """Delete items."""
@@ -323,7 +327,10 @@ def _connect(options: Mapping[str, Any], root: Path) -> Any:
         return _qdrant.QdrantClient(url=options["url"], api_key=key, timeout=timeout)
     if options["embedded"] == "edge":
         return EdgeClient(root / "qdrant-edge")
-    return _qdrant.QdrantClient(path=str(root / "qdrant"))
+    try:
+        return _qdrant.QdrantClient(path=str(root / "qdrant"))
+    except RuntimeError as error:
+        raise GalleryBusyError(f"{error} close() the index that holds it.") from error
 
 
 def _retry(call: Callable[[], _T], options: Mapping[str, Any]) -> _T:

@@ -23,6 +23,11 @@ def check_token_dtype(token_dtype: str) -> str:
     return token_dtype
 
 
+def bytes_per_token(dim: int, token_dtype: str) -> int:
+    """Bytes of one stored token of length `dim`, with its scale where the dtype has one."""
+    return dim * np.dtype(STORAGE_DTYPES[token_dtype]).itemsize + (8 if token_dtype in SCALED_DTYPES else 0)
+
+
 def to_bfloat16_bits(values: np.ndarray) -> np.ndarray:
     """Round float32 to bfloat16 (nearest even) and return its bits as uint16, same shape."""
     tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(torch.bfloat16)

@@ -22,6 +22,7 @@ from .local_tgdt import SearchMode
 from .matches_tgdt import Match, match_words
 from .modeling_tgdt import TGDTModel
 from .picture_sources_tgdt import picture_items
+from .pooling_tgdt import PoolingCost, pooling_costs
 from .processing_tgdt import TGDTProcessor
 from .retriever_files_tgdt import (
     INDEX_FOLDER,
@@ -282,6 +283,31 @@ class TGDTRetriever:
         return smallest_shortlist(
             np.concatenate([np.zeros((0, 0 if not ranks else ranks[0].shape[1]), np.int64), *ranks]), recall
         )
+
+    def pooling_costs(
+        self,
+        sample_queries: Sequence[Any],
+        factors: Iterable[int] = (2, 3, 4),
+        *,
+        top_k: int = 10,
+        candidates: int = 100,
+    ) -> list[PoolingCost]:
+        """Tell what fewer tokens per item (`create_index(pool_factor=...)`) would save and cost.
+
+        Args:
+            sample_queries: Queries of one kind, words or pictures, like those to come.
+            factors: Pooling factors to try.
+            top_k: Items that matter.
+            candidates: Size of the shortlists that are ranked again.
+
+        Returns:
+            One entry per factor: tokens and bytes per item, share of the unpooled ranking that is kept.
+        """
+        encoded = self._encode_queries(list(sample_queries))
+        if len(encoded) != 1:
+            raise ValueError(f"expected sample queries of one kind, words or pictures, found {len(encoded)} kinds.")
+        ((kind, _, embeds),) = encoded
+        return pooling_costs(self._searchable(), embeds, kind, factors, top_k=top_k, candidates=candidates)
 
     def explain(self, image: Any, text: str, **options: Any) -> Alignment:
         """Show which word of a text matches which region of a picture; see `explain_tgdt.explain`."""

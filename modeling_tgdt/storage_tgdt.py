@@ -111,6 +111,10 @@ def clear_os_errors(path: Path, action: str) -> Iterator[None]:
         raise OSError(error.errno, message) from error
 
 
+class GalleryBusyError(RuntimeError):
+    """Another writer has the gallery open."""
+
+
 class WriterLock:
     """Exclusive lock of one writer. The operating system frees it when the writer's process dies."""
 
@@ -119,7 +123,7 @@ class WriterLock:
         self._handle: int | None = None
 
     def acquire(self) -> bool:
-        """Take the lock; return False when it was already ours, raise RuntimeError when another writer holds it."""
+        """Take the lock; False when it was already ours. GalleryBusyError when another writer holds it."""
         if self._handle is not None:
             return False
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -129,7 +133,7 @@ class WriterLock:
         except BlockingIOError:
             owner = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
             os.close(handle)
-            raise RuntimeError(
+            raise GalleryBusyError(
                 f"another writer (process {owner}) has {str(self.path.parent)!r} open; "
                 "close() that index or wait for it to end. Searching works meanwhile."
             ) from None

@@ -44,9 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             command.add_arguments(sub)
     args = parser.parse_args(argv)
     _set_up_logging(args.quiet)
+    from modeling_tgdt.storage_tgdt import GalleryBusyError
+
     try:
         return command.run(args) or 0
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, GalleryBusyError) as error:
         if args.debug:
             raise
         message = " ".join(str(error).split()) or type(error).__name__

@@ -123,7 +123,12 @@ def test_faiss_is_rebuilt_by_compact_stored_and_reopened(tmp_path) -> None:
     assert recall > 0.95
     path = next((tmp_path / "g").glob("engine-*"))
     path.write_bytes(path.read_bytes()[:-1] + b"!")
-    assert any("engine-" in line for line in TGDTIndex.open(tmp_path / "g").verify())
+    damaged = TGDTIndex.open(tmp_path / "g")
+    assert any("engine-" in line for line in damaged.verify())
+    with pytest.raises(ValueError, match=r"engine-.*is damaged; compact\(\) builds it again"):
+        damaged.search(query, mode="global")
+    damaged.compact()
+    assert damaged.search(query, mode="global").ids == found
 
 
 @pytest.mark.parametrize("factory", ["IVF8,PQ4x4", "IVF8,SQ8", "Flat"])

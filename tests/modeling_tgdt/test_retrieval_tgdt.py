@@ -191,6 +191,19 @@ def test_bad_pictures_are_skipped_with_reasons_or_refused(tmp_path: Path) -> Non
     assert list(made.index or ()) == ["ok.jpg"]
 
 
+def test_embeddings_that_cannot_be_ranked_are_refused_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny_retriever()
+    embeds = made.encode_images([random_picture(seed) for seed in range(4)])
+    embeds.global_embeds[1], embeds.token_embeds[2][0, 0] = 0, np.nan
+    monkeypatch.setattr(made, "encode_images", lambda ready, batch_size: embeds)
+    report = made.add_images([random_picture(seed) for seed in range(4)], on_error="skip", progress=False)
+    assert [(name, "zero vector" in why, "NaN" in why) for name, why in report.skipped] == [
+        ("1", True, False),
+        ("2", False, True),
+    ]
+    assert list(made.index or ()) == ["0", "3"]
+
+
 def test_the_same_id_twice_in_a_call_is_refused() -> None:
     made, pictures = tiny_retriever(), [random_picture(0), random_picture(1)]
     with pytest.raises(ValueError, match="twice"):
@@ -263,6 +276,13 @@ def test_suggested_shortlist_reaches_the_recall(retriever: TGDTRetriever) -> Non
         retriever.suggest_candidates(CAPTIONS, 0)
     with pytest.raises(ValueError, match="sample query"):
         retriever.suggest_candidates([])
+
+
+def test_pooling_costs_of_sample_queries(retriever: TGDTRetriever, folder: Path) -> None:
+    full, half = retriever.pooling_costs(CAPTIONS, (1, 2), top_k=3)
+    assert (full.recall, full.top_1) == (1, 1) and half.tokens == full.tokens / 2 == full.bytes / 4 / 32 / 2
+    with pytest.raises(ValueError, match="one kind"):
+        retriever.pooling_costs(["sea", folder / "000.png"])
 
 
 def test_a_saved_retriever_answers_the_same_in_another_process(retriever: TGDTRetriever, tmp_path: Path) -> None:

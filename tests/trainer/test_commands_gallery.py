@@ -93,7 +93,32 @@ def test_bench_times_every_mode(root: Path, tmp_path: Path, capsys: pytest.Captu
     assert set(result["times_ms"]) == {"encode", "search two_stage", "search global", "search local"}
     assert result["queries"] == 3
     assert result["shortlist_recall"][str(COUNT)] == 1
-    assert any("p95" in line for line in lines(capsys, *argv))
+    assert result["pooling"] == []
+    report = lines(capsys, *argv, "--pool", "2", "3")
+    assert any("p95" in line for line in report)
+    assert report[-3].startswith("suggested: --candidates ")
+    assert [line.split(":")[0] for line in report[-2:]] == ["pool factor 2", "pool factor 3"]
+
+
+def test_index_takes_pooling_and_engine_options(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["index", root / "pictures", "--model", root / "model", "--out", tmp_path / "g", "--pool-factor", "4"]
+    lines(capsys, *argv, "--engine", "faiss", "--engine-option", "min_rows=1000", "--engine-option", "factory=Flat")
+    index = TGDTIndex.open(tmp_path / "g" / "index")
+    assert index.settings["engine_options"] == {"min_rows": 1000, "factory": "Flat"}
+    whole = TGDTIndex.open(root / "g" / "index")
+    counts = [[len(tokens) for tokens in own.get(sorted(own))[1]] for own in (index, whole)]
+    assert counts[0] == [-(-count // 4) for count in counts[1]]
+
+
+def test_a_second_writer_is_one_line(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["index", str(root / "pictures"), "--model", str(root / "model"), "--out", str(tmp_path / "g")]
+    assert main(["--quiet", *argv]) == 0
+    with TGDTIndex.open(tmp_path / "g" / "index") as index:
+        index.delete(["000.png"])
+        assert main(["--quiet", *argv]) == 2
+    assert "tgdt index: error: another writer" in capsys.readouterr().err.splitlines()[-1]
 
 
 BAD = [
@@ -102,6 +127,10 @@ BAD = [
     (["index", "{root}/pictures", "--texts", "--model", "{root}/model", "--out", "{tmp}/g"], "--texts expects a file"),
     (["index", "{root}/pictures", "--model", "{root}/model", "--out", "{tmp}/g", "--batch-size", "0"], "batch_size"),
     (["index", "{root}/pictures", "--model", "{root}/model", "--out", "{tmp}/g", "--engine", "x"], "engine must be"),
+    (
+        ["index", "{root}/pictures", "--model", "{root}/model", "--out", "{tmp}/g", "--engine-option", "x"],
+        "--engine-option expects KEY=VALUE",
+    ),
     (["search", "{root}/g"], "one of the two"),
     (["search", "{root}/g", "sea", "--image", "x.jpg"], "one of the two"),
     (["search", "{root}/g", "--image", "{root}/missing.jpg"], "cannot be read"),
@@ -114,6 +143,8 @@ BAD = [
     (["explain", "--model", "{root}/model", "{root}/missing.jpg", "sea"], "cannot be read"),
     (["explain", "--model", "{root}/model", "{root}/pictures/000.png", " "], "no word"),
     (["bench", "{root}/g", "--count", "0"], "--count"),
+    (["bench", "{root}/g", "--count", "1", "--pool", "0"], "at least 1"),
+    (["bench", "{root}/g", "--count", "1", "--recall", "2"], "recall must be"),
     (["serve", "{root}/g", "--port", "99999"], "--port"),
     (["serve", "{root}/g", "--timeout", "0"], "--timeout"),
 ]

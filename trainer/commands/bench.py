@@ -6,10 +6,13 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from modeling_tgdt.pooling_tgdt import pooling_costs
+from modeling_tgdt.shortlist_tgdt import shortlist_ranks, shortlist_recall, smallest_shortlist
 from trainer.commands.search import MODES, add_gallery_arguments, load_retriever
 
 _SIZES = (10, 20, 50, 100, 200, 500, 1000)
@@ -24,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=50, help="queries per mode (default: %(default)s)")
     parser.add_argument("--top-k", type=int, default=10, help="results per query (default: %(default)s)")
     parser.add_argument("--candidates", type=int, default=100, help="size of the shortlist (default: %(default)s)")
+    parser.add_argument(
+        "--recall", type=float, default=0.99, help="for the suggested shortlist (default: %(default)s)"
+    )
+    parser.add_argument("--pool", type=int, nargs="+", metavar="N", help="what keeping a 1/N share of tokens costs")
     parser.add_argument("--seed", type=int, default=0, help="of the random words (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -42,17 +49,34 @@ def run(args: argparse.Namespace) -> int:
         "queries": len(queries),
         "times_ms": _times(retriever, queries, args),
     }
-    result["shortlist_recall"] = _recall(retriever, queries, args.top_k)
+    embeds = retriever.encode_texts(queries)
+    ranks = shortlist_ranks(retriever.index, embeds, "text", args.top_k)
+    sizes = [size for size in _SIZES if args.top_k <= size < len(retriever.index)]
+    result["shortlist_recall"] = {str(k): shortlist_recall(ranks, k) for k in [*sizes, len(retriever.index)]}
+    result["suggested_candidates"] = smallest_shortlist(ranks, args.recall)
+    options = {"top_k": args.top_k, "candidates": args.candidates}
+    costs = pooling_costs(retriever.index, embeds, "text", args.pool, **options) if args.pool else []
+    result["pooling"] = [asdict(cost) for cost in costs]
     if args.json:
         print(json.dumps(result))
-        return 0
-    print(f"{result['items']} items, {len(queries)} queries{'' if args.queries else ' of random words'}")
+    else:
+        _print_report(result, args)
+    return 0
+
+
+def _print_report(result: dict[str, Any], args: argparse.Namespace) -> None:
+    print(f"{result['items']} items, {result['queries']} queries{'' if args.queries else ' of random words'}")
     for name, (p50, p95) in result["times_ms"].items():
         print(f"{name:<24}  p50 {p50:>9.3f} ms  p95 {p95:>9.3f} ms")
     print(f"share of the exhaustive top {args.top_k} that a shortlist keeps:")
     for size, share in result["shortlist_recall"].items():
         print(f"{size:>8} candidates  {share:.4f}")
-    return 0
+    print(f"suggested: --candidates {result['suggested_candidates']} (keeps {args.recall:g})")
+    for cost in result["pooling"]:
+        print(
+            "pool factor {factor}: {tokens:.1f} tokens, {bytes:.0f} bytes per item, "
+            "keeps {recall:.4f} of the top results, {top_1:.4f} of the first".format(**cost)
+        )
 
 
 def _queries(args: argparse.Namespace, tokenizer: Any) -> list[str]:
@@ -89,11 +113,3 @@ def _measure(call: Callable[..., Any], inputs: Sequence[Any]) -> tuple[float, fl
         times.append(1000 * (time.perf_counter() - start))
     times.sort()
     return times[len(times) // 2], times[min(len(times) - 1, int(0.95 * len(times)))]
-
-
-def _recall(retriever: Any, queries: list[str], top_k: int) -> dict[str, float]:
-    from modeling_tgdt.shortlist_tgdt import shortlist_ranks, shortlist_recall
-
-    ranks = shortlist_ranks(retriever.index, retriever.encode_texts(queries), "text", top_k)
-    sizes = [size for size in _SIZES if top_k <= size < len(retriever.index)]
-    return {str(size): shortlist_recall(ranks, size) for size in [*sizes, len(retriever.index)]}

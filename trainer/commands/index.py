@@ -8,6 +8,7 @@ from pathlib import Path
 
 from modeling_tgdt.index_tgdt import Kind
 from modeling_tgdt.quantize_tgdt import STORAGE_DTYPES
+from trainer.commands.search import parse_pairs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--token-dtype", choices=sorted(STORAGE_DTYPES), default="float16", help="precision of a new gallery's tokens"
     )
+    parser.add_argument(
+        "--pool-factor", type=int, default=1, metavar="N", help="keep a 1/N share of a new gallery's tokens"
+    )
     parser.add_argument("--engine", default="exact", help="stage one of a new gallery (default: %(default)s)")
+    parser.add_argument(
+        "--engine-option", action="append", default=[], metavar="KEY=VALUE", help="of the engine; may be repeated"
+    )
     parser.add_argument(
         "--copy-model",
         action="store_true",
@@ -54,7 +61,14 @@ def run(args: argparse.Namespace) -> int:
     retriever = TGDTRetriever(loaded.model, loaded.processor, open_index(out))
     if retriever.index is None:
         kind: Kind = "text" if args.texts else "image"
-        retriever.create_index(out / INDEX_FOLDER, kind=kind, token_dtype=args.token_dtype, engine=args.engine)
+        retriever.create_index(
+            out / INDEX_FOLDER,
+            kind=kind,
+            token_dtype=args.token_dtype,
+            pool_factor=args.pool_factor,
+            engine=args.engine,
+            engine_options=parse_pairs("--engine-option", args.engine_option),
+        )
     if args.copy_model:
         retriever.model.save_pretrained(out)
         retriever.processor.save_pretrained(out)

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         top_k=args.top_k,
         candidates=args.candidates,
         mode=args.mode,
-        where=_conditions(args.where) or None,
+        where=parse_pairs("--where", args.where) or None,
         global_weight=args.global_weight,
         local_weight=args.local_weight,
     )
@@ -94,17 +94,22 @@ def print_table(hits: list[Any]) -> None:
         print(shown + (f"  {json.dumps(hit.metadata, ensure_ascii=False, default=str)}" if hit.metadata else ""))
 
 
-def _conditions(pairs: list[str]) -> dict[str, Any]:
-    conditions: dict[str, Any] = {}
+def parse_pairs(flag: str, pairs: list[str]) -> dict[str, Any]:
+    """Read KEY=VALUE arguments; a value is JSON, or else a string.
+
+    Raises:
+        ValueError: When one has no key.
+    """
+    values: dict[str, Any] = {}
     for pair in pairs:
         key, found, value = pair.partition("=")
         if not (found and key):
-            raise ValueError(f"--where expects KEY=VALUE, found {pair!r}.")
+            raise ValueError(f"{flag} expects KEY=VALUE, found {pair!r}.")
         try:
-            conditions[key] = json.loads(value)
+            values[key] = json.loads(value)
         except ValueError:
-            conditions[key] = value
-    return conditions
+            values[key] = value
+    return values
 
 
 def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
