@@ -20,7 +20,7 @@ from urllib.parse import quote
 import httpx
 import numpy as np
 
-_TEXTS = [
+TEXTS = [
     "a red ball on a blue box",
     "two dogs run over green grass near the sea",
     "a man reads",
@@ -121,7 +121,7 @@ async def load(
     """Let clients ask without pause; return status counts, seconds of every 200, and the time it all took."""
     statuses: Counter[int] = Counter()
     times: list[float] = []
-    words = [f"GET /search?text={quote(text)} HTTP/1.1\r\nhost: load\r\n\r\n".encode() for text in _TEXTS]
+    words = [f"GET /search?text={quote(text)} HTTP/1.1\r\nhost: load\r\n\r\n".encode() for text in TEXTS]
     picture = None if image is None else upload(image.read_bytes())
     start = time.monotonic()
 
