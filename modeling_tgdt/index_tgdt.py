@@ -279,11 +279,7 @@ class TGDTIndex:
         Raises:
             KeyError: When an id is not there.
         """
-        names = check_ids(ids)
-        missing = [name for name in names if name not in self._backend]
-        if missing:
-            raise KeyError(f"{len(missing)} ids are not in the gallery, such as {missing[:5]!r}; refresh() it.")
-        return self._backend.get(names)[1]
+        return self.get(ids)[1]
 
     def search(
         self,

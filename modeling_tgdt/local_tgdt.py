@@ -13,10 +13,7 @@ from .engines_tgdt import Engine
 from .gallery_tgdt import Gallery, Snapshot
 from .maxsim_tgdt import Pairs, RaggedQueries, SumOver, maxsim
 from .metadata_tgdt import Condition, matching_rows, metadata_rows, metadata_types
-from .ranking_tgdt import Ranked, best_by_id, offsets_of
-from .scan_tgdt import dot_rows, locate
-from .quantize_tgdt import decode_tokens
-from .segment_tgdt import encode_batch, select_rows
+from .segment_tgdt import encode_batch
 from .storage_tgdt import clear_os_errors
 
 SearchMode = Literal["two_stage", "global", "local"]
@@ -94,13 +91,12 @@ class LocalBackend:
 
     def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Decode the embeddings of ids that are all there."""
-        snapshot, vectors, tokens = self.gallery.snapshot, [], list[np.ndarray]()
-        for row in (snapshot.row_of[name] for name in ids):
-            number = int(np.searchsorted(snapshot.bases, row, side="right")) - 1
-            found = select_rows(snapshot.segments[number], np.array([row - snapshot.bases[number]]))
-            vectors.append(found.globals[0])
-            tokens.append(decode_tokens(found.tokens, found.token_scales, self.settings["token_dtype"]))
-        return np.array(vectors, np.float32).reshape(len(vectors), self.settings["dim"]), tokens
+        snapshot = self.gallery.snapshot
+        rows = np.array([snapshot.row_of[name] for name in ids], dtype=np.int64)
+        found = locate(snapshot.segments, rows, np.array([0, len(rows)]))
+        places = [(snapshot.segments[n], item) for n, item in zip(found.stores, found.items, strict=True)]
+        vectors = np.array([segment.globals[item] for segment, item in places], np.float32)
+        return vectors.reshape(len(rows), self.settings["dim"]), [s.store.decode(item) for s, item in places]
 
     def delete(self, ids: list[str]) -> None:
         """Commit the deletion of ids that are all there."""
