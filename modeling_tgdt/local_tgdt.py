@@ -13,6 +13,8 @@ from .engines_tgdt import Engine
 from .gallery_tgdt import Gallery, Snapshot
 from .maxsim_tgdt import Pairs, RaggedQueries, SumOver, maxsim
 from .metadata_tgdt import Condition, matching_rows, metadata_rows, metadata_types
+from .ranking_tgdt import Ranked, best_by_id, offsets_of
+from .scan_tgdt import dot_rows, locate
 from .segment_tgdt import encode_batch
 from .storage_tgdt import clear_os_errors
 
