@@ -180,6 +180,21 @@ def test_a_recipe_card_takes_the_results_of_a_run(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps(RECORD))
     assert "Results" in sections(recipe_card("f30k", tmp_path))
     assert "Results" not in sections(recipe_card("coco"))
+    with pytest.raises(ValueError, match=r"no run\.json"):
+        recipe_card("coco", tmp_path / "none")
+
+
+def test_the_record_of_a_run_is_kept_without_its_folders(tmp_path: Path) -> None:
+    """A card is written again from the kept record, word for word, and neither names a folder of the machine."""
+    recipe = {**RECORD["recipe"], "vision_model": "/data/private/resnet"}
+    command = "tgdt train --recipe f30k --dataset /data/private/flickr30k"
+    (tmp_path / "run.json").write_text(json.dumps({**RECORD, "recipe": recipe, "command": command}))
+    write_recipe_cards(tmp_path / "cards", {"f30k": tmp_path})
+    kept = tmp_path / "cards" / "f30k"
+    assert "private" not in (kept / "run.json").read_text() + (kept / "README.md").read_text()
+    recipe_card("f30k", kept).save(tmp_path / "again.md")
+    assert (tmp_path / "again.md").read_text() == (kept / "README.md").read_text()
+    assert not (tmp_path / "cards" / "coco" / "run.json").exists()
 
 
 RUNNER = """
