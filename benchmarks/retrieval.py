@@ -196,9 +196,14 @@ def maxsim_cpu_scorer(kind: str, own: torch.Tensor, tokens: torch.Tensor, mask: 
     """maxsim-cpu; words split, because it crashes when min(64, Ld) x Lq x D > 262,144."""
     module = importlib.import_module("maxsim_cpu")
     parts = [part[keep].numpy() for part, keep in zip(tokens, mask, strict=True)]
+    step = max(1, 262_144 // (own.shape[1] * min(64, max(len(own), tokens.shape[1]))))
     if kind == "text":
-        return torch.tensor([module.maxsim_scores(part, own.numpy()[None])[0] for part in parts])
-    step = max(1, 262_144 // (own.shape[1] * min(64, tokens.shape[1])))
+        return torch.tensor(
+            [
+                sum(module.maxsim_scores(p[i : i + step], own.numpy()[None])[0] for i in range(0, len(p), step))
+                for p in parts
+            ]
+        )
     return sum(torch.from_numpy(module.maxsim_scores_variable(w.numpy(), parts)) for w in own.split(step))  # type: ignore
 
 
