@@ -15,9 +15,10 @@ from .encoding_tgdt import Embeddings, Encoder
 from .modeling_tgdt import TGDTFeatures
 
 TASK = "image-text-retrieval"
+_Pipeline: Any = Pipeline  # its methods are annotated for tasks of one input and no options
 
 
-class ImageTextRetrievalPipeline(Pipeline):
+class ImageTextRetrievalPipeline(_Pipeline):
     """Scores every candidate with the mixed similarity; for a gallery that outgrows a list there is TGDTRetriever.
 
     Example:
