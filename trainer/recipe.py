@@ -132,4 +132,4 @@ def _apply(content: dict[str, Any], override: str) -> None:
 def _check_keys(where: str, found: dict[str, Any], known: set[str]) -> None:
     for key in found:
         if key not in known:
-            raise ValueError(f"Unknown key {key!r} in {where}.{nearest(key, known)}")
+            raise ValueError(f"Unknown key {key!r} in {where}.{nearest(str(key), known)}")

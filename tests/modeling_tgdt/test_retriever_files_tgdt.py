@@ -132,5 +132,5 @@ def test_a_gallery_with_a_plain_revision_is_compared_by_it(tmp_path: Path) -> No
     made.model.config._commit_hash = "a" * 40
     check_gallery_model(made.index, made.model)
     made.model.config._commit_hash = "b" * 40
-    with pytest.raises(ValueError, match="Load that model"):
+    with pytest.raises(ValueError, match="Load the model that built it"):
         check_gallery_model(made.index, made.model)
