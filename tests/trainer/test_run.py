@@ -54,7 +54,7 @@ def test_a_warm_start_is_for_new_models(demo, tmp_path):
     never_trained = [*TINY, "training.learning_rate=0.0", "training.weight_decay=0.0", "warm_start=true"]
     options = ["train", "--recipe", "scenes", "--set", *never_trained, "attn_implementation=eager", "--output"]
     assert main([*options, str(tmp_path / "new")]) == 0
-    assert json.loads((tmp_path / "new/run.json").read_text())["seconds"]["warm start"] > 0
+    assert "warm start" in json.loads((tmp_path / "new/run.json").read_text())["seconds"]
     assert main([*options, str(tmp_path / "tuned"), "--model", str(tmp_path / "new")]) == 0
     assert "warm start" not in json.loads((tmp_path / "tuned/run.json").read_text())["seconds"]
     new, tuned = (TGDTModel.from_pretrained(tmp_path / name).visual_projection for name in ("new", "tuned"))
