@@ -41,7 +41,9 @@ def train_row(name: str, seed: int, args: argparse.Namespace) -> None:
     overrides = [*ROWS[name][1], f"training.token_cache_dir={args.output / 'tokens'}", *args.set]
     recipe = load_recipe("flickr8k", overrides)
     recipe.vision_model, recipe.text_model = args.vision_model, args.text_model
-    run_recipe(recipe, output, dataset=args.dataset, seed=seed, command=f"python -m benchmarks.flickr8k: {name}")
+    run_recipe(
+        recipe, output, dataset=args.dataset, seed=seed, command=f"python -m benchmarks.flickr8k --rows {name}:{seed}"
+    )
 
 
 def table(output: Path) -> str:
