@@ -130,32 +130,39 @@ def copy_gallery(source: Path, target: Path) -> None:
 
 
 def push_folder(
-    repo_id: str, folder: Path, gallery: Path | None, *, private: bool | None, token: str | None, message: str
+    repo_id: str,
+    folder: Path,
+    gallery: Path | None,
+    *,
+    private: bool | None,
+    token: str | None,
+    message: str,
+    repo_type: str = "model",
 ) -> str:
     """Publish a folder and a gallery as one commit; files that the repository has already are not sent again.
 
     Args:
         repo_id: Hub repository, made when missing.
-        folder: Model and processor files.
+        folder: Model and processor files, or what goes beside a gallery.
         gallery: Directory of the gallery, sent from where it lies.
         private: Whether a new repository is private.
         token: Hub token; the one logged in by default.
         message: Of the commit.
+        repo_type: `"model"` or `"dataset"`.
 
     Returns:
         Address of the commit.
     """
     api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
     files = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     if gallery is not None:
         files |= {f"{INDEX_FOLDER}/{path.relative_to(gallery).as_posix()}": path for path in _files(gallery)}
-    stale = [
-        name for name in api.list_repo_files(repo_id) if name.startswith(f"{INDEX_FOLDER}/") and name not in files
-    ]
+    there = api.list_repo_files(repo_id, repo_type=repo_type)
+    stale = [name for name in there if name.startswith(f"{INDEX_FOLDER}/") and name not in files]
     operations = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
     removals = [CommitOperationDelete(name) for name in stale] if gallery is not None else []
-    return str(api.create_commit(repo_id, [*operations, *removals], commit_message=message))
+    return str(api.create_commit(repo_id, [*operations, *removals], commit_message=message, repo_type=repo_type))
 
 
 def _files(folder: Path) -> list[Path]:

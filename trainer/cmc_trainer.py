@@ -266,11 +266,8 @@ class CMCTrainer(Trainer):
 
         The metrics are `<prefix>_<mode>_<metric>`, and `<prefix>_rsum` of the last of `eval_modes`.
         """
-        model = self.model
-        was_training = model.training
-        model.eval()
         results = evaluate_retrieval(
-            model,
+            self.model,
             self.processing_class,
             dataloader.dataset,
             modes=tuple(self.args.eval_modes),  # type: ignore[arg-type]
@@ -279,7 +276,6 @@ class CMCTrainer(Trainer):
             timed_queries=0,
             options=self.encode_options(),
         )
-        model.train(was_training)
         metrics = {
             f"{metric_key_prefix}_{mode}_{name}": value
             for mode, summary in results.items()

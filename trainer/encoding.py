@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from modeling_tgdt.encoding_tgdt import evaluating
+
 from .canonical import canonicalise
 from .caption_dataset import CaptionDataset, undecoded, with_picture
 from .data_collator import TGDTDataCollator
@@ -71,16 +73,10 @@ def encode_dataset(
     captions, owners = rows.captions()
     collator = TGDTDataCollator(processor, options.max_length)
     core = getattr(model, "module", model)
-    training = core.training
-    core.eval()
-    try:
-        with torch.inference_mode():
-            images = _encode(core.get_image_features, rows.batches(collator, options), core.device, options, "photos")
-            texts = _encode(
-                core.get_text_features, _text_batches(captions, collator, options), core.device, options, "captions"
-            )
-    finally:
-        core.train(training)
+    with evaluating(core):
+        images = _encode(core.get_image_features, rows.batches(collator, options), core.device, options, "photos")
+        batches = _text_batches(captions, collator, options)
+        texts = _encode(core.get_text_features, batches, core.device, options, "captions")
     return _joined(images, texts, owners)
 
 

@@ -8,14 +8,13 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 from hub_cards.cards import MARKER, gallery_card, write_model_card
 from modeling_tgdt.index_tgdt import TGDTIndex
-from modeling_tgdt.retriever_files_tgdt import INDEX_FOLDER, push_folder, write_reference
+from modeling_tgdt.retriever_files_tgdt import push_folder, write_reference
 
 _RECORDS = ("run.json", "metrics.json", "curves.png", "conversion_report.json", "LICENSE", "README.md")
 
@@ -70,6 +69,7 @@ def publish(
     if gallery_repo is not None and index is None:
         raise ValueError(f"there is no gallery in {str(folder)!r} for {gallery_repo!r}; build one with `tgdt index`.")
     together = index is not None and gallery_repo is None
+    repo_id = _full_name(repo_id, "model", private, token)
     with tempfile.TemporaryDirectory() as name:
         staging = Path(name)
         retriever.model.save_pretrained(staging)
@@ -106,23 +106,14 @@ def publish_gallery(
     Returns:
         Address of the commit.
     """
-    api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
+    repo_id = _full_name(repo_id, "dataset", private, token)
     with tempfile.TemporaryDirectory() as name:
         staging = Path(name)
         write_reference(staging, model_id)
         gallery_card(index, repo_id, model_id).save(staging / "README.md")
-        files = {path.name: path for path in staging.iterdir()}
-        files |= {
-            f"{INDEX_FOLDER}/{path.relative_to(index.path).as_posix()}": path
-            for path in sorted(index.path.rglob("*"))
-            if path.is_file() and path.name != "writer.lock"
-        }
-        there = api.list_repo_files(repo_id, repo_type="dataset")
-        stale = [file for file in there if file.startswith(f"{INDEX_FOLDER}/") and file not in files]
-        operations: list[Any] = [CommitOperationAdd(file, path) for file, path in sorted(files.items())]
-        operations += [CommitOperationDelete(file) for file in stale]
-        return str(api.create_commit(repo_id, operations, commit_message=message, repo_type="dataset"))
+        return push_folder(
+            repo_id, staging, index.path, private=private, token=token, message=message, repo_type="dataset"
+        )
 
 
 def check_token(token: str | None = None) -> None:
@@ -150,6 +141,12 @@ def network_errors() -> type[Exception]:
     """Return the base class of the errors of the HTTP library behind huggingface_hub, httpx or its successor."""
     base: type[Exception] = HfHubHTTPError.__bases__[0]
     return base
+
+
+def _full_name(repo_id: str, repo_type: str, private: bool | None, token: str | None) -> str:
+    """Make the repository when it is missing, and return its name with the owner, as a card must say it."""
+    made = HfApi(token=token).create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+    return str(made.repo_id)
 
 
 def _copy_records(source: Path, target: Path) -> None:

@@ -90,7 +90,6 @@ def run_recipe(
         network.set_attn_implementation(recipe.attn_implementation)
     seconds = {"setup": time.perf_counter() - started}
     history: list[dict[str, float]] = []
-    trainer = None
     stages = recipe.stage_arguments()
     for number, arguments in enumerate(stages):
         folder = output / "checkpoints" / (f"stage-{number + 1}" if len(stages) > 1 else "")
@@ -118,10 +117,10 @@ def run_recipe(
     results = evaluate_retrieval(
         network,
         processor,
-        evaluation if trainer is None else trainer.eval_dataset,
+        trainer.eval_dataset,
         protocol=recipe.protocol,  # type: ignore[arg-type]
         modes=trained_modes(network.config),  # type: ignore[arg-type]
-        options=None if trainer is None else trainer.encode_options(),
+        options=trainer.encode_options(),
     )
     seconds["evaluation"] = time.perf_counter() - started - sum(seconds.values())
     run = Run(output, network.eval(), processor, results, {name: round(value, 1) for name, value in seconds.items()})

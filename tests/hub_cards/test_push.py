@@ -48,7 +48,7 @@ TGDTRetriever.from_pretrained(folder).add_images([random_picture(9)], ids=["new"
 report["hits after"] = search()
 push("added", "tester/full")
 push("apart", "tester/apart", "--gallery-repo", "tester/gallery", "--private")
-push("apart again", "tester/apart", "--gallery-repo", "tester/gallery")
+push("apart again", "apart", "--gallery-repo", "gallery")  # names without their owner
 os.environ["HF_TOKEN"] = "hf_wrong"
 push("wrong token", "tester/full")
 del os.environ["HF_TOKEN"]
