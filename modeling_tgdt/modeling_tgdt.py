@@ -142,7 +142,7 @@ def eager_attention_forward(
 
 
 class TGDTAttention(nn.Module):
-    """Multi-head self-attention through the attention implementations of transformers."""
+    """Multi-head attention through the attention implementations of transformers."""
 
     def __init__(self, config: TGDTConfig, hidden_size: int) -> None:
         super().__init__()
@@ -157,13 +157,16 @@ class TGDTAttention(nn.Module):
         self.out_proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(
-        self, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any
+        self, hidden_states: Tensor, attention_mask: Any = None, context: Tensor | None = None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend over (B, S, H); return (B, S, H) and the attention weights where the implementation gives them."""
-        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(shape).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(shape).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
+        """Attend from (B, S, H) to `context` (B, T, H), by default to itself.
+
+        Returns:
+            (B, S, H), and the attention weights where the implementation gives them.
+        """
+        context = hidden_states if context is None else context
+        query = self._heads(self.q_proj(hidden_states))
+        key, value = self._heads(self.k_proj(context)), self._heads(self.v_proj(context))
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -180,6 +183,9 @@ class TGDTAttention(nn.Module):
         )
         return self.out_proj(output.reshape(hidden_states.shape).contiguous()), weights
 
+    def _heads(self, states: Tensor) -> Tensor:
+        return states.view(*states.shape[:-1], -1, self.head_dim).transpose(1, 2)
+
 
 class TGDTEncoderLayer(GradientCheckpointingLayer):
     """Post-norm transformer layer (reference: `nn.TransformerEncoderLayer`, 4 heads, ReLU)."""
@@ -194,9 +200,11 @@ class TGDTEncoderLayer(GradientCheckpointingLayer):
         self.layer_norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden_states: Tensor, attention_mask: Any = None, **kwargs: Any) -> Tensor:
-        """Map (B, S, H) to (B, S, H)."""
-        attended, _ = self.self_attn(hidden_states, attention_mask, **kwargs)
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Any = None, context: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Map (B, S, H) to (B, S, H), attending to `context` (B, T, H) or to itself."""
+        attended, _ = self.self_attn(hidden_states, attention_mask, context, **kwargs)
         hidden_states = self.layer_norm1(hidden_states + self.dropout(attended))
         update = self.fc2(self.dropout(self.activation_fn(self.fc1(hidden_states))))
         return self.layer_norm2(hidden_states + self.dropout(update))
@@ -211,6 +219,10 @@ def _run_layers(layers: nn.ModuleList, config: TGDTConfig, hidden_states: Tensor
     return hidden_states
 
 
+def _pick(states: Tensor, position: Tensor) -> Tensor:
+    return states[torch.arange(states.shape[0], device=states.device), position]
+
+
 class TGDTEncoder(nn.Module):
     """A stack of layers with no final norm; zero layers are the identity."""
 
@@ -219,9 +231,22 @@ class TGDTEncoder(nn.Module):
         self.config = config
         self.layers = nn.ModuleList([TGDTEncoderLayer(config, hidden_size) for _ in range(num_layers)])
 
-    def forward(self, hidden_states: Tensor, mask: Tensor | None) -> Tensor:
-        """Encode (B, S, H) under a boolean key mask (B, S), true where attended; `None` attends everywhere."""
-        return _run_layers(self.layers, self.config, hidden_states, mask)
+    def forward(self, hidden_states: Tensor, mask: Tensor | None, position: Tensor | None = None) -> Tensor:
+        """Encode (B, S, H) under a boolean key mask (B, S), true where attended; `None` attends everywhere.
+
+        Returns:
+            (B, S, H); with a position (B,) only what stands there, (B, H), and the last layer computes no other.
+        """
+        if position is None:
+            return _run_layers(self.layers, self.config, hidden_states, mask)
+        if not self.layers:
+            return _pick(hidden_states, position)
+        states = _run_layers(self.layers[:-1], self.config, hidden_states, mask)
+        picked = _pick(states, position)[:, None]
+        attention_mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=picked, attention_mask=mask, encoder_hidden_states=states
+        )
+        return self.layers[-1](picked, attention_mask, states)[:, 0]
 
 
 class TGDTBoxEmbedding(nn.Module):
@@ -670,9 +695,9 @@ class TGDTModel(TGDTPreTrainedModel):
         outputs = self.region_encoder(self.region_embedding(features, boxes), keys, **_recording(kwargs))
         encoder = self.text_local_encoder if self.config.share_local_encoder else self.vision_local_encoder
         local = encoder(self.visual_projection(outputs.last_hidden_state), keys)
-        encoded = self._global(self.vision_global_encoder, local, keys)
-        tokens = (encoded if self.config.token_source == "global" else local)[:, 1:]
-        return _unit(tokens, mask), F.normalize(encoded[:, 0], dim=-1), outputs
+        first = torch.zeros_like(keys[:, 0], dtype=torch.long)
+        tokens, pooled = self._global(self.vision_global_encoder, local, keys, first)
+        return _unit(tokens[:, 1:], mask), F.normalize(pooled, dim=-1), outputs
 
     def _global_slot(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the input of the image's global slot (B, 1, F) and its box (B, 1, 4): the whole image, or nothing."""
@@ -690,15 +715,18 @@ class TGDTModel(TGDTPreTrainedModel):
             hidden = torch.cat([_mean(hidden, keys), hidden], dim=1)
             keys, first = F.pad(keys, (1, 0), value=True), torch.zeros_like(first)
         local = self.text_local_encoder(self.text_projection(hidden), keys)
-        encoded = self._global(self.text_global_encoder, local, keys)
+        tokens, pooled = self._global(self.text_global_encoder, local, keys, first)
         mask = word_mask(attended, self.config.num_prefix_tokens, self.config.num_suffix_tokens)
-        tokens = encoded if self.config.token_source == "global" else local
-        pooled = encoded[torch.arange(encoded.shape[0], device=encoded.device), first]
         return _unit(tokens[:, int(has_slot) :], mask), F.normalize(pooled, dim=-1), mask
 
-    def _global(self, encoder: TGDTEncoder, local: Tensor, keys: Tensor) -> Tensor:
-        local = local.detach() if self.config.detach_global_encoder else local
-        return encoder(local, None if self.config.padding_mode == "reference" else keys)
+    def _global(self, encoder: TGDTEncoder, local: Tensor, keys: Tensor, slot: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens of `token_source` (B, S, D) and the output of the global slot (B, D), not normalised."""
+        states = local.detach() if self.config.detach_global_encoder else local
+        mask = None if self.config.padding_mode == "reference" else keys
+        if self.config.token_source == "local":
+            return local, encoder(states, mask, slot)
+        encoded = encoder(states, mask)
+        return encoded, _pick(encoded, slot)
 
 
 def word_mask(attended: Tensor, num_prefix_tokens: int, num_suffix_tokens: int) -> Tensor:
