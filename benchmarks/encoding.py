@@ -26,7 +26,7 @@ from modeling_tgdt import TGDTConfig, TGDTImageProcessor, TGDTModel, TGDTProcess
 from modeling_tgdt.encoding_tgdt import Encoder
 from trainer.tokenizers import build_word_tokenizer
 
-from .report import command, machine, write_section
+from .report import report
 
 HEADS = {
     "paper": {},
@@ -137,18 +137,15 @@ def main() -> None:
     parser.add_argument("--out", help="Markdown file to write the section into")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    lines = ["| what | items/s | time of the first of its kind |", "|---|---:|---:|"]
+    table = [["what", "items/s", "time of the first of its kind"]]
     with tempfile.TemporaryDirectory() as folder:
         for row in args.rows:
             versions = {"image": image_versions, "text": text_versions}.get(
                 row, lambda: decode_versions(Path(folder))
             )()
             found = rates(versions, args.rounds)
-            lines += [f"| {name} | {rate:.1f} | x {found[0][1] / rate:.2f} |" for name, rate in found]
-    table = "\n".join(lines)
-    print(table)
-    if args.out:
-        write_section(args.out, "Encoding", f"{machine()}.\n\n```\n{command()}\n```\n\n{table}")
+            table += [[name, f"{rate:.1f}", f"x {found[0][1] / rate:.2f}"] for name, rate in found]
+    report(table, "Encoding", args.out)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 """Time and peak memory of one forward and backward pass of the local loss, ours against two plain versions.
 
     python -m benchmarks.loss_memory [--batch-sizes 40 128 256 512] [--methods mined all-pairs einsum expand]
+                                     [--out benchmarks/RESULTS.md]
 
 36 regions, 32 words, D = 1024, the hinge with hardest negatives. Every measurement has a process of its own with a
 limit on its address space, so that a version that does not fit is reported as such. "Peak" is resident memory above
@@ -23,6 +24,8 @@ from torch import Tensor
 
 from modeling_tgdt import CMCLoss, token_similarity
 from modeling_tgdt.loss_tgdt import hinge, negative_mask
+
+from .report import report
 
 REGIONS, WORDS, DIM, MARGIN = 36, 32, 1024, 0.2
 Masks = tuple[Tensor, Tensor]
@@ -133,29 +136,29 @@ def measure_apart(method: str, size: int, threads: int, limit_gb: float) -> dict
 
 
 def main() -> None:
-    """Print one line per batch size and method."""
+    """Print one row per batch size and method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[40, 128, 256, 512])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--limit-gb", type=float, default=12.0, help="address space of each measurement")
+    parser.add_argument("--out", help="Markdown file whose section is replaced")
     parser.add_argument("--measure", nargs=2, metavar=("METHOD", "SIZE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         print(json.dumps(measure(args.measure[0], int(args.measure[1]), args.threads)))
         return
-    print(f"{'B':>4}  {'method':<10}{'seconds':>10}{'peak MB':>10}{'loss':>12}{'|gradient|':>12}")
+    torch.set_num_threads(args.threads)
+    rows = [["batch and method", "seconds", "peak MB", "loss", "norm of the gradient"]]
     for size in args.batch_sizes:
         for method in args.methods:
             found = measure_apart(method, size, args.threads, args.limit_gb)
             if isinstance(found, str):
-                print(f"{size:>4}  {method:<10}  {found}", flush=True)
+                rows.append([f"{size} {method}", found, "-", "-", "-"])
                 continue
-            print(
-                f"{size:>4}  {method:<10}{found['seconds']:>10.3f}{found['megabytes']:>10.1f}"
-                f"{found['loss']:>12.4f}{found['gradient']:>12.4f}",
-                flush=True,
-            )
+            values = f"{found['seconds']:.3f} {found['megabytes']:.1f} {found['loss']:.4f} {found['gradient']:.4f}"
+            rows.append([f"{size} {method}", *values.split()])
+    report(rows, "Loss", args.out)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,16 @@ def write_section(path: str, title: str, text: str) -> None:
     file.write_text(content.rstrip() + "\n")
 
 
+def report(rows: list[list[str]], title: str, out: str | None, note: str = "") -> None:
+    """Print a Markdown table, whose first row is its header, and write it as a section when `out` names a file."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|---|" + "---:|" * (len(rows[0]) - 1))
+    table = "\n".join(lines)
+    print(table)
+    if out:
+        write_section(out, title, f"{note}{machine()}.\n\n```\n{command()}\n```\n\n{table}")
+
+
 def machine() -> str:
     """One line: processor, cores, and the versions that matter."""
     info = Path("/proc/cpuinfo")

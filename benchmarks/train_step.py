@@ -2,6 +2,7 @@
 """Time and peak memory of a training step, ours against the authors' formulation; and cached tokens against pixels.
 
     python -m benchmarks.train_step [--rows heads-reference heads all-reference all cached frozen-pixels pixels]
+                                    [--out benchmarks/RESULTS.md]
 
 The paper's size, random weights: BERT with 6 layers, region encoder 4 x 2048, D = 1024, 36 regions and the global
 slot, captions of 10 to 24 word pieces, batch 30; hinge with hardest negatives on global and token similarity (summed,
@@ -35,6 +36,8 @@ from transformers import BertConfig, ResNetConfig
 from modeling_tgdt import TGDTConfig, TGDTModel
 from modeling_tgdt.loss_tgdt import hinge, intra_modal_consistency, negative_mask
 from trainer.stages import frozen_modules, training_stage
+
+from .report import report
 
 REGIONS, PAPER_BATCH, PIXEL_BATCH = 36, 30, 32
 _NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -152,31 +155,31 @@ ROWS = ("heads-reference", "heads", "all-reference", "all", "cached", "frozen-pi
 
 
 def main() -> None:
-    """Print one line per row."""
+    """Print one table row per row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--out", help="Markdown file whose section is replaced")
     parser.add_argument("--measure", metavar="ROW", help=argparse.SUPPRESS)
     args = parser.parse_args()
     options = ["--threads", str(args.threads), "--repeat", str(args.repeat)]
     if args.measure:
         print(json.dumps(measure(args.measure, args.threads, args.repeat)))
         return
-    print(f"{'row':<18}{'best s':>9}{'median s':>10}{'peak GB':>9}{'loss':>12}")
+    torch.set_num_threads(args.threads)
+    rows = [["row", "best s", "median s", "peak GB", "loss"]]
     for row in args.rows:
         command = [sys.executable, "-m", "benchmarks.train_step", "--measure", row, *options]
         result: Any = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
-            print(
-                f"{row:<18} failed: {(result.stderr.strip() or str(result.returncode)).splitlines()[-1]}", flush=True
-            )
+            reason = (result.stderr.strip() or str(result.returncode)).splitlines()[-1]
+            rows.append([row, f"failed: {reason}", "-", "-", "-"])
             continue
         found = json.loads(result.stdout.splitlines()[-1])
-        print(
-            f"{row:<18}{found['best']:>9.2f}{found['median']:>10.2f}{found['gigabytes']:>9.2f}{found['loss']:>12.4f}",
-            flush=True,
-        )
+        values = f"{found['best']:.2f} {found['median']:.2f} {found['gigabytes']:.2f} {found['loss']:.4f}"
+        rows.append([row, *values.split()])
+    report(rows, "Training step", args.out)
 
 
 if __name__ == "__main__":
