@@ -9,7 +9,7 @@ TRANSFORMERS := $(shell sed -n 's/^transformers==\(.*\)/\1/p' constraints.txt)
 # Threads that wait without spinning: on a busy small machine spinning costs a factor of five.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test lint docs clean env
+.PHONY: demo test lint docs bench clean env
 
 env: $(STAMP)
 
@@ -45,6 +45,19 @@ docs: $(STAMP)
 	@$(BIN)/python -W error::UserWarning -m pdoc --docformat google --output-directory build/api \
 		modeling_tgdt trainer hub_cards '!hub_cards.space'
 	@echo "API pages: build/api/index.html"
+
+# Every measurement that needs no data, on a machine that does nothing else (about 40 minutes on two cores). Peers that
+# are installed are measured too: pip install pylate late-interaction-kernels maxsim-cpu colpali-engine.
+RESULTS := --out benchmarks/RESULTS.md
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.retrieval --queries 48 --rounds 3 $(RESULTS)
+	$(BIN)/python -m benchmarks.scaling --limit-gib 4 --plot docs/scaling.png $(RESULTS)
+	$(BIN)/python -m benchmarks.scaling --clusters 2000 --sizes 30000 100000 300000 1000000 --limit-gib 4 $(RESULTS)
+	$(BIN)/python -m benchmarks.scaling --engine faiss --engine-option min_rows=1 --clusters 2000 \
+		--sizes 30000 100000 300000 1000000 --limit-gib 4 $(RESULTS)
+	$(BIN)/python -m benchmarks.encoding $(RESULTS)
+	$(BIN)/python -m benchmarks.loss_memory $(RESULTS)
+	$(BIN)/python -m benchmarks.train_step $(RESULTS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info demo_output

@@ -6,7 +6,7 @@
 Embeddings are synthetic and ready: only ranking is measured. Times are wall times per query of a batch, p50 and p95
 those of single queries. `share` is the part of this machine's multiply-add peak at the method's own dtype, measured in
 the same run (`peak.cpp`), that the needed multiplications of both stages are. Read ratios, not times; `top-1` is the
-agreement with exact float32.
+agreement with exact float32. `qdrant` is its embedded engine with both stages pushed down to it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import importlib.util
 import tempfile
 import time
 from collections.abc import Callable
@@ -50,6 +51,7 @@ WORKLOADS = {
     "coco5k_i2t": Workload(25_000, "text", 256, 50),
     "gallery100k_t2i": Workload(100_000, "image", 128, 100),
 }
+QDRANT_MOST = 25_000  # larger galleries take it too long to load here
 TOKEN_DTYPES = ("float32", "float16", "bfloat16", "int16", "int8")
 SLOTS = {"image": 36, "text": 85}  # the reference pads to 37 and 88 slots and drops 1 and 3
 
@@ -216,9 +218,10 @@ PEERS = {
 }
 
 
-def build(data: Data, root: Path, token_dtype: str) -> TGDTIndex:
+def build(data: Data, root: Path, token_dtype: str, engine: str = "exact") -> TGDTIndex:
     """Our index over the gallery."""
-    index = TGDTIndex.create(root, dim=data.workload.dim, token_dtype=token_dtype, kind=data.workload.kind)
+    task = data.workload
+    index = TGDTIndex.create(root, dim=task.dim, token_dtype=token_dtype, kind=task.kind, engine=engine)
     for start in range(0, len(data.ids), 8192):
         block = slice(start, start + 8192)
         index.add(data.ids[block], data.globals[block], data.tokens[block])
@@ -244,6 +247,9 @@ def methods(data: Data, root: Path, wanted: Callable[[str], bool]) -> dict[str, 
         for token_dtype in TOKEN_DTYPES
         if wanted(f"tgdt {token_dtype}")
     }
+    if wanted("qdrant") and importlib.util.find_spec("qdrant_edge") and data.workload.gallery <= QDRANT_MOST:
+        index = build(data, root / "qdrant", "float32", "qdrant")
+        found[f"qdrant-edge-py {importlib.metadata.version('qdrant-edge-py')}"] = ours(data, index)
     loops: dict[str, Method] = {}
     if wanted("reference loop"):
         loops["reference loop"] = reference_loop(data)

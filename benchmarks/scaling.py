@@ -2,6 +2,7 @@
 
     python -m benchmarks.scaling --sizes 1000 10000 100000
     python -m benchmarks.scaling --limit-gib 4 --plot docs/scaling.png --out benchmarks/RESULTS.md
+    python -m benchmarks.scaling --engine faiss --engine-option min_rows=1 --clusters 2000 --sizes 100000 1000000
 
 Each size runs in its own process, so its peak memory is its own. Embeddings are generated in a stream, D = 128 and
 36 int8 tokens per image by default. Mapped files count as resident while the system keeps them cached, so `anonymous`
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 
 from modeling_tgdt.index_tgdt import TGDTIndex
+from trainer.commands.search import parse_pairs
 
 from .report import command, machine, write_section
 
@@ -39,19 +41,26 @@ def memory_mib(field: str) -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(field + ":")), float("nan"))
 
 
-def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """Random unit vectors."""
+def unit(rng: np.random.Generator, *shape: int, clusters: int = 0) -> np.ndarray:
+    """Random unit vectors, around as many common centres (mean cosine 0.7) when there are any."""
     values = rng.standard_normal(shape, dtype=np.float32)
+    if clusters:
+        centres = np.random.default_rng(7).standard_normal((clusters, shape[-1]), dtype=np.float32)
+        values += centres[rng.integers(0, clusters, shape[:-1])]
     return values / np.linalg.norm(values, axis=-1, keepdims=True)
 
 
 def build(path: Path, options: argparse.Namespace) -> float:
     """Stream a gallery to disk; return the seconds spent in the index, without the generator's."""
     rng, seconds = np.random.default_rng(0), 0.0
-    with TGDTIndex.create(path, dim=options.dim, token_dtype=options.token_dtype, engine=options.engine) as index:
+    chosen = parse_pairs("--engine-option", options.engine_option)
+    with TGDTIndex.create(
+        path, dim=options.dim, token_dtype=options.token_dtype, engine=options.engine, engine_options=chosen
+    ) as index:
         for start in range(0, options.size, options.batch):
             count = min(options.batch, options.size - start)
-            vectors, tokens = unit(rng, count, options.dim), unit(rng, count, options.tokens, options.dim)
+            vectors = unit(rng, count, options.dim, clusters=options.clusters)
+            tokens = unit(rng, count, options.tokens, options.dim)
             began = time.perf_counter()
             index.add([f"{start + i:09}" for i in range(count)], vectors, tokens)
             seconds += time.perf_counter() - began
@@ -69,7 +78,8 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     with tempfile.TemporaryDirectory(dir=options.directory) as root:
         home = Path(options.keep or root)
-        path, notes = home / f"{options.engine}-{options.size}", home / f"{options.engine}-{options.size}.json"
+        name = f"{options.engine}-{options.clusters}-{options.size}"
+        path, notes = home / name, home / f"{name}.json"
         if notes.exists():  # built by an earlier run with --keep
             built = json.loads(notes.read_text())
         else:
@@ -83,13 +93,13 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         open_ms = (time.perf_counter() - began) * 1e3
         rng, times = np.random.default_rng(1), []
         for _ in range(options.queries + 3):
-            query, words = unit(rng, 1, options.dim), unit(rng, 1, 11, options.dim)
+            query, words = unit(rng, 1, options.dim, clusters=options.clusters), unit(rng, 1, 11, options.dim)
             began = time.perf_counter()
             index.search(query, words, top_k=10, candidates=100)
             times.append((time.perf_counter() - began) * 1e3)
         p50, p95 = np.percentile(times[3:], [50, 95])
         found = {"open_ms": open_ms, "p50_ms": p50, "p95_ms": p95, "anon_mib": memory_mib("RssAnon")}
-        found["recall"] = recall(index, unit(rng, 16, options.dim))
+        found["recall"] = recall(index, unit(rng, 16, options.dim, clusters=options.clusters))
     values = {"images": options.size, **built, **found}
     return {column: float(values[column]) for column in COLUMNS}
 
@@ -145,6 +155,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=36)
     parser.add_argument("--token-dtype", default="int8")
     parser.add_argument("--engine", default="exact", choices=["exact", "faiss"])
+    parser.add_argument("--engine-option", action="append", default=[], metavar="KEY=VALUE", help="value as JSON")
+    parser.add_argument("--clusters", type=int, default=0, help="centres of the global embeddings (default: none)")
     parser.add_argument("--batch", type=int, default=8192)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
@@ -169,7 +181,8 @@ def main() -> None:
     text = f"{machine()}.\n\n```\n{command()}\n```\n\n{table(rows)}"
     print(text)
     if options.out:
-        write_section(options.out, f"Gallery size, engine {options.engine}", text)
+        clustered = f", {options.clusters:,} clusters" if options.clusters else ""
+        write_section(options.out, f"Gallery size, engine {options.engine}{clustered}", text)
     if options.plot:
         plot(rows, options.plot)
 

@@ -34,7 +34,8 @@ class Recipe:
         model: Fields of [`TGDTConfig`].
         warm_start: Whether a new model's projections start at the directions that photos and captions share, see
             [`warm_start`].
-        image_size: Side of the square pictures for a backbone that starts from nothing, in pixels.
+        image_size: Side of the square that whole pictures are resized to, in pixels; by default what the pretrained
+            backbone was made for, 224 for one that starts from nothing. A convolutional backbone takes any.
         training: Fields of [`CMCTrainingArguments`].
         stages: Stages that run one after the other, each as fields that replace those of `training`.
         dataset: Data set, where the command line names none.
@@ -53,7 +54,7 @@ class Recipe:
     attn_implementation: str | None = None
     model: dict[str, Any] = field(default_factory=dict)
     warm_start: bool = False
-    image_size: int = 224
+    image_size: int | None = None
     training: dict[str, Any] = field(default_factory=dict)
     stages: list[dict[str, Any]] = field(default_factory=list)
     dataset: str | None = None

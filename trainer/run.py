@@ -137,7 +137,7 @@ def load_split(
         raise ValueError("The recipe names no data set. Pass --dataset: a Hub id, a file or a folder.")
     if source == "scenes":
         count, seed = _SCENES["train" if split == recipe.train_split else "validation"]
-        return make_scenes(count, seed, image_size=recipe.image_size)
+        return make_scenes(count, seed, image_size=recipe.image_size or 224)
     return load_captions(source, split, features=features, image_root=image_root, restval=recipe.restval)
 
 
@@ -151,7 +151,8 @@ def build(recipe: Recipe, train: Any) -> tuple[TGDTModel, TGDTProcessor]:
     Raises:
         ValueError: When the recipe names neither a text model nor a text configuration.
     """
-    size = {"height": recipe.image_size, "width": recipe.image_size}
+    side = recipe.image_size or 224
+    size = {"height": side, "width": side}
     if recipe.text_model is None:
         if recipe.text_config is None:
             raise ValueError("The recipe needs text_model (a Hub id or directory) or text_config.")
@@ -168,7 +169,8 @@ def build(recipe: Recipe, train: Any) -> tuple[TGDTModel, TGDTProcessor]:
     )
     if recipe.vision_model is None:
         return model, TGDTProcessor(TGDTImageProcessor(size=size), pretrained)
-    return model, TGDTProcessor(TGDTImageProcessor.from_backbone(recipe.vision_model), pretrained)
+    whole: dict[str, Any] = {"size": size, "do_center_crop": False} if recipe.image_size else {}
+    return model, TGDTProcessor(TGDTImageProcessor.from_backbone(recipe.vision_model, **whole), pretrained)
 
 
 def load_pretrained(name_or_path: str, recipe: Recipe) -> tuple[TGDTModel, TGDTProcessor]:

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from transformers import BertConfig, BertModel, CLIPImageProcessor, ResNetConfig, ResNetModel
 
 from modeling_tgdt import TGDTModel, TGDTProcessor, TGDTRetriever
 from trainer.cli import VERBS, main
+from trainer.recipe import Recipe
 from trainer.report import plot_curves, results_table, write_json
+from trainer.run import build
+from trainer.tokenizers import build_word_tokenizer
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -59,6 +63,27 @@ def test_a_warm_start_is_for_new_models(demo, tmp_path):
     assert "warm start" not in json.loads((tmp_path / "tuned/run.json").read_text())["seconds"]
     new, tuned = (TGDTModel.from_pretrained(tmp_path / name).visual_projection for name in ("new", "tuned"))
     assert bool(new.bias.any()) and bool((new.weight == tuned.weight).all())
+
+
+def test_a_recipe_says_how_large_pictures_are(tmp_path):
+    ResNetModel(ResNetConfig(hidden_sizes=[8, 16], depths=[1, 1], embedding_size=8)).save_pretrained(
+        tmp_path / "cells"
+    )
+    CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=64).save_pretrained(tmp_path / "cells")
+    texts = ["a red star", "a blue box"]
+    tokenizer = build_word_tokenizer(texts)
+    tokenizer.save_pretrained(tmp_path / "words")
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(**small, vocab_size=len(tokenizer))).save_pretrained(tmp_path / "words")
+    sizes = {"projection_dim": 16, "num_local_layers": 1, "num_global_layers": 1, "intermediate_size": 32}
+    recipe = Recipe(vision_model=str(tmp_path / "cells"), text_model=str(tmp_path / "words"), model=sizes)
+    picture = Image.new("RGB", (120, 80))
+    for side, expected, cells in ((None, (64, 64), 64), (96, (96, 96), 144)):
+        recipe.image_size = side
+        model, processor = build(recipe, None)
+        pixels = processor(images=picture, return_tensors="pt")["pixel_values"]
+        assert pixels.shape[2:] == expected and processor.image_processor.do_center_crop == (side is None)
+        assert model.eval().get_image_features(pixel_values=pixels).last_hidden_state.shape[1] == cells
 
 
 def test_fine_tuning_and_evaluation_of_a_saved_model(demo, tmp_path, capsys):
