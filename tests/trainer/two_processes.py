@@ -23,7 +23,10 @@ def main(out: Path, per_device: int, mini_batch_size: int | None) -> None:
         str(out.with_suffix("")),
         per_device_train_batch_size=per_device,
         per_device_eval_batch_size=3,
-        max_steps=2,
+        max_steps=15,  # into the second epoch, which is dealt with what was mined
+        dataloader_drop_last=True,  # accelerate fills the last global batch up from the first
+        hard_negatives=2,
+        mining_epochs=1,
         mini_batch_size=mini_batch_size,
         learning_rate=1e-3,
         max_grad_norm=0.0,
@@ -47,7 +50,12 @@ def main(out: Path, per_device: int, mini_batch_size: int | None) -> None:
     if trainer.is_world_process_zero():
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         kept = {name: value for name, value in metrics.items() if "runtime" not in name and "per_second" not in name}
-        save_file(trainer.model.state_dict(), out, {"losses": json.dumps(losses), "metrics": json.dumps(kept)})
+        (mined,) = [callback.packed for callback in trainer.callback_handler.callbacks if hasattr(callback, "packed")]
+        save_file(
+            trainer.model.state_dict(),
+            out,
+            {"losses": json.dumps(losses), "metrics": json.dumps(kept), "mined": mined},
+        )
 
 
 if __name__ == "__main__":
