@@ -143,8 +143,8 @@ def cache_key(
         autocast_dtype: Mixed precision rounds the tokens.
     """
     digest = hashlib.blake2b(f"{_VERSION} {on_error} {autocast_dtype}".encode(), digest_size=12)
-    config = model.config.vision_config
-    digest.update(json.dumps(config.to_dict(), sort_keys=True, default=str).encode())
+    config = {name: value for name, value in model.config.vision_config.to_dict().items() if name != "_name_or_path"}
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.vision_model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())

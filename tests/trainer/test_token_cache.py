@@ -54,6 +54,9 @@ def test_fingerprint_follows_weights_preprocessing_and_pictures(photos: datasets
     model, processor = tiny_model(), tiny_processor()
     key = cache_key(model, processor, photos)
     assert key == cache_key(tiny_model(), tiny_processor(), photos)
+    moved = tiny_model()
+    moved.config.vision_config._name_or_path = "/elsewhere"
+    assert key == cache_key(moved, processor, photos)
     with torch.no_grad():
         next(iter(model.text_model.parameters())).add_(1)
         assert cache_key(model, processor, photos) == key  # the text tower does not matter
