@@ -2,8 +2,10 @@
 """The verbs over a gallery: index, search, explain, bench, serve."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from tests.tiny_retrieval import CAPTIONS, picture_folder, random_picture, tiny_
 from trainer.cli import main
 
 COUNT = 6
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,29 @@ def test_index_extends_resumes_and_reports(root: Path, tmp_path: Path, capsys: p
     assert TGDTIndex.open(tmp_path / "g" / "index").settings["token_dtype"] == "int8"
     (tmp_path / "g" / "retriever.json").unlink()
     assert len(lines(capsys, "search", tmp_path / "g", "sea")) == 5
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_where_it_was(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    count, gallery = 300, tmp_path / "g" / "index"
+    pictures = picture_folder(tmp_path / "pictures", count)
+    argv = ["index", str(pictures), "--model", f"{root}/model", "--batch-size", "1", "--workers", "1"]
+    often = "import sys, trainer.cli, modeling_tgdt.gallery_filling_tgdt as filling; filling._COMMIT_ITEMS = 4; "
+    command = [sys.executable, "-c", often + "trainer.cli.main(sys.argv[1:])", *argv, "--out", f"{tmp_path}/g"]
+    running = subprocess.Popen(command, cwd=ROOT)
+    while not (gallery / "manifest.json").exists() or len(TGDTIndex.open(gallery)) < 20:
+        assert running.poll() is None
+        time.sleep(0.01)
+    running.kill()
+    assert running.wait() == -signal.SIGKILL
+    found = TGDTIndex.open(gallery)
+    there = len(found)
+    assert 20 <= there < count and found.verify() == []
+    last = lines(capsys, *argv, "--out", tmp_path / "g", "--resume")[-1]
+    assert last.startswith(f"{count - there} added, 0 skipped, {there} there already; {count} items")
+    lines(capsys, *argv, "--out", tmp_path / "whole")
+    hits = [lines(capsys, "search", tmp_path / name, "a red ball", "--json") for name in ("g", "whole")]
+    assert hits[0] == hits[1]
 
 
 def test_texts_are_indexed_and_found_by_a_picture(
