@@ -58,6 +58,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.encoding $(RESULTS)
 	$(BIN)/python -m benchmarks.loss_memory $(RESULTS)
 	$(BIN)/python -m benchmarks.train_step $(RESULTS)
+	$(BIN)/python -m benchmarks.journeys $(RESULTS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info demo_output
