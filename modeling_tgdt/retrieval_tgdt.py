@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -87,7 +89,6 @@ class TGDTRetriever:
         self.processor = processor
         self.index = index
         self._encoder = Encoder(model, processor)
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def create_index(
         self,
@@ -116,9 +117,6 @@ class TGDTRetriever:
             check_gallery_model(found, self.model)
             self.index = found
             return found
-        if path is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="tgdt-gallery-", ignore_cleanup_errors=True)
-            path = self._temporary.name
         config = self.model.config
         model_id, revision = model_identity(self.model)
         settings: dict[str, Any] = {
@@ -130,7 +128,10 @@ class TGDTRetriever:
             "reduction": config.similarity_reduction,
             "scale": config.similarity_scale,
         }
-        self.index = TGDTIndex.create(Path(path), kind=kind, **{**settings, **options})
+        place = tempfile.mkdtemp(prefix="tgdt-gallery-") if path is None else path
+        self.index = TGDTIndex.create(Path(place), kind=kind, **{**settings, **options})
+        if path is None:  # it lives as long as the index
+            weakref.finalize(self.index, shutil.rmtree, place, ignore_errors=True)
         return self.index
 
     def add_images(

@@ -96,8 +96,11 @@ def read_arrays(path: Path, mmap_mode: Literal["r"] | None = None) -> Any:
         ValueError: When the file is damaged, or holds Python objects.
     """
     try:
-        content = np.load(path, mmap_mode=mmap_mode)
-        return dict(content) if isinstance(content, np.lib.npyio.NpzFile) else content
+        if mmap_mode:
+            return np.lib.format.open_memmap(path, mode=mmap_mode)
+        with open(path, "rb") as file:
+            content = np.load(file)
+            return dict(content) if isinstance(content, np.lib.npyio.NpzFile) else content
     except (ValueError, EOFError, KeyError, OverflowError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{str(path)!r} is no readable NumPy file: {error}. Write it again.") from error
 

@@ -96,12 +96,11 @@ def test_an_embedded_gallery_survives_a_kill(tmp_path) -> None:
         f"    index.add([str(step)], rng.normal(size=(1, {DIM})), rng.normal(size=(1, 3, {DIM})))\n"
         "    os.write(1, b'.')\n"
     )
-    writer = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
-    assert writer.stdout is not None
-    done = len(writer.stdout.read(40))
-    writer.send_signal(signal.SIGKILL)
-    done += len(writer.stdout.read())
-    writer.wait()
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        done = len(writer.stdout.read(40))
+        writer.send_signal(signal.SIGKILL)
+        done += len(writer.stdout.read())
     with TGDTIndex.open(tmp_path / "g") as index:
         assert set(map(str, range(done))) <= set(index) <= set(map(str, range(done + 1)))
 

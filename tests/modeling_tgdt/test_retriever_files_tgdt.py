@@ -34,10 +34,10 @@ class FakeHub:
     def create_repo(self, repo_id: str, **options: Any) -> Any:
         return SimpleNamespace(repo_id=repo_id)
 
-    def list_repo_files(self, repo_id: str) -> list[str]:
+    def list_repo_files(self, repo_id: str, repo_type: str) -> list[str]:
         return list(self.files)
 
-    def create_commit(self, repo_id: str, operations: list[Any], commit_message: str) -> str:
+    def create_commit(self, repo_id: str, operations: list[Any], commit_message: str, repo_type: str) -> str:
         self.commits.append([operation.path_in_repo for operation in operations])
         for operation in operations:
             if isinstance(operation, files.CommitOperationDelete):
