@@ -101,8 +101,12 @@ class Manifest:
         for key, known in _SETTINGS.items():
             if settings[key] not in known:
                 raise ValueError(f"{key} is {settings[key]!r}, expected one of {list(known)}")
-        for key in ("global_weight", "local_weight", "scale"):
-            float(settings[key])
+        numbers = [(key, settings[key]) for key in ("global_weight", "local_weight", "scale")]
+        for record in self.segments:
+            numbers += [("max_norm", record.max_norm), ("max_residual", record.max_residual)]
+        for key, value in numbers:
+            if type(value) not in (int, float) or not abs(value) < _LARGEST:
+                raise ValueError(f"{key} is {value!r}, expected a number")
         dict(settings["engine_options"])
 
     def write(self, root: Path) -> None:

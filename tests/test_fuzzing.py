@@ -82,6 +82,20 @@ def test_a_forged_manifest_opens_or_is_refused(gallery: Path, data: st.DataObjec
         assert [path.name for path in forged.parent.iterdir()] == ["gallery"]
 
 
+@pytest.mark.parametrize(
+    "value", ["1", float("nan"), None, True, 10**400], ids=["text", "nan", "null", "truth", "huge"]
+)
+@pytest.mark.parametrize("key", ["max_norm", "max_residual", "global_weight"])
+def test_numbers_in_a_manifest_are_numbers(gallery: Path, tmp_path: Path, key: str, value: Any) -> None:
+    content = json.loads((gallery / "manifest.json").read_text())
+    content.pop("checksum")
+    (content["settings"] if key in content["settings"] else content["segments"][0])[key] = value
+    shutil.copytree(gallery, tmp_path / "gallery")
+    replace_json(tmp_path / "gallery" / "manifest.json", content)
+    with pytest.raises(ValueError, match=f"{key} is .* expected a number"):
+        TGDTIndex.open(tmp_path / "gallery")
+
+
 @pytest.mark.parametrize("name", ["../../outside", "/tmp/outside", "..", "a/b", ""])
 def test_names_in_a_manifest_stay_in_its_directory(gallery: Path, tmp_path: Path, name: str) -> None:
     content = json.loads((gallery / "manifest.json").read_text())
