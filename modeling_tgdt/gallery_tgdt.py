@@ -94,20 +94,9 @@ class Manifest:
         for number in [*counts, *(value for length, crc in sizes for value in (length, crc))]:
             if type(number) is not int or not 0 <= number < _LARGEST:
                 raise ValueError(f"{number!r} is no count")
-        settings = self.settings
-        for key in ("dim", "pool_factor", "segment_rows"):
-            if type(settings[key]) is not int or not 1 <= settings[key] < _LARGEST:
-                raise ValueError(f"{key} is {settings[key]!r}, expected an integer from 1")
-        for key, known in _SETTINGS.items():
-            if settings[key] not in known:
-                raise ValueError(f"{key} is {settings[key]!r}, expected one of {list(known)}")
-        numbers = [(key, settings[key]) for key in ("global_weight", "local_weight", "scale")]
         for record in self.segments:
-            numbers += [("max_norm", record.max_norm), ("max_residual", record.max_residual)]
-        for key, value in numbers:
-            if type(value) not in (int, float) or not abs(value) < _LARGEST:
-                raise ValueError(f"{key} is {value!r}, expected a number")
-        dict(settings["engine_options"])
+            _check_numbers({"max_norm": record.max_norm, "max_residual": record.max_residual})
+        _check_settings(self.settings)
 
     def write(self, root: Path) -> None:
         """Commit: replace `manifest.json`."""
@@ -116,6 +105,23 @@ class Manifest:
     def file_names(self) -> set[str]:
         """Names in the gallery's directory that belong to this state."""
         return {record.name for record in self.segments} | set(self.deleted) | set(self.engine_files)
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
+    for key in ("dim", "pool_factor", "segment_rows"):
+        if type(settings[key]) is not int or not 1 <= settings[key] < _LARGEST:
+            raise ValueError(f"{key} is {settings[key]!r}, expected an integer from 1")
+    for key, known in _SETTINGS.items():
+        if settings[key] not in known:
+            raise ValueError(f"{key} is {settings[key]!r}, expected one of {list(known)}")
+    _check_numbers({key: settings[key] for key in ("global_weight", "local_weight", "scale")})
+    dict(settings["engine_options"])
+
+
+def _check_numbers(numbers: dict[str, Any]) -> None:
+    for key, value in numbers.items():
+        if type(value) not in (int, float) or not abs(value) < _LARGEST:
+            raise ValueError(f"{key} is {value!r}, expected a number")
 
 
 class Snapshot:
