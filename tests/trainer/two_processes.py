@@ -28,8 +28,8 @@ def main(out: Path, per_device: int, mini_batch_size: int | None) -> None:
         hard_negatives=2,
         mining_epochs=1,
         mini_batch_size=mini_batch_size,
-        learning_rate=1e-3,
-        max_grad_norm=0.0,
+        learning_rate=1e-4,
+        max_grad_norm=1.0,  # the gradient of so narrow a model is steep
         optim="sgd",
         logging_steps=1,
         save_strategy="no",
@@ -60,3 +60,5 @@ def main(out: Path, per_device: int, mini_batch_size: int | None) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) or None)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
