@@ -128,10 +128,8 @@ class TGDTRetriever:
             "reduction": config.similarity_reduction,
             "scale": config.similarity_scale,
         }
-        place = tempfile.mkdtemp(prefix="tgdt-gallery-") if path is None else path
-        self.index = TGDTIndex.create(Path(place), kind=kind, **{**settings, **options})
-        if path is None:  # it lives as long as the index
-            weakref.finalize(self.index, shutil.rmtree, place, ignore_errors=True)
+        settings |= {"kind": kind, **options}
+        self.index = _temporary_index(settings) if path is None else TGDTIndex.create(Path(path), **settings)
         return self.index
 
     def add_images(
@@ -449,6 +447,18 @@ def _check_text(text: Any) -> str:
 
 def _length(source: Any) -> int | None:
     return len(source) if isinstance(source, Sized) and not isinstance(source, str) else None
+
+
+def _temporary_index(settings: Mapping[str, Any]) -> TGDTIndex:
+    """Make a gallery in a directory that goes when nobody holds the index any more."""
+    folder = tempfile.mkdtemp(prefix="tgdt-gallery-")
+    try:
+        index = TGDTIndex.create(Path(folder), **settings)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(index, shutil.rmtree, folder, ignore_errors=True)
+    return index
 
 
 __all__ = ["AddReport", "Alignment", "Embeddings", "Hit", "Match", "TGDTRetriever"]

@@ -1,10 +1,12 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """TGDTRetriever: results against the model's own forward pass, sources, bad pictures, resume, files."""
 
+import gc
 import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -336,6 +338,21 @@ def test_errors_say_what_to_do(retriever: TGDTRetriever, tmp_path: Path) -> None
         TGDTRetriever.from_pretrained(tmp_path / "missing")
     with pytest.raises(ValueError, match="image column"):
         retriever.add_images(datasets.Dataset.from_dict({"a": [1]}), progress=False)
+
+
+def test_a_temporary_gallery_goes_with_its_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    retriever = tiny_retriever()
+    index = retriever.create_index()
+    del retriever
+    gc.collect()
+    assert len(list(tmp_path.iterdir())) == 1 and len(index) == 0
+    with pytest.raises(ValueError, match="token_dtype"):
+        tiny_retriever().create_index(token_dtype="int4")
+    assert len(list(tmp_path.iterdir())) == 1
+    del index
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_gallery_that_is_there_is_opened_on_request(tmp_path: Path) -> None:
