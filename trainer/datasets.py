@@ -23,7 +23,7 @@ from .caption_dataset import CaptionDataset, IterableCaptionDataset
 from .columns import nearest
 from .image_policy import drop_unreadable, drop_unreadable_stream
 from .images import OnError, UnreadableImageError, check_policy
-from .region_features import ArrayStore, RegionReader
+from .region_features import ArrayStore, RegionReader, read_arrays
 from .skip_report import SkipReport
 
 _TABLES = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".arrow": "arrow"}
@@ -218,7 +218,7 @@ def _load_precomp(folder: Path, split: str | None) -> datasets.Dataset:
     captions = (folder / f"{split}_caps.txt").read_text(encoding="utf-8").splitlines()
     if not store.rows or len(captions) % store.rows:
         raise ValueError(f"{split}_caps.txt has {len(captions)} lines for {store.rows} photos: not a whole multiple.")
-    first = np.load(store.path, mmap_mode="r")[:, 0]
+    first = read_arrays(store.path, "r")[:, 0]
     fresh = [row == 0 or not np.array_equal(first[row], first[row - 1]) for row in range(store.rows)]
     photos = np.flatnonzero(fresh) if len(captions) == store.rows else np.arange(store.rows)
     groups = np.split(np.array(captions, dtype=object), photos[1:] * (len(captions) // store.rows))
