@@ -60,12 +60,12 @@ def test_a_killed_run_goes_on_where_it_was(root: Path, tmp_path: Path, capsys: p
     argv = ["index", str(pictures), "--model", f"{root}/model", "--batch-size", "1", "--workers", "1"]
     often = "import sys, trainer.cli, modeling_tgdt.gallery_filling_tgdt as filling; filling._COMMIT_ITEMS = 4; "
     command = [sys.executable, "-c", often + "trainer.cli.main(sys.argv[1:])", *argv, "--out", f"{tmp_path}/g"]
-    running = subprocess.Popen(command, cwd=ROOT)
-    while not (gallery / "manifest.json").exists() or len(TGDTIndex.open(gallery)) < 20:
-        assert running.poll() is None
-        time.sleep(0.01)
-    running.kill()
-    assert running.wait() == -signal.SIGKILL
+    with subprocess.Popen(command, cwd=ROOT) as running:
+        while not (gallery / "manifest.json").exists() or len(TGDTIndex.open(gallery)) < 20:
+            assert running.poll() is None
+            time.sleep(0.01)
+        running.kill()
+    assert running.returncode == -signal.SIGKILL
     found = TGDTIndex.open(gallery)
     there = len(found)
     assert 20 <= there < count and found.verify() == []

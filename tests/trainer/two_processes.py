@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from tests.trainer.scenes_model import processor, scenes, tiny_model
 from trainer import CMCTrainer, CMCTrainingArguments
+from trainer.mining import HardNegativeMining
 
 
 def main(out: Path, per_device: int, mini_batch_size: int | None) -> None:
@@ -50,7 +51,11 @@ def main(out: Path, per_device: int, mini_batch_size: int | None) -> None:
     if trainer.is_world_process_zero():
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         kept = {name: value for name, value in metrics.items() if "runtime" not in name and "per_second" not in name}
-        (mined,) = [callback.packed for callback in trainer.callback_handler.callbacks if hasattr(callback, "packed")]
+        (mined,) = [
+            callback.packed
+            for callback in trainer.callback_handler.callbacks
+            if isinstance(callback, HardNegativeMining)
+        ]
         save_file(
             trainer.model.state_dict(),
             out,
