@@ -6,7 +6,8 @@
 Embeddings are synthetic and ready: only ranking is measured. Times are wall times per query of a batch, p50 and p95
 those of single queries. `share` is the part of this machine's multiply-add peak at the method's own dtype, measured in
 the same run (`peak.cpp`), that the needed multiplications of both stages are. Read ratios, not times; `top-1` is the
-agreement with exact float32. `qdrant` is its embedded engine with both stages pushed down to it.
+agreement with exact float32. `qdrant` is its embedded engine with both stages pushed down to it. Where there is a GPU,
+our search in its memory is measured too, without a share: the peak is the CPU's.
 """
 
 from __future__ import annotations
@@ -247,6 +248,8 @@ def methods(data: Data, root: Path, wanted: Callable[[str], bool]) -> dict[str, 
         for token_dtype in TOKEN_DTYPES
         if wanted(f"tgdt {token_dtype}")
     }
+    if wanted("tgdt float16 cuda") and torch.cuda.is_available():
+        found["tgdt float16 cuda"] = ours(data, build(data, root / "cuda", "float16").to("cuda"))
     if wanted("qdrant") and importlib.util.find_spec("qdrant_edge") and data.workload.gallery <= QDRANT_MOST:
         index = build(data, root / "qdrant", "float32", "qdrant")
         found[f"qdrant-edge-py {importlib.metadata.version('qdrant-edge-py')}"] = ours(data, index)
@@ -302,7 +305,7 @@ def row(data: Data, method: str, batch: dict[str, list[float]], single: list[flo
     seconds, slow = float(np.median(batch[method])), float(np.median(batch.get("reference loop", [np.nan])))
     peaks = limits()
     limit = {**peaks, "int16": peaks["int8"] / 2}.get(method.removeprefix("tgdt "), peaks["float32"])
-    share = data.multiplications() / limit / seconds / torch.get_num_threads()
+    share = np.nan if "cuda" in method else data.multiplications() / limit / seconds / torch.get_num_threads()
     p50, p95 = np.percentile(single, [50, 95]) * 1e3
     pairs = zip(best[method], best["tgdt float32"], strict=True) if "tgdt float32" in best else ()  # type: ignore
     same = np.mean([a == b for a, b in pairs] or [np.nan])

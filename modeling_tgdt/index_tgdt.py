@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 
 from .engines_tgdt import ExactEngine
 from .faiss_engine_tgdt import FaissEngine
@@ -266,6 +267,26 @@ class TGDTIndex:
     def refresh(self) -> bool:
         """See what a writer committed since; return whether there was anything new."""
         return self._backend.refresh()
+
+    def to(self, device: str | torch.device) -> TGDTIndex:
+        """Score in the memory of an accelerator from now on: `index.to("cuda")`.
+
+        Global embeddings and tokens are copied there in the precision of the store, and again after a commit; both
+        stages run in PyTorch, the FAISS engine's excepted, which stays on the CPU. The files are still what is
+        written to. `to("cpu")` frees the copy and goes back to the kernel, which reads the files in place.
+
+        Args:
+            device: Where to.
+
+        Returns:
+            This index. It ranks as before; scores differ by float32 rounding, or TF32's where a program allows it.
+
+        Raises:
+            MemoryError: When the device has too little memory.
+            ValueError: For a Qdrant gallery: it is scored where Qdrant runs.
+        """
+        self._backend.to(torch.device(device))
+        return self
 
     def tokens(self, ids: Sequence[str]) -> list[np.ndarray]:
         """Read the stored tokens of items, decoded.

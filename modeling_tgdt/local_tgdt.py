@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
-from .engines_tgdt import Engine
+from .device_gallery_tgdt import DeviceGallery
+from .engines_tgdt import Engine, ExactEngine
 from .gallery_tgdt import Gallery, Snapshot
 from .maxsim_tgdt import Pairs, RaggedQueries, SumOver, maxsim
 from .metadata_tgdt import Condition, matching_rows, metadata_rows, metadata_types
@@ -66,6 +68,8 @@ class LocalBackend:
         self.gallery = gallery
         self.engine = engine
         self.settings = gallery.snapshot.manifest.settings
+        self.device: torch.device | None = None  # where scores are computed; None: from the files, by the kernel
+        self._resident: DeviceGallery | None = None
 
     def __len__(self) -> int:
         return self.gallery.snapshot.size
@@ -117,6 +121,13 @@ class LocalBackend:
         """Move to the newest commit."""
         return self.gallery.refresh()
 
+    def to(self, device: torch.device) -> None:
+        """See `TGDTIndex.to`."""
+        self.device = None if device.type == "cpu" else device
+        self._resident = None
+        if self.gallery.snapshot.size:
+            self._on_device(self.gallery.snapshot)
+
     def close(self) -> None:
         """Give the writer's lock back."""
         self.gallery.lock.release()
@@ -132,7 +143,11 @@ class LocalBackend:
             rows = np.flatnonzero(allowed) if allowed is not None else np.arange(len(snapshot.alive))
             return self._exhaustive(snapshot, query, rows, top_k)
         k = min(candidates if mode == "two_stage" else top_k, size)
-        found = self.engine.shortlist(snapshot, query.globals, k, allowed)
+        resident = self._on_device(snapshot)
+        if resident is not None and isinstance(self.engine, ExactEngine):
+            found = resident.shortlist(query.globals, k, allowed)
+        else:
+            found = self.engine.shortlist(snapshot, query.globals, k, allowed)
         if mode == "global" or len(found.rows) > k * len(query):
             found = _best(snapshot, found, k)
         if mode == "global":
@@ -148,7 +163,7 @@ class LocalBackend:
         return self._rank(snapshot, query, shortlists, max(len(rows), 1))
 
     def _rank(self, snapshot: Snapshot, query: Query, found: Ranked, top_k: int) -> SearchResult:
-        local = self._local_scores(snapshot, query, locate(snapshot.segments, found.rows, found.offsets))
+        local = self._local_scores(snapshot, query, found.rows, found.offsets)
         mixed = self.settings["global_weight"] * found.scores + self.settings["local_weight"] * local
         scores = mixed.astype(np.float32, copy=False)
         places, ends = best_by_id(scores, found.offsets, top_k, lambda own: snapshot.ids(found.rows[own]))
@@ -161,15 +176,19 @@ class LocalBackend:
         for start in range(0, len(query), step):
             block = _slice(query, start, start + step)
             every, offsets = np.tile(rows, len(block)), np.arange(len(block) + 1, dtype=np.int64) * len(rows)
-            scores = self._local_scores(snapshot, block, locate(snapshot.segments, every, offsets))
+            scores = self._local_scores(snapshot, block, every, offsets)
             parts.append(_best(snapshot, Ranked(every, scores, offsets), top_k))
         rows, local = (np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "scores"))
         best = Ranked(rows, local, offsets_of(np.concatenate([np.diff(part.offsets) for part in parts])))
         return _result(snapshot, best, dot_rows(snapshot.segments, query.globals, rows, best.offsets), local)
 
-    def _local_scores(self, snapshot: Snapshot, query: Query, pairs: Pairs) -> np.ndarray:
-        stores = [segment.store for segment in snapshot.segments]
-        scores = maxsim(stores, query.tokens, pairs, sum_over=query.sum_over)
+    def _local_scores(self, snapshot: Snapshot, query: Query, rows: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        pairs, resident = locate(snapshot.segments, rows, offsets), self._on_device(snapshot)
+        if resident is not None:
+            scores = resident.maxsim(query.tokens, rows, offsets, query.sum_over)
+        else:
+            stores = [segment.store for segment in snapshot.segments]
+            scores = maxsim(stores, query.tokens, pairs, sum_over=query.sum_over)
         if self.settings["reduction"] == "mean":
             if query.sum_over == "query":
                 words = np.repeat(np.diff(query.tokens.offsets), np.diff(pairs.offsets))
@@ -177,6 +196,16 @@ class LocalBackend:
                 words = _stored_counts(snapshot, pairs)
             scores /= np.maximum(words, 1)
         return scores * np.float32(self.settings["scale"])
+
+    def _on_device(self, snapshot: Snapshot) -> DeviceGallery | None:
+        """Return the gallery on the device, copied anew when a commit changed its segments."""
+        resident = self._resident
+        if self.device is None or not snapshot.segments:
+            return None
+        if resident is None or resident.segments != snapshot.segments:
+            self._resident = resident = None  # frees the old copy first
+            self._resident = resident = DeviceGallery(snapshot.segments, self.device)
+        return resident
 
 
 def _no_hits(size: int) -> SearchResult:

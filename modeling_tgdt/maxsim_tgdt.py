@@ -19,10 +19,11 @@ import torch
 
 from .quantize_tgdt import SCALED_DTYPES, decode_tokens, encode_tokens
 from .segment_tgdt import TokenStore
+from .torch_maxsim_tgdt import torch_maxsim
 
 SumOver = Literal["query", "stored"]
 KERNEL_DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "int16": 3, "int8": 4}
-_FALLBACK_ROWS = 1 << 16  # stored rows decoded at a time
+_FALLBACK_ROWS = 1 << 16  # stored rows read at a time
 
 
 @dataclass(frozen=True)
@@ -98,14 +99,9 @@ def maxsim(
     scores = np.zeros(len(pairs.items), dtype=np.float32)
     if not len(scores) or not len(queries.rows):
         return scores
-    token_dtype = stores[0].token_dtype
     if kernel is None:
-        rows = queries.rows
-        if token_dtype != "float16":
-            rows = decode_tokens(*encode_tokens(rows, token_dtype), token_dtype)
-        _maxsim_torch(stores, RaggedQueries(rows, queries.offsets), pairs, sum_over, scores)
-    else:
-        _maxsim_kernel(stores, queries, pairs, sum_over, threads or torch.get_num_threads(), scores)
+        return _maxsim_torch(stores, queries, pairs, sum_over)
+    _maxsim_kernel(stores, queries, pairs, sum_over, threads or torch.get_num_threads(), scores)
     return scores
 
 
@@ -142,43 +138,35 @@ def vector_stores(vectors: Sequence[np.ndarray]) -> ctypes.Array[_StoreStruct]:
     return (_StoreStruct * len(vectors))(*(_StoreStruct(address(array), None, None) for array in vectors))
 
 
-def _maxsim_torch(
-    stores: Sequence[TokenStore], queries: RaggedQueries, pairs: Pairs, sum_over: SumOver, scores: np.ndarray
-) -> None:
-    for query in range(len(queries.offsets) - 1):
-        words = torch.from_numpy(queries.rows[queries.offsets[query] : queries.offsets[query + 1]])
-        first, last = pairs.offsets[query], pairs.offsets[query + 1]
-        if not len(words):
-            continue
-        for number in np.unique(pairs.stores[first:last]):
-            places = first + np.flatnonzero(pairs.stores[first:last] == number)
-            counts = np.diff(stores[number].offsets)[pairs.items[places]]
-            places, counts = places[counts > 0], counts[counts > 0]
-            for block in _blocks(counts):
-                scores[places[block]] = _score_block(
-                    stores[number], words, pairs.items[places[block]], counts[block], sum_over
-                )
+def _maxsim_torch(stores: Sequence[TokenStore], queries: RaggedQueries, pairs: Pairs, sum_over: SumOver) -> np.ndarray:
+    bases = np.cumsum([0, *(len(store.rows) for store in stores)])  # first token of each store, counted over all
+    starts, counts = np.empty(len(pairs.items), np.int64), np.empty(len(pairs.items), np.int64)
+    for number in np.unique(pairs.stores):
+        place, offsets = pairs.stores == number, stores[number].offsets
+        items = pairs.items[place]
+        starts[place], counts[place] = bases[number] + offsets[items], offsets[items + 1] - offsets[items]
+
+    def gather(tokens: torch.Tensor) -> torch.Tensor:
+        found = tokens.numpy()
+        owners = np.searchsorted(bases, found, side="right") - 1
+        rows = np.empty((len(found), stores[0].rows.shape[1]), np.float32)
+        for number in np.unique(owners):
+            place = owners == number
+            rows[place] = stores[number].decode_rows(found[place] - bases[number])
+        return torch.from_numpy(rows)
+
+    words = rounded_queries(queries, stores[0].token_dtype)
+    return torch_maxsim(
+        gather, torch.from_numpy(starts), torch.from_numpy(counts), words, np.asarray(pairs.offsets), sum_over
+    )
 
 
-def _blocks(counts: np.ndarray) -> list[slice]:
-    if not len(counts):
-        return []
-    number = np.cumsum(counts) // _FALLBACK_ROWS
-    edges = [0, *(np.flatnonzero(np.diff(number)) + 1), len(counts)]
-    return [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
-
-
-def _score_block(
-    store: TokenStore, words: torch.Tensor, items: np.ndarray, counts: np.ndarray, sum_over: SumOver
-) -> np.ndarray:
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    rows = np.repeat(store.offsets[items] - starts, counts) + np.arange(counts.sum())
-    scales = None if store.scales is None else store.scales[rows]
-    regions = torch.from_numpy(decode_tokens(store.rows[rows], scales, store.token_dtype))
-    similarity = (words @ regions.T).numpy()
-    if sum_over == "query":
-        return np.maximum.reduceat(similarity, starts, axis=1).sum(axis=0)
-    return np.add.reduceat(similarity.max(axis=0), starts)
+def rounded_queries(queries: RaggedQueries, token_dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Round query tokens as the store's, as the kernel does: rows (sum of W, D) float32 and offsets (Q + 1)."""
+    rows = queries.rows
+    if token_dtype != "float16":
+        rows = decode_tokens(*encode_tokens(rows, token_dtype), token_dtype)
+    return rows, queries.offsets
 
 
 def _maxsim_kernel(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from .gallery_tgdt import Gallery
 from .local_tgdt import Query, SearchMode, SearchResult
@@ -156,6 +157,14 @@ class QdrantBackend:
     def refresh(self) -> bool:
         """Every search sees the newest state."""
         return False
+
+    def to(self, device: torch.device) -> None:
+        """Refuse any device but the CPU."""
+        if device.type != "cpu":
+            raise ValueError(
+                f"a Qdrant gallery is scored where Qdrant runs, found {str(device)!r}; "
+                "only engines 'exact' and 'faiss' move to a device."
+            )
 
     def close(self) -> None:
         """Close the connection or let go of the embedded store; the next call opens it again."""

@@ -44,8 +44,12 @@ class TokenStore:
 
     def decode(self, item: int) -> np.ndarray:
         """Return the rows (Ti, D) of one item as float32."""
-        own = slice(self.offsets[item], self.offsets[item + 1])
-        return decode_tokens(self.rows[own], None if self.scales is None else self.scales[own], self.token_dtype)
+        return self.decode_rows(slice(self.offsets[item], self.offsets[item + 1]))
+
+    def decode_rows(self, tokens: slice | np.ndarray) -> np.ndarray:
+        """Return chosen token rows (n, D) as float32."""
+        scales = None if self.scales is None else self.scales[tokens]
+        return decode_tokens(self.rows[tokens], scales, self.token_dtype)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Command-line words after `tgdt`; those of the process when omitted.
 
     Returns:
-        0 on success, 2 on bad input (with one line on standard error).
+        0 on success, 2 on bad input (with one line on standard error), 130 when interrupted, 141 when nobody reads
+        the output any more (`tgdt search ... | head`).
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="tgdt", description="Two-stage image-text retrieval.")
@@ -47,8 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from modeling_tgdt.storage_tgdt import GalleryBusyError
 
     try:
-        return command.run(args) or 0
-    except (ValueError, TypeError, OSError, ImportError, GalleryBusyError) as error:
+        code = command.run(args) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would be written at exit
+        return 141
+    except (ValueError, TypeError, OSError, ImportError, MemoryError, GalleryBusyError) as error:
         if args.debug:
             raise
         message = " ".join(str(error).split()) or type(error).__name__
@@ -67,6 +73,8 @@ def _set_up_logging(quiet: bool) -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_warning()
+    if quiet:
+        transformers_logging.disable_progress_bar()
 
 
 if __name__ == "__main__":

@@ -56,6 +56,9 @@ def test_an_embedded_store_reopens_and_goes_on_after_close(embedded) -> None:
     embedded.compact()
     embedded.close()
     assert embedded.search(vectors[:2], tokens[:2]).ids == before.ids
+    assert embedded.to("cpu") is embedded
+    with pytest.raises(ValueError, match="where Qdrant runs"):
+        embedded.to("cuda")
     embedded.close()
     again = TGDTIndex.open(embedded.path)
     assert sorted(again) == names and len(again) == 300 and again.verify() == []

@@ -203,3 +203,27 @@ def test_a_fresh_process_searches(root: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == COUNT
+
+
+def test_a_closed_pipe_ends_quietly(root: Path) -> None:
+    """`tgdt search ... | head` has its lines, and no error."""
+    command = [sys.executable, "-m", "trainer.cli", "--quiet", "search", root / "g", "sea", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as running:
+        assert running.stdout is not None and running.stderr is not None
+        running.stdout.close()
+        assert running.stderr.read() == "" and running.wait() == 141
+
+
+@pytest.mark.parametrize("flag", ["--device", "--gallery-device"])
+def test_a_device_that_is_not_there_is_refused(flag: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["search", str(root / "g"), "sea", flag, "bicycle"])
+    assert end.value.code == 2
+    assert f"argument {flag}: there is no device 'bicycle' here" in capsys.readouterr().err
+
+
+def test_the_gallery_moves_where_it_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = []
+    monkeypatch.setattr(TGDTIndex, "to", lambda self, device: moved.append(device.type))
+    assert main(["--quiet", "search", str(root / "g"), "sea", "--gallery-device", "cpu"]) == 0
+    assert moved == ["cpu"]

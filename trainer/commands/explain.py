@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.devices import add_device_argument
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the verb."""
@@ -13,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", metavar="WORDS", help="text")
     parser.add_argument("--model", required=True, metavar="ID|DIR", help="model on the Hub or in a directory")
     parser.add_argument("--revision", help="branch, tag or commit of a model on the Hub")
-    parser.add_argument("--device", help="where the model runs, such as cuda (default: cpu)")
+    add_device_argument(parser)
     parser.add_argument("--out", metavar="FILE", help="picture to write, one heat map per word")
     parser.add_argument(
         "--merge", choices=("mean", "max"), default="mean", help="how pieces of a word count (default: %(default)s)"

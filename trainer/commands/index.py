@@ -9,6 +9,7 @@ from pathlib import Path
 from modeling_tgdt.index_tgdt import Kind
 from modeling_tgdt.quantize_tgdt import STORAGE_DTYPES
 from trainer.commands.search import parse_pairs
+from trainer.devices import add_device_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=32, help="items per forward pass (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="threads that decode pictures (default: number of cores)")
-    parser.add_argument("--device", help="where the model runs, such as cuda (default: cpu)")
+    add_device_argument(parser)
     parser.add_argument(
         "--token-dtype", choices=sorted(STORAGE_DTYPES), default="float16", help="precision of a new gallery's tokens"
     )

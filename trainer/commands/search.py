@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from trainer.devices import add_device_argument
+
 MODES = ("two_stage", "global", "local")
 
 
@@ -16,7 +18,8 @@ def add_gallery_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("gallery", metavar="G", help="directory made by `tgdt index`, or a repository of the Hub")
     parser.add_argument("--model", metavar="ID|DIR", help="model to use instead of the one that the gallery names")
     parser.add_argument("--revision", help="branch, tag or commit of a gallery on the Hub")
-    parser.add_argument("--device", help="where the model runs, such as cuda (default: cpu)")
+    add_device_argument(parser)
+    add_device_argument(parser, "--gallery-device", "the gallery is scored")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +59,8 @@ def load_retriever(args: argparse.Namespace) -> Any:
         raise ValueError(
             f"there is no gallery in {args.gallery!r}; build one with `tgdt index DIR --model M --out G`."
         )
+    if args.gallery_device is not None:
+        retriever.index.to(args.gallery_device)
     return retriever
 
 
