@@ -159,7 +159,7 @@ class ArrayStore:
         self.rows = len(array)
 
     def __contains__(self, key: str) -> bool:
-        return key.isdigit() and int(key) < self.rows
+        return key.isascii() and key.isdigit() and int(key) < self.rows
 
     def read(self, key: str) -> Regions:
         """Read one photo.

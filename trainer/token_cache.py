@@ -56,7 +56,7 @@ class TokenStore:
         return {**self.__dict__, "_arrays": {}}
 
     def __contains__(self, key: str) -> bool:
-        return key.isdigit() and int(key) < len(self.arrays["offsets"]) - 1
+        return key.isascii() and key.isdigit() and int(key) < len(self.arrays["offsets"]) - 1
 
     def read(self, key: str) -> Regions:
         """Return the tokens of one photo.

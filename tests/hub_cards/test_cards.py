@@ -24,6 +24,7 @@ from hub_cards.cards import (
     write_model_card,
 )
 from hub_cards.recipe_cards import FOLDER, RECIPES, recipe_card, write_recipe_cards
+from hub_cards.recipe_cards import main as write_named_cards
 from hub_cards.results import eval_result_entries
 from hub_cards.sources import data_source, public_command
 from tests.hub_cards.recording_hub import recording_hub
@@ -195,6 +196,16 @@ def test_the_record_of_a_run_is_kept_without_its_folders(tmp_path: Path) -> None
     recipe_card("f30k", kept).save(tmp_path / "again.md")
     assert (tmp_path / "again.md").read_text() == (kept / "README.md").read_text()
     assert not (tmp_path / "cards" / "coco" / "run.json").exists()
+
+
+def test_the_command_writes_the_cards_of_named_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("hub_cards.recipe_cards.write_recipe_cards", lambda runs: asked.append(runs))
+    write_named_cards(["f30k=runs/7", "coco=runs/a=b"])
+    assert asked == [{"f30k": "runs/7", "coco": "runs/a=b"}]
+    for bad in ("f30k", "unknown=runs/7"):
+        with pytest.raises(ValueError, match="expected RECIPE=RUN_DIR"):
+            write_named_cards([bad])
 
 
 RUNNER = """

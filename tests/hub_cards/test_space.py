@@ -135,6 +135,30 @@ def page(collection: Collection, tmp_path_factory: pytest.TempPathFactory) -> It
     made.close()
 
 
+def test_a_space_serves_what_its_variables_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gradio", reason="the page needs gradio (extra `demo`)")
+    from hub_cards.space import app
+
+    with pytest.raises(ValueError, match="TGDT_MODEL"):
+        app.main()
+    built: list[Any] = []
+
+    class Page:
+        def launch(self, **options: Any) -> None:
+            built.append(options)
+
+    def build(*given: Any) -> Page:
+        built.append(given)
+        return Page()
+
+    monkeypatch.setattr(app.TGDTRetriever, "from_pretrained", lambda name: f"retriever of {name}")
+    monkeypatch.setattr(app, "build", build)
+    monkeypatch.setenv("TGDT_MODEL", "me/model")
+    monkeypatch.setenv("TGDT_PICTURES", "photos")
+    app.main()
+    assert built == [("retriever of me/model", "photos"), {"max_file_size": app.MAX_BYTES}]
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright")

@@ -338,3 +338,11 @@ def test_another_format_version_is_refused(tmp_path) -> None:
     replace_json(path, {**read_json(path), "format_version": 99})
     with pytest.raises(ValueError, match="format version 99, this tgdt reads version 1"):
         TGDTIndex.open(tmp_path / "g")
+
+
+def test_repr_says_what_the_gallery_is(tmp_path) -> None:
+    index, _ = make(tmp_path / "g", items=3, token_dtype="int8", model_id="me/model")
+    assert repr(index) == (
+        f"TGDTIndex({str(tmp_path / 'g')!r}, 3 items, kind='image', dim={DIM}, token_dtype='int8', engine='exact', "
+        "model_id='me/model')"
+    )

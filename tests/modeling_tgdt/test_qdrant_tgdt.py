@@ -56,7 +56,7 @@ def test_an_embedded_store_reopens_and_goes_on_after_close(embedded) -> None:
     embedded.compact()
     embedded.close()
     assert embedded.search(vectors[:2], tokens[:2]).ids == before.ids
-    assert embedded.to("cpu") is embedded
+    assert embedded.to("cpu") is embedded and embedded.refresh() is False  # every search sees the newest state
     with pytest.raises(ValueError, match="where Qdrant runs"):
         embedded.to("cuda")
     embedded.close()

@@ -125,6 +125,7 @@ def test_embeddings_do_not_depend_on_the_batch_or_its_order(retriever: TGDTRetri
     other = retriever.encode_images(pictures[::-1], batch_size=batch_size)
     np.testing.assert_allclose(other.global_embeds[::-1], alone.global_embeds, atol=1e-5)
     texts = retriever.encode_texts(CAPTIONS, batch_size=batch_size)
+    assert len(texts) == len(CAPTIONS)
     for text, vector, tokens in zip(CAPTIONS, texts.global_embeds, texts.token_embeds, strict=True):
         single = retriever.encode_texts([text])
         np.testing.assert_allclose(single.global_embeds[0], vector, atol=1e-5)

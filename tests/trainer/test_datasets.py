@@ -12,6 +12,7 @@ import pytest
 from trainer.caption_dataset import CaptionDataset, IterableCaptionDataset
 from trainer.columns import find_columns
 from trainer.datasets import load_captions
+from trainer.region_features import open_region_store
 from trainer.skip_report import SkipReport
 
 from .tiny import caption_of, photo_folder, photo_rows
@@ -207,6 +208,15 @@ def test_precomp_folder(tmp_path: Path) -> None:
         dataset = load_captions(tmp_path, "test")
         assert dataset["captions"][:] == CAPTIONS
         np.testing.assert_array_equal(dataset[1]["region_features"], regions[1])
+
+
+def test_array_of_regions_by_photo_number(folder: Path) -> None:
+    regions = np.stack([rows[:3] for rows in REGIONS])
+    np.save(folder / "regions.npy", regions)
+    dataset = load_captions(karpathy(folder), features=folder / "regions.npy")
+    np.testing.assert_array_equal(dataset[2]["region_features"], regions[2])
+    store = open_region_store(folder / "regions.npy")
+    assert [key in store for key in ("0", "2", "3", "-1", "photo0000", "²")] == [True, True, *[False] * 4]
 
 
 def test_missing_regions(folder: Path) -> None:

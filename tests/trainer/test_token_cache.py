@@ -11,7 +11,7 @@ import torch
 from trainer.caption_dataset import CaptionDataset
 from trainer.data_collator import TGDTDataCollator
 from trainer.skip_report import SkipReport
-from trainer.token_cache import cache_key, cache_tokens
+from trainer.token_cache import TokenStore, cache_key, cache_tokens
 
 from .tiny import photo_rows, tiny_model, tiny_processor
 
@@ -27,6 +27,8 @@ def test_cached_tokens_train_like_pixels(photos: datasets.Dataset, tmp_path: Pat
     cached = cache_tokens(model, processor, photos, tmp_path / "cache", batch_size=2, progress=False)
     assert cached.column_names == ["region_features", "region_boxes", "captions", "image_id"]
     assert cached[0]["region_features"].dtype == np.float16 and cached["image_id"][:] == photos["image_id"][:]
+    store = TokenStore(next((tmp_path / "cache").iterdir()))
+    assert [key in store for key in ("0", "4", "5", "-1", "²")] == [True, True, False, False, False]
     collator = TGDTDataCollator(processor)
     from_cache, from_pixels = (
         model(**collator([examples[n] for n in range(0, 10, 2)]))
