@@ -65,7 +65,8 @@ class DeviceGallery:
         refused = None if allowed is None else ~torch.from_numpy(allowed).to(device)
         norm = max(segment.record.max_norm for segment in self.segments)
         for block in wanted.split(max(1, _SCORES // len(self.globals))):
-            scores = block @ self.globals.T
+            with torch.autocast(device.type, enabled=False):
+                scores = block @ self.globals.T
             if refused is not None:
                 scores.masked_fill_(refused, -torch.inf)
             border = scores.topk(k, dim=1).values[:, -1] - 2 * _ROUNDING * norm * block.norm(dim=1)

@@ -41,6 +41,7 @@ MANIFEST = "manifest.json"
 _COMPACT_BYTES = 1 << 26
 _LARGEST = 1 << 48  # bytes or rows; beyond it sizes would overflow
 _FILE_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+_OWN_NAME = re.compile(r"segment-[0-9a-f]{12}|deleted-[0-9a-f]{12}\.i64|engine-[0-9a-f]{12}\.bin")
 _SETTINGS = {
     "token_dtype": STORAGE_DTYPES,
     "engine": ("exact", "faiss", "qdrant"),
@@ -99,7 +100,8 @@ class Manifest:
         _check_settings(self.settings)
 
     def write(self, root: Path) -> None:
-        """Commit: replace `manifest.json`."""
+        """Commit: replace `manifest.json`; ValueError for what `read` would refuse."""
+        self.check()
         replace_json(root / MANIFEST, {"format_version": FORMAT_VERSION, **asdict(self)})
 
     def file_names(self) -> set[str]:
@@ -179,6 +181,11 @@ class Snapshot:
         return [self.segments[n].id_of(i) for n, i in zip(numbers.tolist(), items.tolist(), strict=True)]
 
 
+def _refuse_second(root: Path) -> None:
+    if (root / MANIFEST).exists():
+        raise FileExistsError(f"{str(root)!r} already holds a gallery; use open(), or remove it first.")
+
+
 class Gallery:
     """Reads snapshots and commits changes; knows rows and files, not similarity.
 
@@ -196,19 +203,20 @@ class Gallery:
         """Make an empty gallery in a directory that has none."""
         with clear_os_errors(root, "create a gallery in"):
             root.mkdir(parents=True, exist_ok=True)
-            if (root / MANIFEST).exists():
-                raise FileExistsError(f"{str(root)!r} already holds a gallery; use open(), or remove it first.")
+            _refuse_second(root)
             lock = WriterLock(root)
             lock.acquire()
-            Manifest(settings).write(root)
-            lock.release()
+            try:
+                _refuse_second(root)  # another process may have been faster
+                Manifest(settings).write(root)
+            finally:
+                lock.release()
         return cls(root)
 
     def refresh(self) -> bool:
         """Move to the newest commit; return whether there was one."""
-        before = self.snapshot.manifest.commit
-        self.snapshot = self._load()
-        return self.snapshot.manifest.commit != before
+        before, self.snapshot = self.snapshot, self._load(self.snapshot)
+        return self.snapshot.manifest.commit != before.manifest.commit
 
     def append(self, ids: list[str], batch: Batch) -> None:
         """Commit new items; earlier items of the same ids are deleted in the same commit."""
@@ -267,8 +275,12 @@ class Gallery:
                 f"{str(self.root)!r} is a download cache made of links; copy the gallery before writing to it."
             )
         if self.lock.acquire():
-            self.refresh()
-            self._remove_orphans()
+            try:
+                self.refresh()
+                self._remove_orphans()
+            except BaseException:  # the next attempt must see the newest commit too
+                self.lock.release()
+                raise
 
     @contextlib.contextmanager
     def _write(self, action: str) -> Iterator[None]:
@@ -322,15 +334,15 @@ class Gallery:
 
     def _remove_orphans(self) -> None:
         keep = self.snapshot.manifest.file_names()
-        for pattern in ("segment-*", "deleted-*", "engine-*"):
-            for path in self.root.glob(pattern):
-                if path.name not in keep:
-                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        for path in list(self.root.iterdir()):
+            if _OWN_NAME.fullmatch(path.name) and path.name not in keep:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
-    def _load(self) -> Snapshot:
+    def _load(self, known: Snapshot | None = None) -> Snapshot:
         for attempt in range(5):  # a compaction may remove files between the manifest and the mapping
             try:
-                return Snapshot(self.root, Manifest.read(self.root))
+                manifest = Manifest.read(self.root)
+                return known if known and known.manifest == manifest else Snapshot(self.root, manifest, known)
             except FileNotFoundError:
                 if attempt == 4 or not (self.root / MANIFEST).exists():
                     raise

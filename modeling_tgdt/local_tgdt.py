@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -70,6 +71,7 @@ class LocalBackend:
         self.settings = gallery.snapshot.manifest.settings
         self.device: torch.device | None = None  # where scores are computed; None: from the files, by the kernel
         self._resident: DeviceGallery | None = None
+        self._copying = threading.Lock()
 
     def __len__(self) -> int:
         return self.gallery.snapshot.size
@@ -123,10 +125,11 @@ class LocalBackend:
 
     def to(self, device: torch.device) -> None:
         """See `TGDTIndex.to`."""
-        self.device = None if device.type == "cpu" else device
-        self._resident = None
-        if self.gallery.snapshot.size:
-            self._on_device(self.gallery.snapshot)
+        self.device, self._resident = None, None
+        if device.type != "cpu":
+            segments = self.gallery.snapshot.segments
+            resident = DeviceGallery(segments, device) if segments else None  # before anything counts on the device
+            self.device, self._resident = device, resident
 
     def close(self) -> None:
         """Give the writer's lock back."""
@@ -135,6 +138,8 @@ class LocalBackend:
     def search(self, query: Query, top_k: int, candidates: int, mode: SearchMode) -> SearchResult:
         """Rank the gallery for checked queries; see `TGDTIndex.search`."""
         snapshot = self.gallery.snapshot
+        if not len(query):
+            return _no_hits(0)
         allowed = _allowed_rows(snapshot, query.where)
         size = snapshot.size if allowed is None else int(allowed.sum())
         if size == 0:
@@ -199,13 +204,13 @@ class LocalBackend:
 
     def _on_device(self, snapshot: Snapshot) -> DeviceGallery | None:
         """Return the gallery on the device, copied anew when a commit changed its segments."""
-        resident = self._resident
         if self.device is None or not snapshot.segments:
             return None
-        if resident is None or resident.segments != snapshot.segments:
-            self._resident = resident = None  # frees the old copy first
-            self._resident = resident = DeviceGallery(snapshot.segments, self.device)
-        return resident
+        with self._copying:  # searches of several threads share one copy
+            if self._resident is None or self._resident.segments != snapshot.segments:
+                self._resident = None  # frees the old copy first
+                self._resident = DeviceGallery(snapshot.segments, self.device)
+            return self._resident
 
 
 def _no_hits(size: int) -> SearchResult:

@@ -41,22 +41,48 @@ def torch_maxsim(
     Returns:
         (P,) float32. A pair without words or without regions scores 0.
     """
-    scores = torch.zeros(len(starts), device=starts.device)
+    scores = torch.zeros(len(starts), dtype=torch.float32, device=starts.device)
+    rows, ends = words
+    widest = int(np.diff(ends).max(initial=1)) * rows.shape[1]
+    step = max(_budget(starts.device) // max(widest, 1), 1)  # queries whose padded words are held at a time
+    with torch.autocast(starts.device.type, enabled=False):
+        for first in range(0, len(offsets) - 1, step):
+            places = offsets[first : first + step + 1]
+            own, bounds = slice(int(places[0]), int(places[-1])), ends[first : first + step + 1]
+            padded = _pad(rows[bounds[0] : bounds[-1]], bounds, starts.device)
+            scores[own] = _score_block(gather, starts[own], counts[own], *padded, places - places[0], sum_over)
+    return scores.cpu().numpy()
+
+
+def _score_block(
+    gather: Gather,
+    starts: Tensor,
+    counts: Tensor,
+    words: Tensor,
+    lengths: Tensor,
+    offsets: np.ndarray,
+    sum_over: Literal["query", "stored"],
+) -> Tensor:
+    """Score the candidates of queries whose padded words (Q, W, D) fit into memory."""
+    scores = torch.zeros(len(starts), dtype=torch.float32, device=starts.device)
     longest, most = int(counts.max()) if len(counts) else 0, int(np.diff(offsets).max(initial=0))
-    padded, lengths = _pad(*words, device=starts.device)
-    if not longest or not padded.shape[1]:
-        return scores.cpu().numpy()
-    budget = _VALUES.get(starts.device.type, _DEVICE_VALUES) // (longest * max(padded.shape[1:]))
-    size = min(max(budget, 1), most)
+    if not longest or not words.shape[1]:
+        return scores
+    budget = _budget(starts.device) // max(words.shape[1:])
+    size = min(max(budget // longest, 1), most)
     firsts, sizes, owners = (part.to(starts.device) for part in _runs(offsets, size))
-    step = max(budget // size, 1)
+    step = max(budget // max(size * longest, words.shape[1]), 1)
     for own in (slice(first, first + step) for first in range(0, len(firsts), step)):
         slots = torch.arange(size, device=starts.device)
         real = slots < sizes[own, None]
         pairs = (firsts[own, None] + slots).clamp(max=len(starts) - 1)
-        found = _score_runs(gather, starts[pairs], counts[pairs], longest, padded, lengths, owners[own], sum_over)
+        found = _score_runs(gather, starts[pairs], counts[pairs], words, lengths, owners[own], sum_over)
         scores[pairs[real]] = found[real]
-    return scores.cpu().numpy()
+    return scores
+
+
+def _budget(device: torch.device) -> int:
+    return _VALUES.get(device.type, _DEVICE_VALUES)
 
 
 def _pad(rows: np.ndarray, offsets: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -79,14 +105,13 @@ def _score_runs(
     gather: Gather,
     starts: Tensor,
     counts: Tensor,
-    longest: int,
     words: Tensor,
     lengths: Tensor,
     owners: Tensor,
     sum_over: Literal["query", "stored"],
 ) -> Tensor:
     """Score B runs of L candidates, (B, L); `owners` (B,) says whose `words` (Q, W, D) each run is compared with."""
-    slots = torch.arange(longest, device=starts.device)
+    slots = torch.arange(max(int(counts.max()), 1), device=starts.device)
     stored = slots < counts[..., None]  # (B, L, R)
     tokens = torch.where(stored, starts[..., None] + slots, 0)
     rows = gather(tokens.flatten()).view(len(owners), -1, words.shape[2])

@@ -11,6 +11,9 @@ import numpy as np
 import torch
 
 
+_LONGEST = 1e14  # norm of an embedding; Manifest.check allows a little more
+
+
 def to_float32(values: Any, name: str) -> np.ndarray:
     """Return a contiguous float32 array of a numpy array, torch tensor or nested list."""
     if isinstance(values, torch.Tensor):
@@ -52,9 +55,15 @@ def check_globals(values: Any, dim: int, name: str) -> np.ndarray:
             "Embed with the model that the index was built with."
         )
     _check_finite(array, name)
-    norms = np.linalg.norm(array, axis=1)
+    with np.errstate(over="ignore"):
+        norms = np.linalg.norm(array, axis=1)
     if (norms == 0).any():
         raise ValueError(f"{name} row {int(norms.argmin())} is a zero vector, which cannot be ranked; leave it out.")
+    if (norms > _LONGEST).any():
+        raise ValueError(
+            f"{name} row {int(norms.argmax())} has the norm {norms.max():.3g}, whose products do not fit into float32; "
+            "normalize the embeddings."
+        )
     return array
 
 
@@ -111,7 +120,9 @@ def _token_matrix(values: Any, dim: int, name: str) -> np.ndarray:
 
 def _check_finite(array: np.ndarray, name: str) -> None:
     flat = array.reshape(-1)
-    if np.isfinite(np.dot(flat, flat)):  # one quick pass; it can overflow, then every value is looked at
+    with np.errstate(over="ignore", invalid="ignore"):
+        quick = np.isfinite(np.dot(flat, flat))  # one pass; it can overflow, then every value is looked at
+    if quick:
         return
     if not np.isfinite(array).all():
         row = int(np.argwhere(~np.isfinite(array))[0][0])

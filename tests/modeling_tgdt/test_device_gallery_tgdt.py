@@ -78,6 +78,8 @@ def test_later_commits_are_copied_and_deletions_need_no_copy(tmp_path, device) -
     copy = index._backend._resident  # type: ignore[union-attr]
     index.delete(index.search(vector, words).ids[0][:1])
     index.search(vector, words)
+    assert index.refresh() is False
+    index.search(vector, words)
     assert index._backend._resident is copy  # type: ignore[union-attr]
     index.add(["new"], vector, words)
     found = index.search(vector, words)
@@ -95,6 +97,22 @@ def test_small_pieces_change_nothing(tmp_path, device, monkeypatch) -> None:
     monkeypatch.setattr(device_gallery_tgdt, "_SCORES", 100)
     monkeypatch.setattr("modeling_tgdt.torch_maxsim_tgdt._VALUES", {device: 2000})
     assert_same(index.search(query, tokens, top_k=30, candidates=40), whole)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_autocast_and_the_default_dtype_change_nothing(tmp_path, device) -> None:
+    index, rng = make(tmp_path / "g")
+    query, tokens = unit(rng, 4, DIM), ragged(rng, 4, 6, DIM)
+    move(index, device)
+    expected = index.search(query, tokens, top_k=20)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast(device, torch.bfloat16):
+            found = index.search(query, tokens, top_k=20)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.ids == expected.ids
+    assert_same(found, expected)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -117,6 +135,7 @@ def test_items_and_queries_without_tokens_score_zero(tmp_path, device) -> None:
     rng = np.random.default_rng(0)
     nothing = np.zeros((0, DIM), np.float32)
     assert index.search(unit(rng, 1, DIM), [nothing]).ids == [[]]
+    assert index.search(np.zeros((0, DIM)), [], mode="local").ids == []
     index.add(["bare"], unit(rng, 1, DIM), [nothing])
     assert index.search(unit(rng, 1, DIM), unit(rng, 1, 3, DIM)).local_scores[0].tolist() == [0]
     index.add(["full", "last"], unit(rng, 2, DIM), [unit(rng, 2, DIM), nothing])
@@ -135,7 +154,6 @@ def test_moving_and_moving_back(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(device_gallery_tgdt, "_upload", full)
     with pytest.raises(MemoryError, match="token_dtype='int8'"):
         index.to("cuda")
-    index.to("cpu")
     assert len(index.search(unit(rng, 1, DIM), unit(rng, 1, 3, DIM)).ids[0]) == 10
 
 

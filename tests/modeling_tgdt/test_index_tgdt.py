@@ -346,3 +346,48 @@ def test_repr_says_what_the_gallery_is(tmp_path) -> None:
         f"TGDTIndex({str(tmp_path / 'g')!r}, 3 items, kind='image', dim={DIM}, token_dtype='int8', engine='exact', "
         "model_id='me/model')"
     )
+
+
+@pytest.mark.parametrize("mode", ["two_stage", "global", "local"])
+def test_no_queries_give_no_results(tmp_path, mode) -> None:
+    index, _ = make(tmp_path / "g")
+    assert index.search(np.zeros((0, DIM)), [], mode=mode).ids == []
+    assert index.rerank(np.zeros((0, DIM)), [], None, []).ids == []
+
+
+def test_only_its_own_files_are_ever_removed(tmp_path) -> None:
+    (tmp_path / "segment-anything").mkdir()
+    mine = [tmp_path / "segment-anything" / "weights.bin", tmp_path / "engine-config.yaml", tmp_path / "deleted-1.txt"]
+    for path in mine:
+        path.write_text("mine")
+    (tmp_path / "segment-0123456789ab").mkdir()  # what a killed writer leaves
+    index, _ = make(tmp_path)
+    index.delete(["id000"])
+    index.compact()
+    assert all(path.read_text() == "mine" for path in mine)
+    assert not (tmp_path / "segment-0123456789ab").exists()
+
+
+def test_a_write_that_never_began_leaves_the_lock_free(tmp_path, monkeypatch) -> None:
+    index, rng = make(tmp_path / "g", items=0)
+    index.close()
+    batch = unit(rng, 1, DIM), unit(rng, 1, 2, DIM)
+    with TGDTIndex.open(tmp_path / "g") as other:
+        other.add(["theirs"], *batch)
+    with monkeypatch.context() as patch:
+        patch.setattr("modeling_tgdt.gallery_tgdt.Manifest.read", lambda root: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            index.add(["ours"], *batch)
+    index.add(["ours"], *batch)
+    assert sorted(TGDTIndex.open(tmp_path / "g")) == ["ours", "theirs"]
+
+
+def test_nothing_is_committed_that_could_not_be_opened(tmp_path) -> None:
+    for bad in ({"segment_rows": sys.maxsize}, {"scale": float("nan")}, {"local_weight": float("inf")}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            TGDTIndex.create(tmp_path / "g", dim=DIM, **bad)
+    index, rng = make(tmp_path / "g", items=3)
+    with pytest.raises(ValueError, match="row 0 has the norm"):
+        index.add(["huge"], np.full((1, DIM), 1e20, np.float32), unit(rng, 1, 2, DIM))
+    assert sorted(TGDTIndex.open(tmp_path / "g")) == sorted(index) == ["id000", "id001", "id002"]
+    assert index.verify() == []
