@@ -11,12 +11,12 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from modeling_tgdt import TGDTImageProcessor, TGDTModel, TGDTProcessor
-from trainer import CMCTrainer, CMCTrainingArguments, evaluate_retrieval, load_captions
+from trainer import CMCTrainer, CMCTrainingArguments, evaluate_retrieval, load_captions, warm_start
 
 
 def build(vision: str, text: str) -> tuple[TGDTModel, TGDTProcessor]:
     """Put a new model on two pretrained backbones."""
-    model = TGDTModel.from_vision_text_pretrained(vision, text, projection_dim=256)
+    model = TGDTModel.from_vision_text_pretrained(vision, text, projection_dim=256, text_global_token="mean")
     return model, TGDTProcessor(TGDTImageProcessor.from_backbone(vision), AutoTokenizer.from_pretrained(text))
 
 
@@ -33,11 +33,12 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     args = parser.parse_args(arguments)
 
+    photos = load_captions(args.pictures, on_error="skip").train_test_split(0.2, seed=0)
     if args.model:
         model, processor = TGDTModel.from_pretrained(args.model), TGDTProcessor.from_pretrained(args.model)
     else:
         model, processor = build(args.vision, args.text)
-    photos = load_captions(args.pictures, on_error="skip").train_test_split(0.2, seed=0)
+        warm_start(model, processor, photos["train"])
     training = CMCTrainingArguments(
         str(args.output),
         num_train_epochs=args.epochs,
