@@ -17,6 +17,8 @@ from statistics import mean, stdev
 from trainer.recipe import load_recipe
 from trainer.run import run_recipe
 
+from .report import command
+
 ROWS = {
     "global": ("global only", ["model.local_loss_weight=0"]),
     "local": (
@@ -40,10 +42,8 @@ def train_row(name: str, seed: int, args: argparse.Namespace) -> None:
         return
     overrides = [*ROWS[name][1], f"training.token_cache_dir={args.output / 'tokens'}", *args.set]
     recipe = load_recipe("flickr8k", overrides)
-    recipe.vision_model, recipe.text_model = args.vision_model, args.text_model
-    run_recipe(
-        recipe, output, dataset=args.dataset, seed=seed, command=f"python -m benchmarks.flickr8k --rows {name}:{seed}"
-    )
+    recipe.dataset, recipe.vision_model, recipe.text_model = args.dataset, args.vision_model, args.text_model
+    run_recipe(recipe, output, seed=seed, command=command())
 
 
 def table(output: Path) -> str:

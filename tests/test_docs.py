@@ -48,6 +48,9 @@ def test_interoperability(folder: Path) -> None:
     for k in (1, 5, 10):
         assert 100 * found["metrics"][f"dot_accuracy@{k}"] == pytest.approx(ours[f"t2i_r{k}"])
     assert 100 * found["metrics"]["dot_mrr@10"] <= 100 * ours["t2i_mrr"] + 1e-6
+    adapted = found["get_peft_model"](found["TGDTModel"].from_pretrained("my-model"), found["lora"])
+    towers = {name.split(".")[2] for name, _ in adapted.named_parameters() if "lora_A" in name}
+    assert towers == {"vision_model", "text_model"}
     assert list(Path("my-lora").rglob("events.out.tfevents.*")) and Path("my-merged-model", "config.json").exists()
 
 
