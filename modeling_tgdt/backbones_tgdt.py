@@ -18,6 +18,9 @@ _POOLED_ONLY = {
     "siglip_text_model": "head",
     "siglip2_text_model": "head",
 }
+# Tokens before the grid: a class token and one of distillation at most, or what these fields count.
+_MOST_PREFIX_TOKENS = 2
+_PREFIX_FIELDS = ("num_register_tokens", "num_registers", "num_cls_tokens", "n_cls_tokens")
 
 
 def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
@@ -52,9 +55,15 @@ def load_tower(name_or_path: str, tower: str, dtype: torch.dtype | str) -> PreTr
         dtype: Data type of the weights.
 
     Raises:
-        ValueError: When an image-text model keeps that tower under another name than `text_model` or `vision_model`.
+        ValueError: When an image-text model keeps that tower under another name than `text_model` or `vision_model`,
+            or the encoder is one of timm.
     """
     model = AutoModel.from_pretrained(name_or_path, dtype=dtype)
+    if model.config.model_type == "timm_wrapper":
+        raise ValueError(
+            f"Expected an encoder of transformers, found {name_or_path!r} of timm, whose configuration tells neither "
+            "width nor patch size. Pass one that transformers implements, such as 'facebook/dinov2-base'."
+        )
     if not hasattr(model.config, f"{tower}_config"):
         return model
     if not isinstance(getattr(model, f"{tower}_model", None), PreTrainedModel):
@@ -105,16 +114,22 @@ def grid_tokens(hidden: Tensor, pixel_values: Tensor, config: PreTrainedConfig) 
         hidden: Last hidden state (B, tokens, H) or feature map (B, H, rows, columns).
         pixel_values: The images (B, C, height, width) it was computed from.
         config: Configuration of the backbone.
+
+    Raises:
+        ValueError: When the tokens are not a grid that follows from the configuration.
     """
     if hidden.ndim == 4:
         return hidden.flatten(2).transpose(1, 2), (hidden.shape[2], hidden.shape[3])
-    patch = config.patch_size if isinstance(config.patch_size, (list, tuple)) else (config.patch_size,) * 2
-    depths = getattr(config, "depths", None)
-    halvings = len(depths) - 1 if isinstance(depths, (list, tuple)) else 0
-    rows, columns = (side // size for side, size in zip(pixel_values.shape[-2:], patch, strict=True))
-    for _ in range(halvings):  # patch merging pads odd grids
-        rows, columns = (rows + 1) // 2, (columns + 1) // 2
-    return hidden[:, hidden.shape[1] - rows * columns :], (rows, columns)
+    rows, columns = _grid(pixel_values, config)
+    prefix = hidden.shape[1] - rows * columns
+    most = _MOST_PREFIX_TOKENS + sum(getattr(config, name, None) or 0 for name in _PREFIX_FIELDS)
+    if not 0 <= prefix <= most:
+        raise ValueError(
+            f"Expected a grid of {rows} x {columns} tokens after at most {most} others from the "
+            f"{config.model_type!r} backbone, found {hidden.shape[1]} tokens. Choose an encoder whose last hidden "
+            "state is a grid of patches, such as ViT, DINOv2, SigLIP, Swin or ConvNeXt."
+        )
+    return hidden[:, prefix:], (rows, columns)
 
 
 def grid_boxes(rows: int, columns: int, device: torch.device | None = None) -> Tensor:
@@ -132,6 +147,27 @@ def grid_boxes(rows: int, columns: int, device: torch.device | None = None) -> T
     y = torch.arange(rows, device=device).repeat_interleave(columns) / rows
     x = torch.arange(columns, device=device).repeat(rows) / columns
     return torch.stack([x, y, x + 1 / columns, y + 1 / rows], dim=-1)
+
+
+def _grid(pixel_values: Tensor, config: PreTrainedConfig) -> tuple[int, int]:
+    """Return the rows and columns of a backbone's tokens."""
+    height, width = pixel_values.shape[-2:]
+    if config.model_type == "dinov3_convnext":  # a ConvNeXt whose configuration names no patch size
+        stride = 4 * 2 ** (len(config.depths) - 1)
+        return height // stride, width // stride
+    patch = getattr(config, "patch_stride", None) or getattr(config, "patch_size", None)
+    if patch is None:
+        raise ValueError(
+            f"Expected a patch_size in the configuration of the vision encoder, found none in type "
+            f"{config.model_type!r}. Choose another encoder, such as ViT, DINOv2, SigLIP, Swin or ConvNeXt."
+        )
+    patch = patch if isinstance(patch, (list, tuple)) else (patch, patch)
+    depths = getattr(config, "depths", None)
+    halvings = len(depths) - 1 if isinstance(depths, (list, tuple)) else 0
+    rows, columns = height // patch[0], width // patch[1]
+    for _ in range(halvings):  # patch merging pads odd grids
+        rows, columns = (rows + 1) // 2, (columns + 1) // 2
+    return rows, columns
 
 
 def _patches(pixel_values: Tensor, size: int) -> tuple[Tensor, dict[str, Tensor]]:

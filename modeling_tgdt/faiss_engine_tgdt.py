@@ -70,7 +70,7 @@ class FaissEngine:
         snapshot = gallery.snapshot
         if len(snapshot.alive) < self.min_rows:
             return
-        index = self._build(snapshot)
+        index = self._checked(snapshot)
         path = gallery.root / f"engine-{uuid.uuid4().hex[:12]}.bin"
         with clear_os_errors(gallery.root, "store the engine of"):
             path.write_bytes(faiss.serialize_index(index).data)
@@ -98,9 +98,27 @@ class FaissEngine:
                 index.add(np.ascontiguousarray(segment.globals[start : start + _BLOCK]))
         return index
 
+    def _checked(self, snapshot: Snapshot) -> Any:
+        """Build an index that can be searched; FAISS takes no filter for some kinds of it."""
+        try:
+            index = self._build(snapshot)
+            self._approximate(index, np.zeros((1, index.d), np.float32), 1, np.ones(index.ntotal, bool))
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ValueError(
+                f"engine option factory={self.factory!r} makes no FAISS index that can be searched under a filter, of "
+                f"{len(snapshot.alive)} items: {reason}. Take another one, such as 'HNSW32'."
+            ) from error
+        return index
+
     def _index(self, snapshot: Snapshot) -> Any:
         for name, (length, crc) in snapshot.manifest.engine_files.items():
             if self._loaded is None or self._loaded[0] != name:
+                if not (snapshot.root / name).exists():
+                    raise ValueError(
+                        f"{name} in {str(snapshot.root)!r} is gone, as after another writer's compact(); refresh() "
+                        "the index, or compact() it when the file stays away."
+                    )
                 if file_crc(snapshot.root / name, length) != crc:  # FAISS would trust it
                     raise ValueError(f"{name} in {str(snapshot.root)!r} is damaged; compact() builds it again.")
                 self._loaded = (name, faiss.read_index(str(snapshot.root / name)))
@@ -112,13 +130,21 @@ class FaissEngine:
         if allowed is not None:
             bits = np.packbits(allowed[: index.ntotal], bitorder="little")
             options["sel"] = faiss.IDSelectorBitmap(bits)
+        return index.search(queries, k, params=self._parameters(index, k, options))[1]
+
+    def _parameters(self, index: Any, k: int, options: dict[str, Any]) -> Any:
+        """Return the search parameters of an index; those of the index inside go in by a wrapper."""
+        index = faiss.downcast_index(index)
+        if isinstance(index, faiss.IndexPreTransform):
+            return faiss.SearchParametersPreTransform(index_params=self._parameters(index.index, k, options))
+        if isinstance(index, faiss.IndexRefine):
+            inner = self._parameters(index.base_index, k, options)
+            return faiss.IndexRefineSearchParameters(k_factor=index.k_factor, base_index_params=inner)
         if hasattr(index, "hnsw"):
-            parameters = faiss.SearchParametersHNSW(efSearch=max(self.ef_search, k), **options)
-        elif hasattr(index, "nprobe"):
-            parameters = faiss.SearchParametersIVF(nprobe=self.nprobe, **options)
-        else:
-            parameters = faiss.SearchParameters(**options)
-        return index.search(queries, k, params=parameters)[1]
+            return faiss.SearchParametersHNSW(efSearch=max(self.ef_search, k), **options)
+        if hasattr(index, "nprobe"):
+            return faiss.SearchParametersIVF(nprobe=self.nprobe, **options)
+        return faiss.SearchParameters(**options)
 
     def _newer(
         self, snapshot: Snapshot, built: int, queries: np.ndarray, k: int, allowed: np.ndarray | None

@@ -4,6 +4,7 @@
 import base64
 import binascii
 import os
+import time
 from functools import cache
 from io import BytesIO
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image, ImageOps
 
 # Decoders that only decode: Pillow would start Ghostscript for EPS.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_MAX_DOWNLOAD = 1 << 28  # bytes: the largest picture that is read, uncompressed in RGB
 _SIXTEEN_BIT = 257  # 65535 / 255
 _NEXT_STEP = "Convert it with `PIL.Image.open(path).convert('RGB')` or pass a (height, width, 3) uint8 array."
 
@@ -24,7 +26,7 @@ def open_image(source: str | os.PathLike[str], timeout: float = 30.0) -> Image.I
 
     Args:
         source: Path, `http(s)://` URL, or base64 text with or without a `data:image/...` prefix.
-        timeout: Seconds that a download may take.
+        timeout: See `download`.
 
     Raises:
         ValueError: When nothing readable is found, or the file is damaged.
@@ -48,9 +50,34 @@ def known_formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
+def download(url: str, timeout: float = 30.0, max_bytes: int = _MAX_DOWNLOAD) -> bytes:
+    """Fetch what is at a URL.
+
+    Args:
+        url: `http(s)://`; redirects are followed.
+        timeout: Seconds until the first bytes and between two of them, and until the last: a trickle ends as well.
+        max_bytes: Most bytes that are taken.
+
+    Raises:
+        ValueError: When there is no answer, too late an answer, or more than `max_bytes`.
+    """
+    deadline, data = time.monotonic() + timeout, bytearray()
+    try:
+        with httpx.stream("GET", url, timeout=timeout, follow_redirects=True) as answer:
+            for part in answer.raise_for_status().iter_bytes():
+                data += part
+                if len(data) > max_bytes:
+                    raise ValueError(f"{url[:200]!r} has more than the {max_bytes} bytes that are read from a URL")
+                if time.monotonic() > deadline:
+                    raise ValueError(f"{url[:200]!r} did not arrive within {timeout:g} seconds; download it first")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ValueError(f"{url[:200]!r} cannot be downloaded: {type(error).__name__}: {error}") from error
+    return bytes(data)
+
+
 def _read(name: str, timeout: float) -> bytes:
     if name.startswith(("http://", "https://")):
-        return httpx.get(name, timeout=timeout, follow_redirects=True).raise_for_status().content
+        return download(name, timeout)
     if os.path.isfile(name):
         with open(name, "rb") as file:
             return file.read()

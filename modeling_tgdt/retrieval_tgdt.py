@@ -27,13 +27,12 @@ from .picture_sources_tgdt import picture_items
 from .pooling_tgdt import PoolingCost, pooling_costs
 from .processing_tgdt import TGDTProcessor
 from .retriever_files_tgdt import (
-    INDEX_FOLDER,
-    copy_gallery,
     find_directory,
     find_model,
     open_index,
     push_folder,
     read_reference,
+    save_gallery,
 )
 from .shortlist_tgdt import shortlist_ranks, smallest_shortlist
 
@@ -316,12 +315,16 @@ class TGDTRetriever:
         """Save model, processor and gallery (in `index/`) in the layout that `from_pretrained` and the Hub read.
 
         Args:
-            directory: Made when missing. A gallery that is there already is replaced.
+            directory: Made when missing. A gallery that is there already is replaced. In the directory of this gallery
+                itself only model and processor are written beside it.
+
+        Raises:
+            ValueError: For another directory inside the gallery's own.
         """
         folder = Path(directory)
+        if self.index is not None:  # first: what it refuses leaves nothing behind
+            save_gallery(self.index.path, folder)
         self._save_model(folder)
-        if self.index is not None:
-            copy_gallery(self.index.path, folder / INDEX_FOLDER)
 
     @classmethod
     def from_pretrained(

@@ -12,6 +12,8 @@ import json
 import os
 import shutil
 import tempfile
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from .index_tgdt import TGDTIndex
 INDEX_FOLDER = "index"
 REFERENCE = "retriever.json"
 _LOCAL_ONLY = ("writer.lock",)
+_GALLERY = ("segment-*", "deleted-*", "engine-*", "qdrant*")  # beside the manifest; a model may lie there as well
 
 
 def find_directory(name: str | os.PathLike[str], revision: str | None = None, **options: Any) -> Path:
@@ -105,21 +108,36 @@ def open_index(folder: Path) -> TGDTIndex | None:
     return None
 
 
+def save_gallery(source: Path, folder: Path) -> None:
+    """Copy a gallery into `folder/index`; one whose own directory is `folder` stays: `open_index` finds it there."""
+    target = folder / INDEX_FOLDER
+    if source.resolve() != folder.resolve() or (target / "manifest.json").exists():
+        copy_gallery(source, target)
+
+
 def copy_gallery(source: Path, target: Path) -> None:
     """Copy a gallery's directory; the target appears whole or not at all, an older one is replaced.
 
     Args:
         source: Directory of a gallery.
         target: Where to; nothing happens when it is the same directory.
+
+    Raises:
+        ValueError: When one lies inside the other.
     """
-    if target.exists() and source.samefile(target):
+    own, other = source.resolve(), target.resolve()
+    if own == other:
         return
+    if own in other.parents or other in own.parents:
+        raise ValueError(
+            f"expected a copy that lies apart from the gallery in {str(source)!r}, found {str(target)!r}; one would "
+            "hold the other. Save into another directory."
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         manifest = (source / "manifest.json").read_bytes()  # first: what is appended meanwhile does not belong to it
-        ignored = shutil.ignore_patterns(*_LOCAL_ONLY, "manifest.json")
-        shutil.copytree(source, staging, ignore=ignored, dirs_exist_ok=True)
+        shutil.copytree(source, staging, ignore=partial(_not_copied, source), dirs_exist_ok=True)
         (staging / "manifest.json").write_bytes(manifest)
         os.chmod(staging, 0o755)
         if target.exists():
@@ -157,7 +175,7 @@ def push_folder(
     repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
     files = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     if gallery is not None:
-        files |= {f"{INDEX_FOLDER}/{path.relative_to(gallery).as_posix()}": path for path in _files(gallery)}
+        files |= {f"{INDEX_FOLDER}/{path.relative_to(gallery).as_posix()}": path for path in _gallery_files(gallery)}
     there = api.list_repo_files(repo_id, repo_type=repo_type)
     stale = [name for name in there if name.startswith(f"{INDEX_FOLDER}/") and name not in files]
     operations = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
@@ -169,6 +187,17 @@ def _files(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in _LOCAL_ONLY]
 
 
+def _gallery_files(gallery: Path) -> list[Path]:
+    foreign = _not_copied(gallery, gallery, os.listdir(gallery)) - {"manifest.json"}
+    return [path for path in _files(gallery) if path.relative_to(gallery).parts[0] not in foreign]
+
+
+def _not_copied(gallery: Path, parent: str | os.PathLike[str], names: list[str]) -> set[str]:
+    """Return the names in a folder of a gallery that are not copied with it."""
+    own = Path(parent) != gallery
+    return {n for n in names if n in _LOCAL_ONLY or not (own or any(fnmatch(n, pattern) for pattern in _GALLERY))}
+
+
 __all__ = [
     "INDEX_FOLDER",
     "copy_gallery",
@@ -177,5 +206,6 @@ __all__ = [
     "open_index",
     "push_folder",
     "read_reference",
+    "save_gallery",
     "write_reference",
 ]

@@ -142,9 +142,9 @@ def _score_dtype(tokens: Tensor) -> torch.dtype:
 
 
 def _chunks(total: int, cost: int) -> Iterator[slice]:
-    """Yield slices of `range(total)` whose items of `cost` elements each fit one chunk."""
+    """Yield slices of `range(total)` whose items of `cost` elements each fit one chunk; none for empty items."""
     size = max(1, _CHUNK_ELEMENTS // max(cost, 1))
-    for start in range(0, total, size):
+    for start in range(0, total if cost else 0, size):
         yield slice(start, min(start + size, total))
 
 
@@ -165,7 +165,7 @@ class _AllPairs(torch.autograd.Function):
         scores = image_tokens.new_zeros(images, texts, dtype=_score_dtype(image_tokens))
         winners = torch.zeros(images, texts * words, dtype=_index_dtype(regions), device=image_tokens.device)
         with torch.autocast(image_tokens.device.type, enabled=False):
-            for rows in _chunks(images if regions else 0, regions * texts * words):
+            for rows in _chunks(images, regions * texts * words):
                 products = (image_tokens[rows].reshape(-1, dim) @ flat_words.T).view(-1, regions, texts * words)
                 best, winner = _best_region(products, image_mask[rows])
                 scores[rows] = (best.view(-1, texts, words) * weights).sum(-1)
@@ -181,7 +181,7 @@ class _AllPairs(torch.autograd.Function):
         flat_words = text_tokens.reshape(texts * words, dim)
         grad_images, grad_words = image_tokens.new_zeros(image_tokens.shape), flat_words.new_zeros(flat_words.shape)
         grad = grad * image_mask.any(1)[:, None]
-        for rows in _chunks(images if regions else 0, regions * texts * words):
+        for rows in _chunks(images, regions * texts * words):
             per_word = (grad[rows, :, None] * weights).view(-1, 1, texts * words).to(flat_words.dtype)
             routed = per_word.new_zeros(per_word.shape[0], regions, texts * words)
             routed.scatter_(1, winners[rows].long()[:, None], per_word)
@@ -209,7 +209,7 @@ class _Pairs(torch.autograd.Function):
         scores = image_tokens.new_zeros(pairs, dtype=_score_dtype(image_tokens))
         winners = torch.zeros(pairs, words, dtype=_index_dtype(regions), device=image_tokens.device)
         with torch.autocast(image_tokens.device.type, enabled=False):
-            for rows in _chunks(pairs if regions else 0, (regions + words) * dim):
+            for rows in _chunks(pairs if regions * words else 0, (regions + words) * dim):
                 image, text = image_index[rows], text_index[rows]
                 products = torch.bmm(image_tokens[image], text_tokens[text].transpose(1, 2))
                 best, winner = _best_region(products, image_mask[image])
@@ -226,7 +226,7 @@ class _Pairs(torch.autograd.Function):
         flat_images = image_tokens.reshape(-1, dim)
         grad_images, grad_texts = flat_images.new_zeros(flat_images.shape), text_tokens.new_zeros(text_tokens.shape)
         grad = grad * image_mask.any(1)[image_index]
-        for rows in _chunks(len(image_index) if regions else 0, (regions + words) * dim):
+        for rows in _chunks(len(image_index) if regions * words else 0, (regions + words) * dim):
             image, text = image_index[rows], text_index[rows]
             per_word = (grad[rows, None] * weights[text])[..., None].to(text_tokens.dtype)
             region = (image[:, None] * regions + winners[rows].long()).view(-1)  # row in flat_images

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput, has_length
 from transformers.utils import logging
 
 from .caption_dataset import CaptionDataset, IterableCaptionDataset
@@ -53,6 +54,15 @@ def step_schedule(step: int, *, steps_per_epoch: int, step_epochs: int, warmup_s
     return 0.1 ** (step // steps_per_epoch // step_epochs) * warm_up
 
 
+class _CaptionEpochs(TrainerCallback):
+    """Tells the training data its epoch: with several processes Accelerate tells the sampler and not the data."""
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        data = kwargs["train_dataloader"].dataset
+        if isinstance(data, CaptionDataset):
+            data.set_epoch(int((state.epoch or 0) + 1e-6))  # a resumed run starts within the epoch
+
+
 class CMCTrainer(Trainer):
     """Train a TGDTModel with the CMC loss; everything of `transformers.Trainer` keeps working.
 
@@ -76,6 +86,7 @@ class CMCTrainer(Trainer):
     # The hinge sums over a batch; micro-batches under accumulation are averaged as separate batches.
     loss_is_scaled_for_ga = False
     _stages: Any = None  # while training: gives the parameters' flags back
+    _steps_per_epoch: int | None = None  # optimizer steps, once training has started on data of known length
 
     def __init__(
         self,
@@ -98,15 +109,19 @@ class CMCTrainer(Trainer):
         if args.cache_vision_tokens:
             both = (train_dataset, eval_dataset)
             train_dataset, eval_dataset = (self._cached(model, args, processing_class, photos) for photos in both)
+        train_dataset = self._examples(train_dataset, args)
+        if isinstance(train_dataset, torch.utils.data.IterableDataset):
+            _collate_on_every_process(args)
         super().__init__(
             model=model,
             args=args,
             data_collator=data_collator or TGDTDataCollator(processing_class),
-            train_dataset=self._examples(train_dataset, args),
+            train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             **kwargs,
         )
+        self.add_callback(_CaptionEpochs())
         if args.hard_negatives:
             self.add_callback(HardNegativeMining())
         self._components: dict[str, list[Tensor]] = defaultdict(list)
@@ -246,13 +261,9 @@ class CMCTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def encode_options(self) -> EncodeOptions:
-        """Return how the arguments want photos to be encoded: workers, policy for broken pictures, progress bars."""
-        return EncodeOptions(
-            progress=not self.args.disable_tqdm,
-            num_workers=self.args.dataloader_num_workers,
-            on_error=self.args.on_error,  # type: ignore[arg-type]
-            report=self.skip_report,
-        )
+        """Return how the arguments want photos to be encoded: batches, workers, policy for broken pictures, bars."""
+        policy: Any = self.args.on_error
+        return replace(EncodeOptions.of_arguments(self.args), on_error=policy, report=self.skip_report)
 
     def evaluation_loop(
         self,
@@ -272,7 +283,6 @@ class CMCTrainer(Trainer):
             dataloader.dataset,
             modes=tuple(self.args.eval_modes),  # type: ignore[arg-type]
             candidates=self.args.eval_candidates,
-            batch_size=self.args.eval_batch_size,
             timed_queries=0,
             options=self.encode_options(),
         )
@@ -289,16 +299,17 @@ class CMCTrainer(Trainer):
     def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, Any]:
         """Return the optimizer with one parameter group per tower and weight decay."""
         optimizer, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
-        rates = {"vision": args.vision_learning_rate, "text": args.text_learning_rate}
-        if model is None or not any(rates.values()):
+        given = {"vision": args.vision_learning_rate, "text": args.text_learning_rate}
+        rates = {f"{TOWERS[tower]}.": rate for tower, rate in given.items() if rate is not None}
+        if model is None or not rates:
             return optimizer, kwargs
+        no_trainer: Any = None  # the method reads nothing of it
+        decaying = set(Trainer.get_decay_parameter_names(no_trainer, model))
         groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                tower = next((tower for tower, part in TOWERS.items() if f"{part}." in name), None)
-                rate = (rates.get(tower) if tower else None) or args.learning_rate
-                decays = parameter.ndim > 1 and "embedding" not in name
-                groups[rate, args.weight_decay if decays else 0.0].append(parameter)
+                rate = next((rate for part, rate in rates.items() if part in name), args.learning_rate)
+                groups[rate, args.weight_decay if name in decaying else 0.0].append(parameter)
         kwargs["optimizer_dict"] = [
             {"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()
         ]
@@ -315,14 +326,20 @@ class CMCTrainer(Trainer):
         finally:
             self.model.__dict__.pop("save_pretrained", None)
 
+    def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
+        """Return what `transformers.Trainer` reads off the data, and keep the length of an epoch for the schedule."""
+        values = super().set_initial_training_values(args, dataloader)
+        self._steps_per_epoch = values[1] if has_length(dataloader) else None
+        return values
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Return the authors' step schedule where `lr_step_epochs` is set, else the one of `lr_scheduler_type`."""
         if self.args.lr_step_epochs is None or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
-        epochs = max(1.0, self.args.num_train_epochs)
+        of_arguments = max(1, round(num_training_steps / max(1.0, self.args.num_train_epochs)))
         schedule = partial(
             step_schedule,
-            steps_per_epoch=max(1, round(num_training_steps / epochs)),
+            steps_per_epoch=self._steps_per_epoch or of_arguments,
             step_epochs=self.args.lr_step_epochs,
             warmup_steps=self.args.get_warmup_steps(num_training_steps),
         )
@@ -375,3 +392,14 @@ class CMCTrainer(Trainer):
         folder = args.token_cache_dir or Path(str(args.output_dir), "token_cache")
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         return cache_tokens(model.to(args.device), processor, photos, folder, autocast_dtype=dtype)
+
+
+def _collate_on_every_process(args: CMCTrainingArguments) -> None:
+    """Have every process read the stream for its own batches.
+
+    Accelerate would collate on the main process and join what it sends out, which fails on `return_loss` and on
+    captions of differing widths.
+    """
+    config: Any = args.accelerator_config
+    if config.dispatch_batches is None:
+        config.dispatch_batches = False

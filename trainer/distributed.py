@@ -11,6 +11,8 @@ from accelerate import PartialState
 from accelerate.utils import gather, pad_across_processes
 from torch import Tensor
 
+_IDS_PER_PROCESS = 1 << 32  # far above any batch
+
 
 @dataclass
 class PairEmbeddings:
@@ -78,7 +80,7 @@ def gather_pairs(pairs: PairEmbeddings) -> PairEmbeddings:
     whole batch; so the own rows pass their gradient on multiplied by the number of processes.
 
     Args:
-        pairs: This process's pairs. All processes hold equally many.
+        pairs: This process's pairs. All processes hold equally many. Negative ids are ids within the process.
     """
     state = PartialState()
     if state.num_processes == 1:
@@ -86,7 +88,9 @@ def gather_pairs(pairs: PairEmbeddings) -> PairEmbeddings:
     if pairs.image_ids is None:  # unique on every process, and across processes
         first = state.process_index * len(pairs.image_embeds)
         ids = torch.arange(first, first + len(pairs.image_embeds), device=pairs.image_embeds.device)
-        pairs = PairEmbeddings(**{**pairs.tensors(), "image_ids": ids})
+    else:  # ids of photos without a name count down from -1 on every process
+        ids = pairs.image_ids - state.process_index * _IDS_PER_PROCESS * (pairs.image_ids < 0)
+    pairs = PairEmbeddings(**{**pairs.tensors(), "image_ids": ids})
     columns = {}
     for name, tensor in pairs.tensors().items():
         # Where it pads, Accelerate turns booleans into integers.

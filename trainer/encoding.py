@@ -47,6 +47,15 @@ class EncodeOptions:
     report: SkipReport | None = None
     progress: bool = True
 
+    @classmethod
+    def of_arguments(cls, args: Any) -> EncodeOptions:
+        """Read batch size, workers and progress bars from training arguments.
+
+        Args:
+            args: `transformers.TrainingArguments`.
+        """
+        return cls(args.eval_batch_size, args.dataloader_num_workers, progress=not args.disable_tqdm)
+
 
 def encode_dataset(
     model: Any, processor: Any, dataset: Any, options: EncodeOptions | None = None
@@ -209,7 +218,12 @@ def _map_style(dataset: Any) -> datasets.Dataset:
             f"Evaluation needs a datasets.Dataset or a CaptionDataset, found {type(dataset).__name__}. Load it with "
             "load_captions(..., streaming=False)."
         )
+    return dataset if _is_canonical(dataset) else canonicalise(dataset)
+
+
+def _is_canonical(dataset: datasets.Dataset) -> bool:
+    """Tell whether the columns have the canonical names, and captions are lists of strings."""
     names = set(dataset.column_names)
-    if {"captions", "image_id"} <= names and names & {"image", "region_features"}:
-        return dataset
-    return canonicalise(dataset)
+    if not ({"captions", "image_id"} <= names and names & {"image", "region_features"}):
+        return False
+    return bool(dataset.features["captions"] == datasets.List(datasets.Value("string")))

@@ -39,7 +39,7 @@ def evaluate_retrieval(
     candidates: Candidates | None = None,
     *,
     score: ScoreConfig | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     timed_queries: int = 16,
     options: EncodeOptions | None = None,
 ) -> dict[str, dict[str, float]]:
@@ -55,9 +55,9 @@ def evaluate_retrieval(
             mixed score of all pairs. `"two_stage"`: the mixed score of a shortlist by global score.
         candidates: Shortlist size, one number or by direction. Default: 50 captions and 100 photos, as in the paper.
         score: Weights of the mixed score, mean or sum over words; as the model is configured when omitted.
-        batch_size: Photos, or captions, per forward pass.
+        batch_size: Photos, or captions, per forward pass; that of `options` when omitted.
         timed_queries: Queries timed alone for `query_ms`; 0 leaves timing out.
-        options: Workers, token precision, policy for broken pictures, progress bars.
+        options: Batch size, workers, token precision, policy for broken pictures, progress bars.
 
     Returns:
         Mode to its metrics: `i2t_r1`, `i2t_r5`, `i2t_r10`, `t2i_r1`, ... and `rsum` (percent), `i2t_medr`,
@@ -74,7 +74,8 @@ def evaluate_retrieval(
         >>> metrics["two_stage"]["rsum"]  # doctest: +SKIP
     """
     _check(protocol, modes)
-    options = replace(options or EncodeOptions(), batch_size=batch_size)
+    options = options or EncodeOptions()
+    options = options if batch_size is None else replace(options, batch_size=batch_size)
     embeddings = encode_dataset(model, processor, dataset, options)
     core = getattr(model, "module", model)
     return retrieval_metrics(

@@ -7,6 +7,7 @@ import base64
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -165,12 +166,7 @@ class HardNegativeMining(TrainerCallback, ExportableState):
         if epoch == 0 or epoch % args.mining_epochs or epoch == self.epoch:
             return
         loader = kwargs["train_dataloader"]
-        options = EncodeOptions(
-            batch_size=args.eval_batch_size,
-            num_workers=args.dataloader_num_workers,
-            tokens=False,
-            progress=not args.disable_tqdm,
-        )
+        options = replace(EncodeOptions.of_arguments(args), tokens=False)
         found = mine_dataset(kwargs["model"], kwargs["processing_class"], loader.dataset, args.hard_negatives, options)
         self.epoch, self.count = epoch, found.shape[1]
         self.packed = base64.b64encode(found.astype("<i4").tobytes()).decode()

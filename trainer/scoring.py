@@ -102,7 +102,7 @@ def exhaustive_positions(
     scores = _score_rows(embeddings, images, score, progress, title)
     captions = relevant_rows(embeddings, "i2t")
     i2t = torch.full((len(images), captions.shape[1]), -1)
-    for block in images.split(_QUERY_BLOCK):
+    for block in images.split(_QUERY_BLOCK) if len(images) else ():
         first = int(block[0] - images[0])
         block_scores = scores[first : first + len(block)]
         i2t[first : first + len(block)] = torch.from_numpy(relevant_positions(block_scores, captions[block.numpy()]))

@@ -90,6 +90,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
+_COUNT_SECONDS = 5.0  # probes and scrapes do not wait longer
 _OTHER_METHODS = ["HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 
 
@@ -105,16 +106,19 @@ class Service:
         self.retriever, self.limits, self.metrics = retriever, limits, Metrics()
         self.batcher: Batcher | None = None
         self._decoders: ThreadPoolExecutor | None = None
+        self._counter: ThreadPoolExecutor | None = None
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Answer between start and stop; what waits at the stop is still answered."""
         self._decoders = ThreadPoolExecutor(self.limits.decoders, thread_name_prefix="tgdt-decode")
+        self._counter = ThreadPoolExecutor(1, thread_name_prefix="tgdt-count")
         self.batcher = Batcher(Searcher(self.retriever), self.limits.max_batch, self.metrics.observe_batch)
         await self.batcher.start()
         yield
         await self.batcher.stop()
         self._decoders.shutdown()
+        self._counter.shutdown(wait=False, cancel_futures=True)
 
     async def search(self, query: Any, options: Options) -> Results:
         """Answer one query; raise HTTPException with the reason where that is not possible."""
@@ -129,6 +133,17 @@ class Service:
         except (ValueError, TypeError) as error:
             raise HTTPException(400, str(error)) from error
         return Results(hits=[_hit(hit) for hit in hits])
+
+    async def items(self) -> int:
+        """Count the gallery, in a thread as a remote store may be slow; HTTPException 503 when it does not answer."""
+        patience = min(self.limits.timeout, _COUNT_SECONDS)
+        counting = asyncio.get_running_loop().run_in_executor(self._counter, len, self.retriever.index)
+        try:
+            return await asyncio.wait_for(counting, patience)
+        except asyncio.TimeoutError:
+            raise HTTPException(503, f"the gallery did not answer within {patience:g} seconds") from None
+        except Exception as error:  # every store raises its own types
+            raise HTTPException(503, f"the gallery does not answer: {error}") from error
 
     async def prepare(self, upload: UploadFile) -> Any:
         """Decode an uploaded picture in a thread of its own; a refusal names the reason, never a path."""
@@ -188,15 +203,18 @@ def create_app(retriever: Any, limits: ServeLimits | None = None) -> Any:
     described = app.openapi
     app.openapi = lambda: describe(described(), retriever.index.metadata_types)  # type: ignore[method-assign]
 
-    @app.get("/healthz")
+    @app.get("/healthz", responses={503: {"model": Problem, "description": "the gallery does not answer"}})
     async def health() -> Health:
         """Tell that the service runs, and over what."""
-        return Health(status="ok", items=len(retriever.index), model=retriever.index.settings["model_id"])
+        return Health(status="ok", items=await service.items(), model=retriever.index.settings["model_id"])
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> str:
         """Counters and times in the text format of Prometheus."""
-        return service.metrics.render(len(retriever.index))
+        try:
+            return service.metrics.render(await service.items())
+        except HTTPException:  # the other metrics are wanted most when the store fails
+            return service.metrics.render(None)
 
     app.add_middleware(
         Guard,

@@ -30,7 +30,8 @@ class Searcher:
 
     def __init__(self, retriever: Any) -> None:
         self.retriever = retriever
-        self._looked_at, self._seen = 0.0, self._manifest_time()
+        self._looked_at = 0.0
+        self._seen: int | None = None  # a commit may lie between the opening of the index and now
 
     def __call__(self, requests: Sequence[SearchRequest]) -> list[Any]:
         """Return for each request its hits, or the exception that it alone caused."""
@@ -50,8 +51,8 @@ class Searcher:
         self._looked_at = time.monotonic()
         found = self._manifest_time()
         if found != self._seen:  # opening a new state of a large gallery takes time: only when there is one
-            self._seen = found
             self.retriever.index.refresh()
+            self._seen = found
 
     def _manifest_time(self) -> int:
         path = self.retriever.index.path / "manifest.json"

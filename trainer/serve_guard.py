@@ -37,11 +37,11 @@ class Metrics:
         """Count one batch of queries."""
         self.batches, self.batched = self.batches + 1, self.batched + size
 
-    def render(self, items: int) -> str:
+    def render(self, items: int | None) -> str:
         """Return all metrics.
 
         Args:
-            items: Items in the gallery.
+            items: Items in the gallery; None, when its store does not answer, leaves the gauge out.
         """
         lines = ["# TYPE tgdt_responses_total counter"]
         lines += [
@@ -55,7 +55,7 @@ class Metrics:
         total = self._buckets[float("inf")]
         lines += [f"tgdt_search_seconds_sum {self._seconds:.6f}", f"tgdt_search_seconds_count {total}"]
         plain = {"batches_total": self.batches, "batched_queries_total": self.batched}
-        gauges = {"in_flight": self.in_flight, "gallery_items": items}
+        gauges = {"in_flight": self.in_flight} | ({} if items is None else {"gallery_items": items})
         for kind, values in (("counter", plain), ("gauge", gauges)):
             for name, value in values.items():
                 lines += [f"# TYPE tgdt_{name} {kind}", f"tgdt_{name} {value}"]

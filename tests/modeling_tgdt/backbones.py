@@ -8,8 +8,10 @@ from transformers import (
     CLIPVisionConfig,
     ConvNextConfig,
     Dinov2Config,
+    DINOv3ConvNextConfig,
     DINOv3ViTConfig,
     DistilBertConfig,
+    HieraConfig,
     ModernBertConfig,
     PreTrainedConfig,
     ResNetConfig,
@@ -22,14 +24,14 @@ from transformers import (
 )
 
 IMAGE, VOCABULARY = 32, 99
-_LAYERS: dict[str, Any] = {
+LAYERS: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 37,
 }
-_WORDS: dict[str, Any] = _LAYERS | {"vocab_size": VOCABULARY, "max_position_embeddings": 64, "pad_token_id": 0}
-_PIXELS: dict[str, Any] = _LAYERS | {"image_size": IMAGE, "patch_size": 8}
+_WORDS: dict[str, Any] = LAYERS | {"vocab_size": VOCABULARY, "max_position_embeddings": 64, "pad_token_id": 0}
+_PIXELS: dict[str, Any] = LAYERS | {"image_size": IMAGE, "patch_size": 8}
 _SPECIAL: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2}
 _STAGES: dict[str, Any] = {"hidden_sizes": [8, 16], "depths": [1, 1]}
 
@@ -52,9 +54,19 @@ VISION: dict[str, PreTrainedConfig] = {
     "resnet": ResNetConfig(**_STAGES, embedding_size=8, layer_type="basic"),
     "clip": CLIPVisionConfig(**_PIXELS),
     "dinov3": DINOv3ViTConfig(**_PIXELS, num_register_tokens=2),
+    "dinov3-convnext": DINOv3ConvNextConfig(**_STAGES, image_size=IMAGE),
+    "hiera": HieraConfig(
+        image_size=[IMAGE, IMAGE],
+        embed_dim=16,
+        depths=[1, 1],
+        num_heads=[2, 4],
+        num_query_pool=1,
+        masked_unit_size=[2, 2],
+        mlp_ratio=2.0,
+    ),
 }
 COMPOSITE: dict[str, PreTrainedConfig] = {
     "clip": CLIPConfig(text_config=_WORDS | _SPECIAL, vision_config=_PIXELS, projection_dim=32),
     "siglip": SiglipConfig(text_config=_WORDS | _SPECIAL, vision_config=_PIXELS),
 }
-SIGLIP2 = Siglip2VisionConfig(**_LAYERS, patch_size=8, num_patches=16)
+SIGLIP2 = Siglip2VisionConfig(**LAYERS, patch_size=8, num_patches=16)

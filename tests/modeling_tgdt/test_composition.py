@@ -3,16 +3,17 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModel, BertModel, PreTrainedConfig
+from transformers import AutoModel, BertModel, PreTrainedConfig, TimmWrapperConfig, ViTMAEConfig, YolosConfig
 
 from modeling_tgdt import TGDTConfig, TGDTModel
-from modeling_tgdt.backbones_tgdt import build_backbone, grid_boxes, grid_tokens
+from modeling_tgdt.backbones_tgdt import build_backbone, grid_boxes, grid_tokens, load_tower
 from tests.modeling_tgdt import tiny
-from tests.modeling_tgdt.backbones import COMPOSITE, IMAGE, SIGLIP2, TEXT, VISION
+from tests.modeling_tgdt.backbones import COMPOSITE, IMAGE, LAYERS, SIGLIP2, TEXT, VISION
 
 PAIRS = {f"{text}-{vision}": (TEXT[text], VISION[vision]) for text in TEXT for vision in VISION}
 PAIRS |= {f"{name}-towers": (config.text_config, config.vision_config) for name, config in COMPOSITE.items()}
@@ -74,7 +75,7 @@ def test_cached_tokens_give_what_pixels_give(name: str) -> None:
 
 
 @pytest.mark.parametrize("sides", [(32, 48), (48, 32)])
-@pytest.mark.parametrize("name", ["dinov2", "swin", "convnext", "siglip2"])
+@pytest.mark.parametrize("name", ["dinov2", "swin", "convnext", "dinov3-convnext", "siglip2"])
 def test_pictures_need_not_be_square(name: str, sides: tuple[int, int]) -> None:
     config = SIGLIP2 if name == "siglip2" else VISION[name]
     features = compose(TEXT["bert"], config).get_image_features(
@@ -139,6 +140,31 @@ def test_whole_image_text_configurations_are_refused() -> None:
         TGDTConfig(vision_config=COMPOSITE["clip"])
     with pytest.raises(ValueError, match="found type 'tgdt'"):
         build_backbone(type("Unknown", (TGDTConfig,), {})())
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (YolosConfig(**LAYERS, image_size=[IMAGE, IMAGE], patch_size=8), "4 x 4 tokens after at most 2 .* found 117"),
+        (ViTMAEConfig(**LAYERS, image_size=IMAGE, patch_size=8), "'vit_mae' backbone, found 5 tokens"),
+        (PreTrainedConfig(), "Expected a patch_size"),
+    ],
+)
+def test_tokens_that_are_no_grid_are_refused(config: PreTrainedConfig, message: str) -> None:
+    tokens = {"yolos": 117, "vit_mae": 5}.get(config.model_type, 17)
+    pixels = tiny.pixel_inputs(1, size=IMAGE)["pixel_values"]
+    if config.model_type:
+        model = build_backbone(config).eval()
+        assert model(pixels).last_hidden_state.shape[1] == tokens
+    with pytest.raises(ValueError, match=message):
+        grid_tokens(torch.zeros(1, tokens, 32), pixels, config)
+
+
+def test_timm_encoders_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = SimpleNamespace(config=TimmWrapperConfig())  # timm itself is no dependency
+    monkeypatch.setattr(AutoModel, "from_pretrained", lambda *args, **options: loaded)
+    with pytest.raises(ValueError, match="found 'timm/x' of timm"):
+        load_tower("timm/x", "vision", torch.float32)
 
 
 def test_pixels_are_refused_by_a_region_model() -> None:

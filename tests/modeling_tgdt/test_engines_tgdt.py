@@ -8,6 +8,7 @@ import pytest
 import modeling_tgdt.maxsim_tgdt as maxsim_tgdt
 import modeling_tgdt.ranking_tgdt as ranking_tgdt
 import modeling_tgdt.scan_tgdt as scan_tgdt
+from modeling_tgdt.faiss_engine_tgdt import FaissEngine, faiss
 from modeling_tgdt.index_tgdt import TGDTIndex
 from modeling_tgdt.scan_tgdt import exact_best
 
@@ -131,7 +132,10 @@ def test_faiss_is_rebuilt_by_compact_stored_and_reopened(tmp_path) -> None:
     assert damaged.search(query, mode="global").ids == found
 
 
-@pytest.mark.parametrize("factory", ["IVF8,PQ4x4", "IVF8,SQ8", "Flat"])
+@pytest.mark.parametrize(
+    "factory",
+    ["IVF8,PQ4x4", "IVF8,SQ8", "Flat", "OPQ4_16,IVF8,PQ4x4", "IVF8,PQ4x4,RFlat", "PCA8,HNSW8,RFlat"],
+)
 def test_faiss_factories(tmp_path, factory) -> None:
     pytest.importorskip("faiss")
     options = {"min_rows": 50, "factory": factory, "nprobe": 8, "oversample": 30}
@@ -140,6 +144,45 @@ def test_faiss_factories(tmp_path, factory) -> None:
     query = unit(np.random.default_rng(1), 5, DIM)
     expected = gallery(tmp_path / "exact", items=600).search(query, mode="global", where={"year": [1, 2]}).ids
     assert index.search(query, mode="global", where={"year": [1, 2]}).ids == expected
+
+
+def test_the_wrapped_index_is_searched_as_broadly_as_asked() -> None:
+    """Three of 64 cells find less than all of them: the number of cells reaches the index inside the transform."""
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(0)
+    rows, queries = unit(rng, 3000, DIM), unit(rng, 20, DIM)
+    found = {}
+    for nprobe in (3, 64):
+        engine = FaissEngine(factory="OPQ4_16,IVF64,SQ8,RFlat", nprobe=nprobe)
+        index = faiss.index_factory(DIM, engine.factory, faiss.METRIC_INNER_PRODUCT)
+        index.train(rows)
+        index.add(rows)
+        found[nprobe] = engine._approximate(index, queries, 10, None)
+    exact = np.argsort(-(queries @ rows.T), axis=1)[:, :10]
+    shares = {n: np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found[n], exact, strict=True)]) for n in found}
+    assert shares[3] < 0.7 and shares[64] > 0.9
+
+
+@pytest.mark.parametrize("factory", ["PQ4x4", "IVF1024,Flat", "typo"])
+def test_a_factory_that_cannot_be_built_or_filter_is_refused_by_compact(tmp_path, factory) -> None:
+    pytest.importorskip("faiss")
+    index = gallery(tmp_path / "g", engine="faiss", engine_options={"min_rows": 50, "factory": factory})
+    with pytest.raises(ValueError, match=f"factory='{factory}' makes no FAISS index .* 200 items: .*Take another"):
+        index.compact()
+    assert index.verify() == [] and len(index.search(unit(np.random.default_rng(1), 1, DIM), mode="global").ids[0])
+
+
+def test_a_reader_whose_engine_file_a_writer_removed_is_told_to_refresh(tmp_path) -> None:
+    pytest.importorskip("faiss")
+    index = gallery(tmp_path / "g", **FAISS)
+    index.compact()
+    reader = TGDTIndex.open(tmp_path / "g")
+    for _ in range(2):  # the second one removes the file that the reader opens at its first search
+        index.compact()
+    query = unit(np.random.default_rng(1), 1, DIM)
+    with pytest.raises(ValueError, match=r"engine-.* is gone.*refresh\(\) the index"):
+        reader.search(query, mode="global")
+    assert reader.refresh() and reader.search(query, mode="global").ids == index.search(query, mode="global").ids
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,20 @@ def test_regions_are_pictures() -> None:
     np.testing.assert_allclose(scores_by_index(pipe("sea", images=regions)), logits[:, 2], atol=1e-5)
 
 
+def test_candidates_without_a_word_score_by_their_global_embedding(pipe: Any) -> None:
+    with torch.no_grad():
+        batch = tiny_processor()(images=PICTURES[:1], text=["", CAPTIONS[0]], return_tensors="pt")
+        logits = tiny_model()(**batch).logits_per_image[0]
+    (found,) = pipe(PICTURES[0], texts=[""])
+    assert found["score"] == pytest.approx(float(logits[0]), abs=1e-5)
+    wordless = ImageTextRetrievalPipeline(model=tiny_model(num_suffix_tokens=2), processor=tiny_processor(), task=TASK)
+    found = scores_by_index(wordless(PICTURES[0], texts=["dog", "sea"]))
+    with torch.no_grad():
+        batch = tiny_processor()(images=PICTURES[:1], text=["dog", "sea"], return_tensors="pt")
+        out = wordless.model(**batch)
+    np.testing.assert_allclose(found, (out.image_embeds @ out.text_embeds.T)[0].numpy(), atol=1e-5)
+
+
 def test_half_precision(folder: Path, expected: np.ndarray) -> None:
     half = pipeline(TASK, model=str(folder), dtype=torch.bfloat16)
     np.testing.assert_allclose(scores_by_index(half(PICTURES[0], texts=CAPTIONS)), expected[0], atol=0.05)

@@ -1,14 +1,19 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """TGDTRetriever: results against the model's own forward pass, sources, bad pictures, resume, files."""
 
+import contextlib
 import gc
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import datasets
@@ -18,7 +23,9 @@ import torch
 from PIL import Image
 
 from modeling_tgdt.fingerprint_tgdt import weights_fingerprint
+from modeling_tgdt.image_loading_tgdt import download
 from modeling_tgdt.index_tgdt import TGDTIndex
+from modeling_tgdt.picture_sources_tgdt import read_picture
 from modeling_tgdt.retrieval_tgdt import Hit, TGDTRetriever
 from modeling_tgdt.shortlist_tgdt import shortlist_ranks, shortlist_recall
 from tests.tiny_retrieval import (
@@ -192,6 +199,55 @@ def test_bad_pictures_are_skipped_with_reasons_or_refused(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="on_error='skip'"):
         made.add_images(tmp_path, progress=False)
     assert list(made.index or ()) == ["ok.jpg"]
+
+
+@contextmanager
+def web(answer: Callable[[Any], None]) -> Iterator[str]:
+    """Answer every GET on the loopback interface by a function of the stream; gives the URL of a picture."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):  # the reader may leave
+                answer(self.wfile)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/a.png"
+        server.shutdown()
+
+
+def test_pictures_of_a_url_are_held_to_the_limits_of_a_file(folder: Path) -> None:
+    with web(lambda stream: stream.write((folder / "000.png").read_bytes())) as url:
+        assert read_picture(url).size == read_picture(folder / "000.png").size
+        with pytest.raises(ValueError, match="24 x 20 pixels, more than the 100 allowed"):
+            read_picture(url, max_pixels=100)
+        with pytest.raises(ValueError, match="more than the 50 bytes"):
+            download(url, max_bytes=50)
+    bomb, too_large = web(lambda stream: stream.write(png_bomb(9500))), pytest.raises(ValueError, match="9500 x 9500")
+    with bomb as url, too_large:
+        read_picture(url)
+    for bad in (url, "ftp://127.0.0.1/a.png", "http://[/a.png"):  # the server is gone
+        with pytest.raises(ValueError, match="cannot be downloaded"):
+            read_picture(bad)
+
+
+def test_a_download_that_trickles_ends_at_the_deadline() -> None:
+    def trickle(stream: Any) -> None:
+        for _ in range(100):
+            stream.write(b"x")
+            stream.flush()
+            time.sleep(0.05)
+
+    with web(trickle) as url:
+        start = time.monotonic()
+        with pytest.raises(ValueError, match=r"did not arrive within 0\.3 seconds"):
+            download(url, timeout=0.3)
+        assert time.monotonic() - start < 2
 
 
 def test_embeddings_that_cannot_be_ranked_are_refused_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,38 @@ def test_copies_are_whole_and_without_locks(retriever: TGDTRetriever, tmp_path: 
     assert files.open_index(tmp_path) is None
 
 
+def test_a_gallery_keeps_its_directory_when_the_model_is_saved_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tiny_retriever()
+    made.create_index(tmp_path / "g")
+    made.add_images([random_picture(0)], progress=False)
+    made.save_pretrained(tmp_path / "g")
+    assert len(list((tmp_path / "g").rglob("model.safetensors"))) == 1
+    assert not (tmp_path / "g" / "index").exists()
+    made.add_images([random_picture(1)], progress=False)
+    assert len(TGDTRetriever.from_pretrained(tmp_path / "g").index or ()) == 2
+    made.save_pretrained(tmp_path / "other")  # nor does the model go along as a part of the gallery
+    assert len(list((tmp_path / "other").rglob("model.safetensors"))) == 1
+    assert TGDTRetriever.from_pretrained(tmp_path / "other").search("sea") == made.search("sea")
+    hub = FakeHub()
+    monkeypatch.setattr(files, "HfApi", hub)
+    made.push_to_hub("user/repo")
+    assert [name for name in hub.files if name.endswith(".safetensors")] == ["model.safetensors"]
+    assert "index/manifest.json" in hub.files and any(name.startswith("index/segment-") for name in hub.files)
+
+
+@pytest.mark.parametrize(("gallery", "folder"), [("g", "g/deeper"), ("g/index/deeper", "g")])
+def test_a_copy_that_would_hold_or_lie_in_the_gallery_is_refused(gallery: str, folder: str, tmp_path: Path) -> None:
+    made = tiny_retriever()
+    made.create_index(tmp_path / gallery)
+    made.add_images([random_picture(0)], progress=False)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="apart from the gallery"):
+        made.save_pretrained(tmp_path / folder)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_gallery_with_a_plain_revision_is_compared_by_it(tmp_path: Path) -> None:
     made = tiny_retriever()
     made.create_index(tmp_path / "g", model_id="user/repo", model_revision="a" * 40)

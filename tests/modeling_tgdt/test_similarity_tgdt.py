@@ -40,8 +40,8 @@ def random_tokens(seed, images=3, texts=4, regions=5, words=6, dim=7, dtype=torc
     seed=st.integers(0, 2**31),
     images=st.integers(1, 4),
     texts=st.integers(1, 4),
-    regions=st.integers(1, 5),
-    words=st.integers(1, 5),
+    regions=st.integers(0, 5),
+    words=st.integers(0, 5),
     reduction=st.sampled_from(["sum", "mean"]),
 )
 def test_values_and_gradients_equal_nested_loops(seed, images, texts, regions, words, reduction):
@@ -91,6 +91,21 @@ def test_no_region_and_no_word_score_zero():
     for reduction in ("sum", "mean"):
         scores = token_similarity(a, b, image_mask, text_mask, reduction=reduction)
         assert scores[0].abs().max() == 0 and scores[:, 1].abs().max() == 0 and scores.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "empty", [{"words": 0}, {"regions": 0}, {"texts": 0}, {"images": 0}], ids=["words", "regions", "texts", "images"]
+)
+def test_empty_sides_score_zero_and_get_zero_gradients(empty):
+    a, b, image_mask, text_mask = random_tokens(6, **empty)
+    x, y = a.clone().requires_grad_(), b.clone().requires_grad_()
+    rows = torch.zeros(2 if len(a) and len(b) else 0, dtype=torch.int64)
+    scores = token_similarity(x, y, image_mask, text_mask, reduction="mean")
+    pairs = token_similarity_pairs(x, y, image_mask, text_mask, image_index=rows, text_index=rows)
+    assert scores.shape == (len(a), len(b)) and pairs.shape == rows.shape
+    (scores.sum() + pairs.sum()).backward()
+    for zero in (scores, pairs, x.grad, y.grad):
+        assert not zero.count_nonzero()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

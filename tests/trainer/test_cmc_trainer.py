@@ -9,6 +9,7 @@ from transformers import Trainer, TrainingArguments
 
 from tests.trainer.scenes_model import processor, scenes, tiny_model
 from trainer import CaptionDataset, CMCTrainer, CMCTrainingArguments, TGDTDataCollator
+from trainer.encoding import EncodeOptions
 
 
 def make_trainer(tmp_path, model=None, dataset=None, **options):
@@ -126,6 +127,38 @@ def test_learning_rate_per_tower(tmp_path):
             assert parameter.ndim > 1 or rates[id(parameter)][1] == 0.0
         else:
             assert id(parameter) not in rates
+
+
+def test_a_tower_with_learning_rate_zero_stays(tmp_path):
+    model = tiny_model()
+    before = weights(model)
+    make_trainer(tmp_path, model, vision_learning_rate=0.0, max_steps=2).train()
+    towers = {name.split(".")[0] for name in changed(before, model)}
+    assert "vision_model" not in towers and {"text_model", "visual_projection"} <= towers
+
+
+def test_tower_rates_leave_weight_decay_as_it_is(tmp_path):
+    decays = []
+    for rate in (None, 1e-3):  # equal rates: only the grouping differs
+        trainer = make_trainer(tmp_path, vision_learning_rate=rate, weight_decay=0.1)
+        names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+        groups = trainer.create_optimizer().param_groups
+        decays.append(
+            {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+        )
+    assert decays[0] == decays[1]
+
+
+@pytest.mark.parametrize(
+    "length", [{"max_steps": 30}, {"num_train_epochs": 2, "max_steps": -1}], ids=["max_steps", "epochs"]
+)
+def test_the_authors_schedule_falls_with_the_epochs_of_the_data(tmp_path, length):
+    options = {"captions_per_image": "one", "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}
+    trainer = make_trainer(tmp_path, lr_step_epochs=1, learning_rate=1.0, max_grad_norm=1e-9, **options, **length)
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    steps = 3  # 24 photos in batches of 4, two to a step
+    assert rates == pytest.approx([0.1 ** (step // steps) for step in range(len(rates))])
 
 
 @pytest.mark.parametrize("objective", ["hinge", "infonce"])
@@ -290,6 +323,15 @@ def test_arguments_are_checked(tmp_path, options, message):
 def test_memory_is_pinned_for_an_accelerator_only(tmp_path):
     arguments = CMCTrainingArguments(str(tmp_path), use_cpu=True)
     assert arguments.dataloader_pin_memory == torch.accelerator.is_available()
+
+
+def test_encoding_follows_the_arguments(tmp_path):
+    trainer = make_trainer(
+        tmp_path, per_device_eval_batch_size=5, dataloader_num_workers=2, on_error="skip", disable_tqdm=True
+    )
+    options = trainer.encode_options()
+    assert options == EncodeOptions(5, 2, on_error="skip", report=trainer.skip_report, progress=False)
+    assert EncodeOptions.of_arguments(trainer.args) == EncodeOptions(5, 2, progress=False)
 
 
 def test_wrong_set_ups_are_refused(tmp_path):

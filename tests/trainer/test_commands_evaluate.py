@@ -30,11 +30,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-def evaluate(folder, *options):
+def evaluate(folder, *options, read=True):
     output = folder / "metrics.json"
     command = ["--quiet", "evaluate", "--model", str(folder / "model"), "--dataset", str(folder / "photos")]
     assert main([*command, "--candidates", "4", "--output", str(output), *options]) == 0
-    return json.loads(output.read_text())
+    return json.loads(output.read_text()) if read else None
 
 
 def untimed(results):
@@ -79,6 +79,15 @@ def test_sweep_is_a_table_json_and_a_plot(folder, capsys):
     assert rows[-1]["stage1_recall"] == 100.0 and "| candidates |" in capsys.readouterr().out
     with Image.open(folder / "metrics.sweep.png") as picture:
         assert min(picture.size) > 200
+
+
+def test_sweeps_of_dotted_names_do_not_overwrite_each_other(folder, tmp_path):
+    for seed in ("0", "1"):
+        options = ["--modes", "global", "--sweep", "2", "--output", str(tmp_path / f"results.seed{seed}.json")]
+        evaluate(folder, *options, read=False)
+    names = {path.name for path in tmp_path.iterdir()}
+    kinds = ("json", "sweep.json", "sweep.png")
+    assert names == {f"results.seed{seed}.{kind}" for seed in "01" for kind in kinds}
 
 
 def test_broken_pictures_stop_or_are_listed(folder, tmp_path, capsys):

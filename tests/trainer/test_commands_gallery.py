@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,68 @@ def test_index_takes_pooling_and_engine_options(
     whole = TGDTIndex.open(root / "g" / "index")
     counts = [[len(tokens) for tokens in own.get(sorted(own))[1]] for own in (index, whole)]
     assert counts[0] == [-(-count // 4) for count in counts[1]]
+
+
+def test_texts_do_not_go_into_a_gallery_of_pictures(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "texts").write_text(CAPTIONS[0])
+    argv = ["index", str(tmp_path / "texts"), "--texts", "--model", f"{root}/model", "--out", f"{root}/g"]
+    assert main(["--quiet", *argv]) == 2
+    assert "has kind='image', found 'text'" in capsys.readouterr().err
+    lines(capsys, "search", root / "g", "sea", "--sheet", tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        (["--engine", "exact"], "engine='faiss', found 'exact'"),
+        (["--engine-option", "min_rows=7"], "min_rows=1000, found 7"),
+        (["--engine-option", "nprobe=7"], "nprobe='its default', found 7"),
+        (["--token-dtype", "float16"], "token_dtype='int8', found 'float16'"),
+        (["--pool-factor", "1"], "pool_factor=2, found 1"),
+    ],
+)
+def test_settings_of_an_existing_gallery_are_not_ignored(
+    option: list[str], why: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("faiss")
+    argv = ["index", str(root / "pictures"), "--model", f"{root}/model", "--out", f"{tmp_path}/g", "--resume"]
+    same = ["--engine", "faiss", "--engine-option", "min_rows=1000", "--token-dtype", "int8", "--pool-factor", "2"]
+    for given in (same, same, []):
+        assert main(["--quiet", *argv, *given]) == 0
+    assert main(["--quiet", *argv, *option]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert why in last and "another --out" in last
+
+
+def test_index_builds_the_engine_of_a_large_gallery_once(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("faiss")
+    pictures = picture_folder(tmp_path / "pictures", 4)
+    argv = ["index", pictures, "--model", root / "model", "--out", tmp_path / "g", "--resume", "--engine", "faiss"]
+    seen = []
+    for count in (4, 5, 5, 6):
+        picture_folder(pictures, count)
+        lines(capsys, *argv, "--engine-option", "min_rows=5", "--engine-option", "factory=HNSW8")
+        index = TGDTIndex.open(tmp_path / "g" / "index")
+        seen.append(sorted(index._backend.gallery.snapshot.manifest.engine_files))
+    assert [len(names) for names in seen] == [0, 1, 1, 1]
+    assert seen[1] == seen[2] != seen[3]
+    assert index.verify() == []
+    index.delete([])  # the lock of the writer was given back
+
+
+def test_dates_in_metadata_are_printed_as_json(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "texts").write_text(CAPTIONS[0])
+    lines(capsys, "index", tmp_path / "texts", "--texts", "--model", root / "model", "--out", tmp_path / "g")
+    with TGDTIndex.open(tmp_path / "g" / "index") as index:
+        vectors, tokens = index.get(["1"])
+        index.add(["1"], vectors, tokens, metadata=[{"taken": datetime(2024, 5, 1, 12)}])
+    (line,) = lines(capsys, "search", tmp_path / "g", "sea", "--json")
+    assert json.loads(line)["metadata"] == {"taken": "2024-05-01 12:00:00"}
 
 
 def test_a_second_writer_is_one_line(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

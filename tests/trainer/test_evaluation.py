@@ -5,10 +5,13 @@ import sys
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 import torch
 
+from trainer import scoring
 from trainer.caption_dataset import CaptionDataset
+from trainer.embeddings import RetrievalEmbeddings
 from trainer.encoding import EncodeOptions, encode_dataset
 from trainer.evaluation import evaluate_retrieval, retrieval_metrics
 from trainer.scoring import ScoreConfig
@@ -74,6 +77,45 @@ def test_broken_photo_leaves_with_its_captions(photos: datasets.Dataset, tmp_pat
     embeddings = encode_dataset(tiny_model(), tiny_processor(), photos, options)
     assert len(embeddings.image_embeds) == 10 and len(embeddings.text_embeds) == 19
     assert embeddings.text_to_image.max() == 9 and [image_id for image_id, _ in report] == ["photo0004"]
+
+
+def test_plain_captions_under_canonical_names_are_one_caption_each(photos: datasets.Dataset) -> None:
+    texts = [captions[0] for captions in photos["captions"]]
+    raw = photos.remove_columns("captions").add_column("captions", texts)
+    found, expected = (
+        encode_dataset(tiny_model(), tiny_processor(), rows, QUIET)
+        for rows in (raw, photos.remove_columns("captions").add_column("captions", [[text] for text in texts]))
+    )
+    assert found.text_to_image.tolist() == list(range(11))
+    torch.testing.assert_close(found.text_embeds, expected.text_embeds)
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, 3), ({"batch_size": 5}, 5)])
+def test_batches_are_of_the_options_unless_given(
+    photos: datasets.Dataset, given: dict[str, int], expected: int
+) -> None:
+    model, sizes = tiny_model(), []
+    model.vision_model.register_forward_pre_hook(
+        lambda _, args, kwargs: sizes.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    options = EncodeOptions(batch_size=3, progress=False)
+    evaluate_retrieval(model, tiny_processor(), photos, modes=["global"], timed_queries=0, options=options, **given)
+    assert max(sizes) == expected and sum(sizes) == 11
+
+
+def test_a_process_without_a_photo_ranks_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five photos on four processes: the last has none. Its counts are empty, those of the others add up."""
+    generator = torch.Generator().manual_seed(0)
+    images, texts = (torch.randn(5, 4, generator=generator) for _ in range(2))
+    gallery = RetrievalEmbeddings(images, texts, torch.arange(5))
+    whole = scoring.exhaustive_positions(gallery, ScoreConfig().only("global"))
+    shares = {}
+    for rank in range(4):
+        part = torch.arange(5).split(2)[rank] if rank < 3 else torch.arange(0)
+        monkeypatch.setattr(scoring, "shard", lambda count, part=part: part)
+        shares[rank] = scoring.exhaustive_positions(gallery, ScoreConfig().only("global"))["i2t"]
+    assert len(shares[3]) == 0
+    assert np.array_equal(np.concatenate(list(shares.values())), whole["i2t"])
 
 
 def test_repeated_rows_of_a_photo_are_one_photo(photos: datasets.Dataset) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from modeling_tgdt.index_tgdt import TGDTIndex
 from modeling_tgdt.retrieval_tgdt import TGDTRetriever
 from tests.tiny_retrieval import CAPTIONS, png_bomb, random_picture, tiny_retriever
 from trainer.serve_batching import Batcher, Searcher, SearchRequest
@@ -275,6 +276,60 @@ def test_one_bad_request_does_not_spoil_its_batch(retriever: TGDTRetriever) -> N
     assert good == retriever.search("sea", top_k=2)
     assert other == retriever.search("dogs", top_k=2)
     assert isinstance(bad, Exception)
+
+
+def test_commits_around_the_start_are_seen_and_a_failed_look_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> int:
+        searcher._looked_at = float("-inf")  # a second has passed
+        (hits,) = searcher([SearchRequest("sea", (("top_k", 10),))])
+        return len(hits)
+
+    writer = tiny_retriever()
+    writer.create_index(tmp_path / "g")
+    writer.add_images([random_picture(0)], progress=False)
+    reader = TGDTRetriever(writer.model, writer.processor, TGDTIndex.open(tmp_path / "g"))
+    writer.add_images([random_picture(1)], progress=False)
+    searcher = Searcher(reader)
+    assert found() == 2
+    writer.add_images([random_picture(2)], progress=False)
+
+    def fail() -> bool:
+        raise OSError("too many open files")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(reader.index, "refresh", fail)
+        with pytest.raises(OSError, match="too many"):
+            found()
+    assert found() == 3
+
+
+class LostStore:
+    """An index whose store does not answer, at once or at all."""
+
+    def __init__(self, index: Any, wait: float) -> None:
+        self.path, self.settings, self.metadata_types, self.wait = index.path, index.settings, None, wait
+
+    def __len__(self) -> int:
+        time.sleep(self.wait)
+        raise ConnectionError("Qdrant at http://db did not answer")
+
+
+@pytest.mark.parametrize(("wait", "why"), [(0, "Qdrant at http://db did not answer"), (3, "within 0.2 seconds")])
+def test_health_is_503_while_the_store_is_away_and_the_service_goes_on(
+    wait: float, why: str, retriever: TGDTRetriever
+) -> None:
+    slow = SlowRetriever(retriever)
+    slow.index = LostStore(retriever.index, wait)  # type: ignore[assignment]
+    with serving(slow, timeout=0.2) as address, ThreadPoolExecutor(1) as clients:
+        asked = clients.submit(httpx.get, f"{address}/healthz", timeout=30)
+        start = time.monotonic()
+        assert httpx.get(f"{address}/openapi.json", timeout=30).status_code == 200
+        text = httpx.get(f"{address}/metrics", timeout=30).text
+        assert time.monotonic() - start < 2
+        assert asked.result().status_code == 503 and why in asked.result().json()["detail"]
+        assert "tgdt_in_flight 0" in text and "gallery_items" not in text
 
 
 def test_the_batcher_takes_cancelled_requests_back() -> None:

@@ -66,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     what.add_argument("--sweep", nargs="+", type=int, metavar="K", help="also compare shortlists of these sizes")
     parser.add_argument(
-        "--output", metavar="FILE", help="also write the metrics as JSON; a sweep goes to FILE.sweep.json and .png"
+        "--output",
+        metavar="NAME.json",
+        help="also write the metrics as JSON; a sweep goes to NAME.sweep.json and NAME.sweep.png",
     )
 
 
@@ -143,6 +145,6 @@ def _report_sweep(rows: list[dict[str, float]], output: str | None) -> None:
 
     print(f"\nShortlist size against recall and time:\n{sweep_table(rows)}")
     if output:
-        base = Path(output).with_suffix("")
-        write_json(base.with_suffix(".sweep.json"), rows)
-        plot_sweep(rows, base.with_suffix(".sweep.png"))
+        base = Path(output).name.removesuffix(".json")  # with_suffix would make seed0 and seed1 of a name one
+        write_json(Path(output).with_name(f"{base}.sweep.json"), rows)
+        plot_sweep(rows, Path(output).with_name(f"{base}.sweep.png"))

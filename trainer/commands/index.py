@@ -5,8 +5,9 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from modeling_tgdt.index_tgdt import Kind
+from modeling_tgdt.index_tgdt import TGDTIndex
 from modeling_tgdt.quantize_tgdt import STORAGE_DTYPES
 from trainer.commands.search import parse_pairs
 from trainer.devices import add_device_argument
@@ -31,16 +32,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="raise",
         help="at a picture that cannot be read: stop, or go on",
     )
+    parser.add_argument(
+        "--metadata",
+        metavar="FILE",
+        help="CSV or JSONL; its column `file_name` or `id` names the picture, relative to DIR, or the text",
+    )
     parser.add_argument("--batch-size", type=int, default=32, help="items per forward pass (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="threads that decode pictures (default: number of cores)")
     add_device_argument(parser)
     parser.add_argument(
-        "--token-dtype", choices=sorted(STORAGE_DTYPES), default="float16", help="precision of a new gallery's tokens"
+        "--token-dtype", choices=sorted(STORAGE_DTYPES), help="precision of a new gallery's tokens (default: float16)"
     )
     parser.add_argument(
-        "--pool-factor", type=int, default=1, metavar="N", help="keep a 1/N share of a new gallery's tokens"
+        "--pool-factor", type=int, metavar="N", help="keep a 1/N share of a new gallery's tokens (default: 1)"
     )
-    parser.add_argument("--engine", default="exact", help="stage one of a new gallery (default: %(default)s)")
+    parser.add_argument("--engine", help="stage one of a new gallery (default: exact)")
     parser.add_argument(
         "--engine-option", action="append", default=[], metavar="KEY=VALUE", help="of the engine; may be repeated"
     )
@@ -54,43 +60,86 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Embed everything and say what was left out."""
     from modeling_tgdt.retrieval_tgdt import TGDTRetriever
-    from modeling_tgdt.retriever_files_tgdt import INDEX_FOLDER, open_index, write_reference
+    from modeling_tgdt.retriever_files_tgdt import open_index, write_reference
 
     source, out = Path(args.source), Path(args.out)
     _check_source(source, args.texts)
+    texts = list(_read_texts(source)) if args.texts else []
+    metadata = _metadata(args, texts)
     loaded = TGDTRetriever.from_pretrained(args.model, revision=args.revision, device=args.device)
     retriever = TGDTRetriever(loaded.model, loaded.processor, open_index(out))
-    if retriever.index is None:
-        kind: Kind = "text" if args.texts else "image"
-        retriever.create_index(
-            out / INDEX_FOLDER,
-            kind=kind,
-            token_dtype=args.token_dtype,
-            pool_factor=args.pool_factor,
-            engine=args.engine,
-            engine_options=parse_pairs("--engine-option", args.engine_option),
-        )
+    index = _gallery(retriever, args, out)
     if args.copy_model:
         retriever.model.save_pretrained(out)
         retriever.processor.save_pretrained(out)
     write_reference(out, args.model, args.revision, None if args.texts else str(source))
     options = {
+        "metadata": metadata,
         "batch_size": args.batch_size,
         "on_error": args.on_error,
         "resume": args.resume,
         "progress": not args.quiet,
     }
     if args.texts:
-        ids, texts = zip(*_read_texts(source), strict=True)
-        report = retriever.add_texts(texts, ids=ids, **options)
+        report = retriever.add_texts([text for _, text in texts], ids=[name for name, _ in texts], **options)
     else:
         report = retriever.add_images(source, workers=args.workers, **options)
     for name, why in report.skipped:
         print(f"skipped {name}: {why}")
     known = f", {report.unchanged} there already" if args.resume else ""
-    size = 0 if retriever.index is None else len(retriever.index)
-    print(f"{report.added} added, {len(report.skipped)} skipped{known}; {size} items in {out}")
+    print(f"{report.added} added, {len(report.skipped)} skipped{known}; {len(index)} items in {out}")
+    _build_engine(index, report.added)
     return 0
+
+
+def _metadata(args: argparse.Namespace, texts: list[tuple[str, str]]) -> list[dict[str, Any]] | None:
+    """Read `--metadata` in the order of the items."""
+    if args.metadata is None:
+        return None
+    from modeling_tgdt.picture_sources_tgdt import list_pictures
+    from trainer.index_metadata import read_metadata
+
+    items = texts if args.texts else list_pictures(args.source)
+    return read_metadata(Path(args.metadata), [name for name, _ in items])
+
+
+def _gallery(retriever: Any, args: argparse.Namespace, out: Path) -> TGDTIndex:
+    """Make the gallery with the settings asked for, or check that the one that is there has them.
+
+    Raises:
+        ValueError: When it has others: they are fixed when a gallery is made.
+    """
+    from modeling_tgdt.retriever_files_tgdt import INDEX_FOLDER
+
+    given = {key: getattr(args, key) for key in ("token_dtype", "pool_factor", "engine")}
+    asked = {"kind": "text" if args.texts else "image"} | {k: v for k, v in given.items() if v is not None}
+    options = parse_pairs("--engine-option", args.engine_option)
+    if retriever.index is None:
+        return retriever.create_index(out / INDEX_FOLDER, engine_options=options, **asked)
+    settings = retriever.index.settings
+    known = {**settings, **settings["engine_options"]}
+    for key, value in {**asked, **options}.items():
+        if known.get(key) != value:
+            raise ValueError(
+                f"the gallery in {str(out)!r} has {key}={known.get(key, 'its default')!r}, found {value!r}; give what "
+                "it has, or build another gallery with another --out."
+            )
+    return retriever.index
+
+
+def _build_engine(index: TGDTIndex, added: int) -> None:
+    """Build the FAISS index of a gallery that is large enough, and again once it grew by a tenth.
+
+    Until then stage one scans the new items exactly.
+    """
+    from modeling_tgdt.faiss_engine_tgdt import FaissEngine
+
+    if index.settings["engine"] != "faiss":
+        return
+    built = any(index.path.glob("engine-*.bin"))
+    if len(index) >= FaissEngine(**index.settings["engine_options"]).min_rows and (10 * added >= len(index) or not built):
+        with index:
+            index.compact()
 
 
 def _check_source(source: Path, texts: bool) -> None:

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         for rank, hit in enumerate(hits, start=1):
             row = {key: value for key, value in asdict(hit).items() if key != "matches"}
-            print(json.dumps({"rank": rank, **_without_nan(row)}, ensure_ascii=False))
+            print(json.dumps({"rank": rank, **_without_nan(row)}, ensure_ascii=False, default=str))
     else:
         print_table(hits)
     if args.sheet is not None:
