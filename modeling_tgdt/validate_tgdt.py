@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-
 _LONGEST = 1e14  # norm of an embedding; Manifest.check allows a little more
 
 
@@ -61,7 +60,7 @@ def check_globals(values: Any, dim: int, name: str) -> np.ndarray:
         raise ValueError(f"{name} row {int(norms.argmin())} is a zero vector, which cannot be ranked; leave it out.")
     if (norms > _LONGEST).any():
         raise ValueError(
-            f"{name} row {int(norms.argmax())} has the norm {norms.max():.3g}, whose products do not fit into float32; "
+            f"{name} row {int(norms.argmax())} has the norm {norms.max():.3g}, too long for products in float32; "
             "normalize the embeddings."
         )
     return array

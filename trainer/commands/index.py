@@ -136,8 +136,8 @@ def _build_engine(index: TGDTIndex, added: int) -> None:
 
     if index.settings["engine"] != "faiss":
         return
-    built = any(index.path.glob("engine-*.bin"))
-    if len(index) >= FaissEngine(**index.settings["engine_options"]).min_rows and (10 * added >= len(index) or not built):
+    wanted = 10 * added >= len(index) or not any(index.path.glob("engine-*.bin"))
+    if wanted and len(index) >= FaissEngine(**index.settings["engine_options"]).min_rows:
         with index:
             index.compact()
 
