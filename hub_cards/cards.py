@@ -15,8 +15,8 @@ from huggingface_hub.repocard import RepoCard, SpaceCard
 
 from modeling_tgdt.index_tgdt import TGDTIndex
 
-from .facts import architecture, base_models, region_width, training_lines
-from .results import MODES, PROTOCOLS, eval_results, measured, write_eval_results
+from .facts import architecture, base_models, region_width, shaping_recipe, training_lines
+from .results import MODES, PROTOCOLS, eval_results, evaluated_split, measured, write_eval_results
 from .snippets import custom_code, gallery_code, retriever_code
 from .sources import DataSource, data_source, public_command
 
@@ -72,7 +72,7 @@ def model_card(
         **_results_part(record),
         **_data_part(data),
         "title": name.rpartition("/")[2],
-        "description": (record.get("recipe") or {}).get("description"),
+        "description": shaping_recipe(record).get("description"),
         "retriever_code": retriever_code(name, gallery=gallery, region_width=width),
         "custom_code": custom_code(name, region_width=width),
         "architecture": architecture(config, record),
@@ -209,7 +209,7 @@ def _results_part(record: Mapping[str, Any]) -> dict[str, Any]:
         "results_table": results_table(results) if results else None,
         "protocol": protocol,
         "protocol_text": PROTOCOLS.get(protocol, PROTOCOLS["standard"]),
-        "split": (record.get("recipe") or {}).get("eval_split") or "validation",
+        "split": evaluated_split(record),
         "seed": record.get("seed"),
         "modes": [(mode, MODES[mode]) for mode in results if mode in MODES],
         "command": public_command(record.get("command") or ""),

@@ -23,11 +23,13 @@ _SIZES = {"num_hidden_layers": "layers", "hidden_size": "wide", "patch_size": "p
 
 
 def base_models(record: Mapping[str, Any]) -> list[str]:
-    """Return the backbones on the Hub that a run started from.
+    """Return what a run started from on the Hub: the backbones of its recipe, or those behind a fine-tuned model.
 
     Args:
         record: Content of `run.json`.
     """
+    if record.get("model"):
+        return [name for name in record.get("base_models") or [] if is_hub_id(name)]
     recipe = record.get("recipe") or {}
     return [recipe[key] for key in ("vision_model", "text_model") if is_hub_id(recipe.get(key))]
 
@@ -39,7 +41,7 @@ def architecture(config: Mapping[str, Any], record: Mapping[str, Any]) -> list[t
         config: Content of `config.json`; may be empty.
         record: Content of `run.json`; may be empty. Its recipe stands in for a configuration that is not there.
     """
-    recipe = record.get("recipe") or {}
+    recipe = shaping_recipe(record)
     config = config or _recipe_config(recipe)
     rows = [
         ("vision backbone", _backbone(recipe.get("vision_model"), config.get("vision_config")) or _regions(config)),
@@ -60,10 +62,19 @@ def region_width(config: Mapping[str, Any], record: Mapping[str, Any]) -> int | 
         config: Content of `config.json`; may be empty.
         record: Content of `run.json`; may be empty.
     """
-    recipe = record.get("recipe") or {}
+    recipe = shaping_recipe(record)
     config = config or _recipe_config(recipe)
     reads_pixels = config.get("vision_config") or recipe.get("vision_model")
     return None if reads_pixels or not config else int(config.get("region_feature_size", 2048))
+
+
+def shaping_recipe(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the recipe that a model was built by; empty for a model that was there before the run.
+
+    Args:
+        record: Content of `run.json`.
+    """
+    return {} if record.get("model") else record.get("recipe") or {}
 
 
 def training_lines(record: Mapping[str, Any]) -> list[str]:
@@ -126,4 +137,4 @@ def _plain(value: Any) -> Any:
     return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
-__all__ = ["architecture", "base_models", "region_width", "training_lines"]
+__all__ = ["architecture", "base_models", "region_width", "shaping_recipe", "training_lines"]

@@ -60,7 +60,7 @@ def eval_results(record: Mapping[str, Any], source: DataSource | None) -> list[E
             dataset_type="captioned-photos" if source is None else source.hub_id or source.key,
             dataset_name="captioned photos" if source is None else source.name,
             dataset_config=f"protocol {protocol}",
-            dataset_split=_split(record),
+            dataset_split=evaluated_split(record),
             metric_type=metric,
             metric_value=value,
             metric_name=f"{METRICS[metric]} ({mode})",
@@ -79,7 +79,7 @@ def eval_result_entries(record: Mapping[str, Any], source: DataSource | None) ->
     """
     if source is None or source.hub_id is None:
         return []
-    command, split = public_command(record.get("command") or ""), _split(record)
+    command, split = public_command(record.get("command") or ""), evaluated_split(record)
     return [
         EvalResultEntry(
             dataset_id=source.hub_id,
@@ -109,6 +109,15 @@ def write_eval_results(folder: Path, record: Mapping[str, Any], source: DataSour
     return path
 
 
+def evaluated_split(record: Mapping[str, Any]) -> str:
+    """Return which photos the results are of: what the run recorded, otherwise the split of its recipe.
+
+    Args:
+        record: Content of `run.json`.
+    """
+    return str(record.get("evaluated") or (record.get("recipe") or {}).get("eval_split") or "validation")
+
+
 def _numbers(record: Mapping[str, Any]) -> Iterator[tuple[str, str, str, float]]:
     protocol = record.get("protocol") or "standard"
     for mode, metrics in measured(record).items():
@@ -117,8 +126,12 @@ def _numbers(record: Mapping[str, Any]) -> Iterator[tuple[str, str, str, float]]
                 yield protocol, mode, metric, round(float(metrics[metric]), 2)
 
 
-def _split(record: Mapping[str, Any]) -> str:
-    return str((record.get("recipe") or {}).get("eval_split") or "validation")
-
-
-__all__ = ["MODES", "PROTOCOLS", "eval_result_entries", "eval_results", "measured", "write_eval_results"]
+__all__ = [
+    "MODES",
+    "PROTOCOLS",
+    "eval_result_entries",
+    "eval_results",
+    "evaluated_split",
+    "measured",
+    "write_eval_results",
+]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_TOKEN = re.compile(r"(?:(?<=hub[_-]token[= ])|(?<=--token[= ]))[^\s\x22\x27\\]+|\bhf_[A-Za-z0-9]{16,}")
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,10 @@ def data_source(record: Mapping[str, Any]) -> DataSource | None:
     options = {key: value for key, value in zip(words, words[1:], strict=False) if key.startswith("--")}
     dataset: Any = record.get("dataset") or options.get("--dataset") or recipe.get("dataset")
     name = str(dataset or options.get("--recipe") or record.get("recipe_name") or "")
-    found = _known(name)
-    if found is None and is_hub_id(dataset):
-        return DataSource(dataset, dataset.rpartition("/")[2], dataset, "See the card of the data set.")
-    return found
+    if is_hub_id(dataset):
+        known = next((source for source in _SOURCES.values() if source.hub_id == dataset), None)
+        return known or DataSource(dataset, dataset.rpartition("/")[2], dataset, "See the card of the data set.")
+    return _known(name)
 
 
 def is_hub_id(name: Any) -> bool:
@@ -93,26 +94,38 @@ def is_hub_id(name: Any) -> bool:
 
 
 def public_command(command: str) -> str:
-    """Return a command line without the folders of the machine it ran on.
+    """Return a command line without the folders of the machine it ran on, and without tokens.
 
     Example:
         >>> public_command("tgdt train --dataset /data/private/flickr8k --output runs/a")
         'tgdt train --dataset flickr8k --output runs/a'
     """
     words = []
-    for word in shlex.split(command):
+    for word in shlex.split(mask_tokens(command)):
         option, equals, value = word.rpartition("=")
         is_path = value.startswith(("/", "~")) or ".." in value.split("/")
         words.append(option + equals + (value.rstrip("/").rpartition("/")[2] if is_path else value))
     return shlex.join(words)
 
 
+def mask_tokens(text: str) -> str:
+    """Return a text with asterisks in place of what looks like a token of the Hub.
+
+    Example:
+        >>> mask_tokens("python train.py --hub_token=secret --other hf_abcdefghijklmnop12")
+        'python train.py --hub_token=*** --other ***'
+    """
+    return _TOKEN.sub("***", text)
+
+
 def _known(text: str) -> DataSource | None:
-    text = text.lower()
-    for name in (*_SOURCES, *_OTHER_NAMES):
-        if name in text:
-            return _SOURCES[_OTHER_NAMES.get(name, name)]
-    return None
+    """Find a data set whose name is a word of the last part of a path; `scenes` must be all of it."""
+    if text == "scenes":
+        return _SOURCES[text]
+    stem = text.lower().rstrip("/").rpartition("/")[2]
+    names = {name: name for name in _SOURCES if name != "scenes"} | _OTHER_NAMES
+    found = (key for name, key in names.items() if re.search(rf"(?<![a-z0-9]){name}(?![a-z])", stem))
+    return next((_SOURCES[key] for key in found), None)
 
 
-__all__ = ["DataSource", "data_source", "is_hub_id", "public_command"]
+__all__ = ["DataSource", "data_source", "is_hub_id", "mask_tokens", "public_command"]

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,19 @@ from .skip_report import SkipReport
 
 _TABLES = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".arrow": "arrow"}
 _DELIMITED = {".csv", ".tsv", ".txt"}
+_VALIDATION = {"validation", "val", "dev"}
+_SPLITS = {"train", "test", *_VALIDATION}
+
+
+class NoSplitError(ValueError):
+    """A split was asked for, and nothing in the data says which photos belong to it."""
+
+    def __init__(self, source: str, split: str) -> None:
+        super().__init__(
+            f"{source} has no split {split!r}: expected a column 'split' or a split in the file's name, found none. "
+            "Leave the split out to take every photo, add a column 'split', or write a file per split, such as "
+            "captions_train.csv and captions_validation.csv."
+        )
 
 
 def load_captions(
@@ -50,7 +64,8 @@ def load_captions(
         source: One of: a data set of the Hub (`org/name`); a Parquet, JSONL, CSV or TSV file, or a folder of them; a
             folder of pictures with a captions file; a Karpathy JSON or a COCO captions JSON; a Flickr token file; a
             `precomp` folder (`<split>_ims.npy`, `<split>_caps.txt`); a `datasets` object.
-        split: Split to load; not needed when there is only one.
+        split: Split to load; not needed when there is only one. It is looked up in the column `split`, then in the
+            name of the file, as a whole word; `val`, `dev` and `validation` are the same there.
         image_root: Folder that file names are relative to. Default: the folder of the captions file.
         features: Region features that replace the pictures: see [`open_region_store`]; their ids are those of the
             captions (COCO: photo id; Karpathy's Flickr30K: position in the file).
@@ -70,6 +85,7 @@ def load_captions(
 
     Raises:
         ValueError: When a column, file or split is missing. The message names the nearest match.
+        NoSplitError: When a split is asked for and the data are not split at all.
 
     Example:
         >>> rows = {"filename": ["a.jpg", "a.jpg"], "sentence": ["a cat", "a pet"]}
@@ -112,9 +128,9 @@ def _load(
 ) -> tuple[Any, Path | None]:
     """Return a `datasets` object or photo records, and the folder that file names are relative to."""
     if isinstance(source, (datasets.Dataset, datasets.IterableDataset)):
-        return source, None
+        return _rows_of_split(source, split, "The data set"), None
     if isinstance(source, (datasets.DatasetDict, datasets.IterableDatasetDict)):
-        return source[_only_split(list(source), split)], None
+        return _pick(list(source), split, source.__getitem__), None
     if not isinstance(source, (str, Path)):
         raise TypeError(f"source must be a path, a Hub id or a `datasets` object, found {type(source).__name__}.")
     path = Path(source).expanduser()
@@ -130,7 +146,16 @@ def _load(
 
 def _load_hub(name: str, split: str | None, config_name: str | None, streaming: bool) -> Any:
     names = datasets.get_dataset_split_names(name, config_name)
-    return datasets.load_dataset(name, config_name, split=_only_split(names, split), streaming=streaming)
+    return _pick(
+        names, split, lambda chosen: datasets.load_dataset(name, config_name, split=chosen, streaming=streaming)
+    )
+
+
+def _pick(names: list[str], split: str | None, load: Callable[[str], Any]) -> Any:
+    """Load a split by its name; one called `train` alone is what a loader makes of unsplit data."""
+    if names != ["train"]:
+        return load(_only_split(names, split))
+    return _rows_of_split(load("train"), split, "The data set", is_named=split == "train")
 
 
 def _load_folder(folder: Path, split: str | None, restval: bool, streaming: bool) -> tuple[Any, Path]:
@@ -139,10 +164,10 @@ def _load_folder(folder: Path, split: str | None, restval: bool, streaming: bool
     if any(folder.glob("*_ims.npy")):
         return _load_precomp(folder, split), folder
     if has_pictures(folder):
-        return _load_file(caption_file_of(folder, split), split, restval, streaming, from_folder=True), folder
+        return _load_file(_captions_file(folder, split), split, restval, streaming), folder
     files = [file for file in folder.rglob("*") if file.suffix in {*_TABLES, *_DELIMITED}]
     if len(files) == 1:
-        return _load_file(files[0], split, restval, streaming, from_folder=True), files[0].parent
+        return _load_file(files[0], split, restval, streaming), files[0].parent
     if not files:
         raise ValueError(
             f"Expected pictures with a captions file, or Parquet, JSONL or CSV files in {folder}, found "
@@ -151,10 +176,21 @@ def _load_folder(folder: Path, split: str | None, restval: bool, streaming: bool
     return _load_hub(str(folder), split, None, streaming), folder
 
 
-def _load_file(path: Path, split: str | None, restval: bool, streaming: bool, *, from_folder: bool = False) -> Any:
+def _captions_file(folder: Path, split: str | None) -> Path:
+    """Find the captions file of a split; the one for all where no name tells."""
+    names = [split, *sorted(_same(split) - {split})] if split else []
+    stems = [file.stem for file in folder.iterdir() if file.suffix in {*_TABLES, *_DELIMITED, ".token"}]
+    word = next((name for name in names if any(_has_word(stem, name) for stem in stems)), None)
+    return caption_file_of(folder, word)
+
+
+def _load_file(path: Path, split: str | None, restval: bool, streaming: bool) -> Any:
+    is_named = split is not None and _is_of_split(path.stem, split)
     records = read_annotations(path, split, restval=restval)
     if records is not None:
-        return records
+        if split is None or is_named or _is_karpathy(path):
+            return records
+        raise NoSplitError(path.name, split)
     if path.suffix in _DELIMITED and not streaming:
         table = datasets.Dataset.from_dict(read_delimited(path))
     elif path.suffix in _TABLES or path.suffix in _DELIMITED:
@@ -168,27 +204,41 @@ def _load_file(path: Path, split: str | None, restval: bool, streaming: bool, *,
             f"Cannot read captions from {path.name!r}. Expected .parquet, .jsonl, .json, .csv, .tsv, .txt or .token; "
             "region features (.npz, .npy, .tsv, .h5) go to features=, beside the captions file."
         )
-    return _rows_of_split(table, split, path, from_folder)
+    return _rows_of_split(table, split, path.name, is_named=is_named)
 
 
-def _rows_of_split(table: Any, split: str | None, path: Path, from_folder: bool) -> Any:
-    names = table.column_names or []
-    if split is None or split in path.stem:
+def _rows_of_split(table: Any, split: str | None, source: str, *, is_named: bool = False) -> Any:
+    """Keep the rows of a split: by the column `split`, all of them where the source is named after the split."""
+    if split is None:
         return table
-    if "split" not in names:
-        if split == "train" or from_folder:
+    if "split" not in (table.column_names or []):
+        if is_named:
             return table
-        raise ValueError(
-            f"{path.name} is one file without a column 'split', so it has no split {split!r}. Leave split out, or "
-            "pass the folder of the split files."
-        )
+        raise NoSplitError(source, split)
     if isinstance(table, datasets.IterableDataset):
         return table.filter(_InSplit(split))
-    column = np.asarray(table.with_format(None)["split"][:])
-    if split not in column:
-        known = sorted(set(column.tolist()))
-        raise ValueError(f"No row has the split {split!r}. Found {known}.{nearest(split, known)}")
-    return table.select(np.flatnonzero(column == split))
+    column = np.array([str(value) for value in table.with_format(None)["split"][:]])
+    return table.select(np.flatnonzero(column == _only_split(sorted(set(column.tolist())), split)))
+
+
+def _same(split: str) -> set[str]:
+    return _VALIDATION if split in _VALIDATION else {split}
+
+
+def _has_word(stem: str, word: str) -> bool:
+    return re.search(rf"(?<![a-z]){re.escape(word)}(?![a-z])", stem, re.IGNORECASE) is not None
+
+
+def _is_of_split(stem: str, split: str) -> bool:
+    """Whether a file's name says this split and no other one."""
+    own = _same(split)
+    others = {name for name in _SPLITS - own if name not in split}
+    return any(_has_word(stem, name) for name in own) and not any(_has_word(stem, name) for name in others)
+
+
+def _is_karpathy(path: Path) -> bool:
+    """Whether a captions file that was read as records states the split of each photo."""
+    return path.suffix == ".json" and not re.search(r'"annotations"\s*:', path.read_text(encoding="utf-8"))
 
 
 class _InSplit:
@@ -200,13 +250,11 @@ class _InSplit:
 
 
 def _only_split(names: list[str], split: str | None) -> str:
-    same = {"val": "validation", "dev": "validation", "validation": "val"}
     if split in names:
         return str(split)
-    if split is not None and same.get(split) in names:
-        return same[split]
-    if split is None and len(names) == 1:
-        return names[0]
+    same = [name for name in names if split is not None and name in _same(split)]
+    if len(same) == 1 or (split is None and len(names) == 1):
+        return (same or names)[0]
     hint = nearest(split, names) if split else f" Pass split={names[0]!r}, for example."
     raise ValueError(f"Expected one split, asked for {split!r}. Found {names}.{hint}")
 

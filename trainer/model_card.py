@@ -15,7 +15,7 @@ import transformers
 
 from hub_cards.cards import MARKER, model_card, read_record
 from hub_cards.results import write_eval_results
-from hub_cards.sources import data_source
+from hub_cards.sources import data_source, mask_tokens
 
 _FRONT_MATTER = {
     "language": "language",
@@ -114,4 +114,4 @@ def _command() -> str | None:
     if script is None or script in ("ipykernel_launcher.py", "colab_kernel_launcher.py"):
         return None
     words = [script] if script == "tgdt" else ["python", script]
-    return shlex.join([*words, *sys.argv[1:]])
+    return mask_tokens(shlex.join([*words, *sys.argv[1:]]))

@@ -13,6 +13,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 from hub_cards.cards import MARKER, gallery_card, write_model_card
+from hub_cards.sources import mask_tokens
 from modeling_tgdt.index_tgdt import TGDTIndex
 from modeling_tgdt.retriever_files_tgdt import push_folder, write_reference
 
@@ -154,7 +155,9 @@ def _copy_records(source: Path, target: Path) -> None:
     for name in _RECORDS:
         path = source / name
         edited = name == "README.md" and path.exists() and MARKER not in path.read_text(encoding="utf-8")
-        if path.is_file() and (name != "README.md" or edited):
+        if path.suffix == ".json" and path.is_file():
+            (target / name).write_text(mask_tokens(path.read_text(encoding="utf-8")), encoding="utf-8")
+        elif path.is_file() and (name != "README.md" or edited):
             shutil.copyfile(path, target / name)
 
 

@@ -17,6 +17,7 @@ from .columns import nearest
 from .training_args import CMCTrainingArguments
 
 RECIPES = Path(__file__).parent / "recipes"
+_SECRETS = ("hub_token", "push_to_hub_token")
 
 
 @dataclass
@@ -64,8 +65,19 @@ class Recipe:
     restval: bool = True
 
     def stage_arguments(self) -> list[dict[str, Any]]:
-        """Return the training arguments of each stage, in order."""
-        return [{**self.training, **stage} for stage in self.stages] or [self.training]
+        """Return the training arguments of each stage, in order.
+
+        Raises:
+            ValueError: When one is a token: a recipe is written into `run.json`, which is published.
+        """
+        stages = [{**self.training, **stage} for stage in self.stages] or [self.training]
+        for name in _SECRETS:
+            if any(name in stage for stage in stages):
+                raise ValueError(
+                    f"Expected a recipe without secrets, found training.{name}, which would be published with the "
+                    "model. Leave it out and run `hf auth login`, or set HF_TOKEN."
+                )
+        return stages
 
 
 def recipe_names() -> list[str]:

@@ -78,13 +78,13 @@ def normalise_boxes(boxes: NDArray[Any], image_size: tuple[int, int] | None) -> 
         ValueError: When boxes are in pixels and the size is unknown.
     """
     boxes = np.asarray(boxes, dtype=np.float64)
-    if image_size is None:
-        if boxes.size and boxes.max() > 1.0 + 1e-6:
-            raise ValueError(
-                f"Region boxes are in pixels (largest value {boxes.max():.1f}) and the photo's size is not known. "
-                "Pass image_root, or add image_w and image_h to the feature file or their like to the annotations."
-            )
+    if boxes.max(initial=0) <= 1.0 + 1e-6:
         return boxes.clip(0, 1).astype(np.float32)
+    if image_size is None:
+        raise ValueError(
+            f"Region boxes are in pixels (largest value {boxes.max():.1f}) and the photo's size is not known. "
+            "Pass image_root, or add image_w and image_h to the feature file or their like to the annotations."
+        )
     height, width = image_size
     return (boxes / np.array([width, height, width, height], dtype=np.float64)).clip(0, 1).astype(np.float32)
 

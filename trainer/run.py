@@ -3,21 +3,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, set_seed
 
-from hub_cards.cards import write_model_card
+from hub_cards.cards import read_record, write_model_card
+from hub_cards.facts import base_models
 from modeling_tgdt import TGDTConfig, TGDTImageProcessor, TGDTModel, TGDTProcessor
 
+from .checkpoints import last_complete_checkpoint
 from .cmc_trainer import CMCTrainer
-from .datasets import load_captions
+from .datasets import NoSplitError, load_captions
 from .evaluation import evaluate_retrieval
 from .projection_init import warm_start
 from .recipe import Recipe
@@ -30,6 +34,14 @@ from .training_args import CMCTrainingArguments
 logger = logging.getLogger(__name__)
 
 _SCENES = {"train": (3000, 0), "validation": (300, 1)}
+_HELD_OUT_SHARE, _HELD_OUT_AT_MOST = 0.1, 1000
+# What a recipe changes in a model that is trained already: losses, mixed score, dropout. The rest is its shape.
+_TUNABLE = {
+    "similarity_reduction", "similarity_scale", "global_score_weight", "local_score_weight", "objective", "margin",
+    "intra_margin", "global_loss_weight", "local_loss_weight", "intra_loss_weight", "hardest_negatives", "temperature",
+    "sigmoid_bias", "distill_loss_weight", "distill_temperature", "detach_global_encoder", "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+}  # fmt: skip
 
 
 @dataclass
@@ -42,6 +54,7 @@ class Run:
         processor: Its processor.
         results: Metrics by retrieval mode on the evaluation photos.
         seconds: Wall-clock time by part.
+        evaluated: Which photos `results` are of: a split, or how many were held out.
     """
 
     output_dir: Path
@@ -49,6 +62,7 @@ class Run:
     processor: TGDTProcessor
     results: dict[str, dict[str, float]]
     seconds: dict[str, float] = field(default_factory=dict)
+    evaluated: str = ""
 
 
 def run_recipe(
@@ -68,10 +82,12 @@ def run_recipe(
     Args:
         recipe: What to do.
         output_dir: Where everything is written.
-        dataset: Anything that [`load_captions`] reads; that of the recipe when omitted.
+        dataset: Anything that [`load_captions`] reads; that of the recipe when omitted. Of data without splits a tenth
+            of the photos is held out for the evaluation.
         features: Region features that replace the pictures, see [`load_captions`].
         image_root: Folder that file names are relative to.
-        model: Model directory or Hub id to fine-tune, with its processor; built from the recipe when omitted.
+        model: Model directory or Hub id to fine-tune, with its processor; built from the recipe when omitted. Of the
+            recipe's `model` it takes losses, score and dropout, and keeps its own shape.
         seed: Seed of weights, order and dropout.
         resume: Go on from the newest whole checkpoint of each stage.
         command: The command line that asked for the run, for the record.
@@ -83,18 +99,19 @@ def run_recipe(
     output = Path(output_dir)
     output.mkdir(parents=True, exist_ok=True)
     set_seed(seed)
-    train = load_split(recipe, recipe.train_split, dataset, features, image_root)
-    evaluation = load_split(recipe, recipe.eval_split, dataset, features, image_root)
+    origin = _origin(recipe.dataset if dataset is None else dataset, model)
+    stages = recipe.stage_arguments()
+    train, evaluation, evaluated = load_splits(recipe, dataset, features, image_root)
     network, processor = build(recipe, train) if model is None else load_pretrained(model, recipe)
     if recipe.attn_implementation is not None:
         network.set_attn_implementation(recipe.attn_implementation)
     seconds = {"setup": time.perf_counter() - started}
     history: list[dict[str, float]] = []
-    stages = recipe.stage_arguments()
     for number, arguments in enumerate(stages):
         folder = output / "checkpoints" / (f"stage-{number + 1}" if len(stages) > 1 else "")
         defaults = {
             "report_to": [],
+            "per_device_eval_batch_size": 64,
             "seed": seed,
             "token_cache_dir": str(output / "token_cache"),
             "use_cpu": not torch.accelerator.is_available(),  # Trainer takes bf16 without a GPU only when told so
@@ -107,11 +124,12 @@ def run_recipe(
             processing_class=processor,
         )
         seconds[f"stage {number + 1} caching"] = time.perf_counter() - started - sum(seconds.values())
-        if recipe.warm_start and model is None and number == 0 and not resume:
+        checkpoint = last_complete_checkpoint(folder) if resume else None
+        if recipe.warm_start and model is None and number == 0 and checkpoint is None:
             with trainer.accelerator.autocast():
                 warm_start(network, processor, trainer.train_dataset)
             seconds["warm start"] = time.perf_counter() - started - sum(seconds.values())
-        trainer.train(resume_from_checkpoint=True if resume and any(folder.glob("checkpoint-*")) else None)
+        trainer.train(resume_from_checkpoint=checkpoint)
         seconds[f"stage {number + 1} training"] = time.perf_counter() - started - sum(seconds.values())
         history += [{**entry, "stage": number + 1} for entry in trainer.state.log_history]
     results = evaluate_retrieval(
@@ -123,15 +141,72 @@ def run_recipe(
         options=trainer.encode_options(),
     )
     seconds["evaluation"] = time.perf_counter() - started - sum(seconds.values())
-    run = Run(output, network.eval(), processor, results, {name: round(value, 1) for name, value in seconds.items()})
-    _write(run, recipe, history, seed, command)
+    rounded = {name: round(value, 1) for name, value in seconds.items()}
+    run = Run(output, network.eval(), processor, results, rounded, evaluated)
+    _write(run, recipe, history, {**origin, "command": command, "seed": seed})
     return run
 
 
+def load_splits(
+    recipe: Recipe, dataset: Any, features: str | Path | None, image_root: str | Path | None
+) -> tuple[Any, Any, str]:
+    """Load the photos to train and to evaluate on; of data without splits some are held out.
+
+    Args:
+        recipe: Names data set and splits.
+        dataset: As for [`run_recipe`].
+        features: As for [`run_recipe`].
+        image_root: As for [`run_recipe`].
+
+    Returns:
+        Training photos, evaluation photos, and which the latter are, in words.
+
+    Raises:
+        ValueError: When only one of the splits is there, or there are fewer than two photos.
+    """
+    where = (dataset, features, image_root)
+    try:
+        evaluation = load_split(recipe, recipe.eval_split, *where)
+        return load_split(recipe, recipe.train_split, *where), evaluation, recipe.eval_split
+    except NoSplitError:
+        photos = load_split(recipe, None, *where)
+    train, evaluation = hold_out(photos)
+    logger.warning(
+        "The data have no splits %r and %r: %d of %d photos are held out for the evaluation, the same ones in every "
+        "run. For splits of your own add a column 'split', or put captions_train.csv and captions_validation.csv into "
+        "the folder.",
+        recipe.train_split, recipe.eval_split, len(evaluation), len(photos),
+    )  # fmt: skip
+    return train, evaluation, f"{len(evaluation)} held-out photos of {len(photos)}"
+
+
+def hold_out(photos: Any) -> tuple[Any, Any]:
+    """Part a tenth of the photos, at most 1,000, from the others, by a hash of their ids.
+
+    Args:
+        photos: What [`load_captions`] returns.
+
+    Returns:
+        The photos that are left, and those held out. The seed of a run plays no part.
+
+    Raises:
+        ValueError: When there are fewer than two photos.
+    """
+    ids = photos.with_format(None)["image_id"][:]
+    order = sorted(set(ids), key=lambda name: hashlib.sha256(name.encode()).digest())
+    if len(order) < 2:
+        raise ValueError(
+            f"Expected at least 2 photos, to train on and to evaluate on, found {len(order)}. Add photos."
+        )
+    held = set(order[: max(1, min(round(_HELD_OUT_SHARE * len(order)), _HELD_OUT_AT_MOST))])
+    is_held = np.array([name in held for name in ids])
+    return photos.select(np.flatnonzero(~is_held)), photos.select(np.flatnonzero(is_held))
+
+
 def load_split(
-    recipe: Recipe, split: str, dataset: Any, features: str | Path | None, image_root: str | Path | None
+    recipe: Recipe, split: str | None, dataset: Any, features: str | Path | None, image_root: str | Path | None
 ) -> Any:
-    """Load one split of a recipe's data; `"scenes"` are drawn on the spot."""
+    """Load one split of a recipe's data, all of them for None; `"scenes"` are drawn on the spot."""
     source = recipe.dataset if dataset is None else dataset
     if source is None:
         raise ValueError("The recipe names no data set. Pass --dataset: a Hub id, a file or a folder.")
@@ -174,20 +249,44 @@ def build(recipe: Recipe, train: Any) -> tuple[TGDTModel, TGDTProcessor]:
 
 
 def load_pretrained(name_or_path: str, recipe: Recipe) -> tuple[TGDTModel, TGDTProcessor]:
-    """Load a model to fine-tune, with the loss settings of a recipe, and its processor."""
-    config = TGDTConfig.from_pretrained(name_or_path, **recipe.model)
+    """Load a model to fine-tune, and its processor.
+
+    Args:
+        name_or_path: Directory or Hub id. The model keeps its shape; fields of the recipe that differ are logged.
+        recipe: Gives losses, weights of the score, and dropout.
+    """
+    changes = {name: value for name, value in recipe.model.items() if name in _TUNABLE}
+    config = TGDTConfig.from_pretrained(name_or_path, **changes)
+    kept = sorted(name for name, value in recipe.model.items() if value not in (None, getattr(config, name)))
+    if kept:
+        values = ", ".join(f"{name}={getattr(config, name)!r}" for name in kept)
+        logger.warning("%s keeps its own %s; a recipe shapes new models only.", name_or_path, values)
     model = TGDTModel.from_pretrained(name_or_path, config=config, dtype=torch.float32)
     return model, TGDTProcessor.from_pretrained(name_or_path)
 
 
-def _write(run: Run, recipe: Recipe, history: list[dict[str, float]], seed: int, command: str | None) -> None:
+def _origin(source: Any, model: str | None) -> dict[str, Any]:
+    """Return what data and model a run starts from, for the record; of a path only its last part."""
+    dataset = type(source).__name__
+    if isinstance(source, (str, Path)):
+        path = Path(source).expanduser()
+        dataset = f"./{path.resolve().name}" if source != "scenes" and path.exists() else str(source)
+    if model is None:
+        return {"dataset": dataset}
+    is_local = Path(model).exists()
+    bases = base_models(read_record(model)) if is_local else [model]
+    name = f"./{Path(model).resolve().name}" if is_local else model
+    return {"dataset": dataset, "model": name, "base_models": bases}
+
+
+def _write(run: Run, recipe: Recipe, history: list[dict[str, float]], origin: dict[str, Any]) -> None:
     run.model.save_pretrained(run.output_dir)
     run.processor.save_pretrained(run.output_dir)
     write_json(run.output_dir / "metrics.json", run.results)
     record = {
-        "command": command,
+        **origin,
         "recipe": asdict(recipe),
-        "seed": seed,
+        "evaluated": run.evaluated,
         "seconds": run.seconds,
         "history": history,
         "parameters": run.model.num_parameters(),

@@ -26,10 +26,12 @@ from hub_cards.cards import (
 from hub_cards.recipe_cards import FOLDER, RECIPES, recipe_card, write_recipe_cards
 from hub_cards.recipe_cards import main as write_named_cards
 from hub_cards.results import eval_result_entries
-from hub_cards.sources import data_source, public_command
+from hub_cards.sources import data_source, mask_tokens, public_command
 from tests.hub_cards.recording_hub import recording_hub
-from tests.tiny_retrieval import picture_folder, random_picture, tiny_retriever
-from trainer.model_card import front_matter
+from tests.tiny_retrieval import picture_folder, random_picture, tiny_model, tiny_processor, tiny_retriever
+from trainer import CMCTrainer, CMCTrainingArguments
+from trainer.model_card import front_matter, trainer_record
+from trainer.publishing import _copy_records
 
 SWEEP = [{"candidates": 10.0, "rsum": 300.5, "query_ms": 1.5}, {"candidates": 50.0, "rsum": 321.25, "query_ms": 2.5}]
 RECORD: dict[str, Any] = {
@@ -130,12 +132,62 @@ def test_a_card_that_somebody_edited_stays(tmp_path: Path) -> None:
         ({"command": "tgdt train --recipe flickr8k --dataset user/photos"}, "user/photos"),
         ({"command": "tgdt demo", "recipe": {"dataset": "scenes"}}, "Scenes"),
         ({"recipe_name": "coco"}, "COCO Captions"),
+        ({"dataset": "scenes"}, "Scenes"),
+        ({"dataset": "./scenes", "recipe": {"dataset": "scenes"}}, None),
+        ({"command": "tgdt train --recipe flickr8k --dataset /data/street_scenes"}, None),
+        ({"command": "tgdt train --recipe coco --dataset /home/coco/mine"}, None),
+        ({"command": "tgdt train --recipe coco --dataset someone/coconut-photos"}, "someone/coconut-photos"),
+        ({"command": "tgdt train --recipe coco --dataset someone/coco"}, "someone/coco"),
+        ({"command": "tgdt train --recipe coco --dataset yerevann/coco-karpathy"}, "COCO Captions"),
+        ({"dataset": "./captions_coco2017.json"}, "COCO Captions"),
         ({}, None),
     ],
 )
 def test_data_are_named_only_when_known(record: dict[str, Any], name: str | None) -> None:
     source = data_source(record)
     assert (source and source.name) == name
+
+
+def test_a_card_names_the_photos_that_were_held_out() -> None:
+    card = model_card({**RECORD, "evaluated": "12 held-out photos of 120"}, "user/model")
+    assert "Split `12 held-out photos of 120` of Flickr30K, seed 3" in sections(card)["Results"]
+    assert {entry.dataset_split for entry in card.data.eval_results or []} == {"12 held-out photos of 120"}
+
+
+def test_a_fine_tuned_model_is_not_described_by_its_recipe() -> None:
+    recipe = {**RECORD["recipe"], "vision_model": "microsoft/resnet-50", "description": "A ResNet-50."}
+    config = {"text_config": {"model_type": "bert"}, "vision_config": None, "region_feature_size": 2048}
+    tuned = {**RECORD, "recipe": recipe, "model": "./a", "base_models": ["someone/text"]}
+    card = model_card(tuned, "user/model", config=config)
+    assert card.data.base_model == ["someone/text"]
+    assert not re.search("bert-base-uncased|resnet|ResNet", str(card))
+    assert "`bert`" in sections(card)["Architecture"] and "regions=[regions]" in card.text
+
+
+def test_tokens_are_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = "hf_" + "aB3" * 11
+    for given in (
+        f"--hub_token={token}",
+        "--hub-token secret",
+        "--token secret",
+        f"--x {token}",
+        f"a.hub_token={token}",
+    ):
+        assert not re.search("secret|aB3", public_command(f"tgdt train {given}"))
+    assert mask_tokens("--set model.text_global_token=mean --token-dtype int8").endswith("=mean --token-dtype int8")
+    record = {**RECORD, "command": f"python mine.py --hub_token {token}", "recipe": {"training": {"hub_token": token}}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    (tmp_path / "out").mkdir()
+    _copy_records(tmp_path, tmp_path / "out")
+    published = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert published["command"] == "python mine.py --hub_token ***" and token not in str(published)
+    monkeypatch.setattr(sys, "argv", ["mine.py", "--hub_token", token])
+    trainer = CMCTrainer(
+        model=tiny_model(),
+        args=CMCTrainingArguments(str(tmp_path / "run"), use_cpu=True, report_to=[]),
+        processing_class=tiny_processor(),
+    )
+    assert trainer_record(trainer)["command"] == "python mine.py --hub_token ***"
 
 
 def test_commands_lose_the_folders_of_the_machine() -> None:

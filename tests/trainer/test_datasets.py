@@ -11,7 +11,7 @@ import pytest
 
 from trainer.caption_dataset import CaptionDataset, IterableCaptionDataset
 from trainer.columns import find_columns
-from trainer.datasets import load_captions
+from trainer.datasets import NoSplitError, load_captions
 from trainer.region_features import open_region_store
 from trainer.skip_report import SkipReport
 
@@ -70,8 +70,7 @@ def test_unquoted_commas_stay_in_the_caption(folder: Path) -> None:
 
 
 def test_token_file(folder: Path) -> None:
-    rows = [f"{row['file_name']}#{number % 2}\t{row['caption']}" for number, row in enumerate(caption_rows())]
-    check(load_captions(write_lines(folder / "Flickr8k.token.txt", rows)))
+    check(load_captions(token_file(folder)))
 
 
 def test_parquet_with_embedded_pictures(folder: Path) -> None:
@@ -82,7 +81,7 @@ def test_parquet_with_embedded_pictures(folder: Path) -> None:
     check(load_captions(folder / "validation.parquet", split="validation"))
     stream = load_captions(folder / "validation.parquet", streaming=True)
     assert [row["captions"] for row in stream] == CAPTIONS
-    with pytest.raises(ValueError, match="one file without a column 'split'"):
+    with pytest.raises(ValueError, match="expected a column 'split' or a split in the file's name"):
         load_captions(folder / "validation.parquet", split="test")
 
 
@@ -112,6 +111,68 @@ def test_split_column(folder: Path) -> None:
         load_captions(path, split="tst")
 
 
+@pytest.mark.parametrize("name", ["retrieval.jsonl", "latest.jsonl", "captions_val_test.jsonl", "validation.jsonl"])
+def test_the_split_column_decides_whatever_the_name(folder: Path, name: str) -> None:
+    splits = dict(zip(IDS, ("train", "val", "test"), strict=True))
+    path = write_lines(folder / name, [{**row, "split": splits[row["image_id"]]} for row in caption_rows()])
+    table = load_captions(path)
+    for split, photo in (("train", IDS[0]), ("val", IDS[1]), ("validation", IDS[1]), ("test", IDS[2])):
+        assert load_captions(path, split)["image_id"][:] == [photo]
+    assert table["image_id"][:] == IDS
+    unsplit = datasets.Dataset.from_json(str(path))
+    assert load_captions(unsplit, "val", image_root=folder)["image_id"][:] == IDS[1:2]
+    only_train = datasets.DatasetDict({"train": unsplit})
+    assert load_captions(only_train, "test", image_root=folder)["image_id"][:] == IDS[2:]
+
+
+@pytest.mark.parametrize(
+    ("stem", "split", "is_named"),
+    [
+        ("captions_val2017", "validation", True),
+        ("Photos-Train", "train", True),
+        ("photos_test_1k", "test_1k", True),
+        ("retrieval", "val", False),
+        ("latest", "test", False),
+        ("trainval", "train", False),
+        ("captions_train_val", "train", False),
+    ],
+)
+def test_a_file_is_of_the_split_that_its_name_says_as_a_word(
+    folder: Path, stem: str, split: str, is_named: bool
+) -> None:
+    path = write_lines(folder / f"{stem}.jsonl", caption_rows())
+    if is_named:
+        check(load_captions(path, split))
+        return
+    with pytest.raises(NoSplitError, match="captions_train.csv and captions_validation.csv"):
+        load_captions(path, split)
+
+
+def token_file(folder: Path) -> Path:
+    rows = [f"{row['file_name']}#{number % 2}\t{row['caption']}" for number, row in enumerate(caption_rows())]
+    return write_lines(folder / "Flickr8k.token.txt", rows)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_data_without_splits_have_none(folder: Path, split: str) -> None:
+    table = datasets.Dataset.from_dict(photo_rows(folder, 3))
+    sources = [table, table.to_iterable_dataset(), token_file(folder), coco(folder, "captions"), folder / "plain"]
+    photo_folder(folder / "plain", 3)
+    write_lines(folder / "plain/captions.jsonl", caption_rows())
+    for source in sources:
+        with pytest.raises(NoSplitError, match=f"has no split '{split}'"):
+            load_captions(source, split)
+    check(load_captions(coco(folder, f"captions_{split}2017"), split), ["0", "1", "2"])
+
+
+def test_a_folder_with_a_captions_file_per_split(folder: Path) -> None:
+    for name, rows in (("train", caption_rows()[:4]), ("val", caption_rows()[4:])):
+        write_lines(folder / f"captions_{name}.jsonl", rows)
+    assert load_captions(folder, "train")["image_id"][:] == IDS[:2]
+    for split in ("val", "validation"):
+        assert load_captions(folder, split)["image_id"][:] == IDS[2:]
+
+
 def karpathy(folder: Path, coco: bool = False) -> Path:
     splits = ["train", "restval", "test"]
     images = [
@@ -139,7 +200,7 @@ def test_karpathy_json(folder: Path) -> None:
         load_captions(path, "tset")
 
 
-def test_coco_captions_json(folder: Path) -> None:
+def coco(folder: Path, stem: str) -> Path:
     content = {
         "images": [{"id": number, "file_name": f"{photo}.jpg"} for number, photo in enumerate(IDS)],
         "annotations": [
@@ -148,9 +209,13 @@ def test_coco_captions_json(folder: Path) -> None:
             for number, caption in enumerate(c[version] for c in CAPTIONS)
         ],
     }
-    path = folder / "captions_val.json"
+    path = folder / f"{stem}.json"
     path.write_text(json.dumps(content))
-    check(load_captions(path), ["0", "1", "2"])
+    return path
+
+
+def test_coco_captions_json(folder: Path) -> None:
+    check(load_captions(coco(folder, "captions_val")), ["0", "1", "2"])
 
 
 REGIONS = [np.random.default_rng(number).random((3 + number, 8)).astype(np.float32) for number in range(3)]
@@ -233,6 +298,13 @@ def test_pixel_boxes_need_a_size(tmp_path: Path) -> None:
     table = datasets.Dataset.from_dict({"image": ["gone.jpg"], "captions": [["a"]], "image_id": ["0"]})
     with pytest.raises(ValueError, match="size is not known"):
         load_captions(table, features=tmp_path)[0]
+
+
+def test_boxes_in_zero_to_one_stay_as_they_are(folder: Path) -> None:
+    for number in range(3):
+        shares = BOXES[number] / np.array([40, 30, 40, 30])
+        np.savez(folder / f"{number}.npz", feat=REGIONS[number], bbox=shares, image_w=40, image_h=30)
+    check_regions(load_captions(karpathy(folder), features=folder))
 
 
 def test_messages_name_expected_found_and_nearest() -> None:

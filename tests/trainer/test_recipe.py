@@ -68,6 +68,18 @@ def test_unknown_recipes_and_broken_overrides():
         load_recipe("flickr8k", ["description.text=x"])
 
 
+@pytest.mark.parametrize("content", ["training: {hub_token: x}", "stages: [{push_to_hub_token: x}]"])
+def test_a_recipe_holds_no_token(tmp_path, content):
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="hf auth login"):
+        load_recipe(path)
+    with pytest.raises(ValueError, match="set HF_TOKEN"):
+        load_recipe("flickr8k", ["training.push_to_hub=true", "training.hub_token=hf_xxx"])
+    with pytest.raises(ValueError, match="found training.hub_token"):
+        Recipe(training={"hub_token": "x"}).stage_arguments()
+
+
 def test_every_recipe_field_is_documented():
     assert all(f"        {item.name}: " in (Recipe.__doc__ or "") for item in fields(Recipe))
 

@@ -1,6 +1,7 @@
 """Training by recipe, through the command line, on scenes of a few pictures."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,9 @@ from transformers import BertConfig, BertModel, CLIPImageProcessor, ResNetConfig
 
 from modeling_tgdt import TGDTModel, TGDTProcessor, TGDTRetriever
 from trainer.cli import VERBS, main
-from trainer.recipe import Recipe
+from trainer.recipe import Recipe, load_recipe
 from trainer.report import plot_curves, results_table, write_json
-from trainer.run import build
+from trainer.run import build, load_pretrained, load_splits
 from trainer.tokenizers import build_word_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +66,75 @@ def test_a_warm_start_is_for_new_models(demo, tmp_path):
     assert bool(new.bias.any()) and bool((new.weight == tuned.weight).all())
 
 
+@pytest.mark.parametrize("is_half_written", [False, True])
+def test_resume_without_a_whole_checkpoint_starts_as_a_new_run_does(tmp_path, is_half_written):
+    if is_half_written:
+        (tmp_path / "checkpoints/checkpoint-1").mkdir(parents=True)
+    options = [*TINY, "warm_start=true", "training.save_strategy=steps", "training.save_steps=1"]
+    command = ["train", "--recipe", "scenes", "--output", str(tmp_path), "--resume", "--set", *options]
+    for is_warm in (True, False):
+        assert main(command) == 0
+        assert ("warm start" in json.loads((tmp_path / "run.json").read_text())["seconds"]) == is_warm
+
+
+@pytest.fixture(scope="module")
+def own_photos(tmp_path_factory):
+    """A folder as anybody has it: pictures, one captions.csv, no split."""
+    folder = tmp_path_factory.mktemp("own")
+    lines = ["file_name,caption"]
+    for number in range(24):
+        Image.new("RGB", (40, 30), (10 * number, 30, 90)).save(folder / f"{number}.png")
+        lines += [f"{number}.png,a {kind} of shade {number}" for kind in ("box", "plate")]
+    (folder / "captions.csv").write_text("\n".join(lines))
+    return folder
+
+
+def test_photos_without_splits_are_evaluated_on_photos_held_out(own_photos, tmp_path, capsys):
+    command = ["train", "--recipe", "scenes", "--dataset", str(own_photos), "--output", str(tmp_path)]
+    assert main([*command, "--set", *TINY]) == 0
+    assert "Evaluated on: 2 held-out photos of 24" in capsys.readouterr().out
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["evaluated"] == "2 held-out photos of 24" and run["dataset"] == f"./{own_photos.name}"
+    card = (tmp_path / "README.md").read_text()
+    assert "Split `2 held-out photos of 24`" in card and "Drawn by the package" not in card
+
+
+def test_held_out_photos_are_the_same_in_every_run_and_never_trained_on(own_photos, tmp_path, caplog):
+    recipe = load_recipe("flickr8k")
+    with caplog.at_level(logging.WARNING):
+        train, evaluation, name = load_splits(recipe, own_photos, None, None)
+    assert "2 of 24 photos are held out" in caplog.text and "captions_validation.csv" in caplog.text
+    trained, held = set(train["image_id"]), set(evaluation["image_id"])
+    assert (len(trained), len(held), name) == (22, 2, "2 held-out photos of 24") and not trained & held
+    backwards = (own_photos / "captions.csv").read_text().splitlines()
+    (tmp_path / "captions.csv").write_text("\n".join([backwards[0], *reversed(backwards[1:])]))
+    again = load_splits(recipe, tmp_path / "captions.csv", None, own_photos)[1]
+    assert set(again["image_id"]) == held
+    (tmp_path / "captions.csv").write_text("\n".join(backwards[:3]))
+    with pytest.raises(ValueError, match="at least 2 photos.*found 1"):
+        load_splits(recipe, tmp_path / "captions.csv", None, own_photos)
+
+
+def test_splits_of_ones_own_are_used(own_photos, tmp_path):
+    lines = (own_photos / "captions.csv").read_text().splitlines()
+    for split, rows in (("train", lines[1:41]), ("validation", lines[41:])):
+        (tmp_path / f"captions_{split}.csv").write_text("\n".join([lines[0], *rows]))
+    Image.new("RGB", (8, 8)).save(tmp_path / "any.png")
+    train, evaluation, name = load_splits(load_recipe("flickr8k"), tmp_path, None, own_photos)
+    assert (len(train), len(evaluation), name) == (20, 4, "validation")
+
+
+def test_a_trained_model_keeps_its_shape(demo, caplog):
+    own = TGDTModel.from_pretrained(demo).config
+    shape = {"num_attention_heads": 1, "num_local_layers": 5, "projection_dim": 64}
+    with caplog.at_level(logging.WARNING):
+        model, _ = load_pretrained(str(demo), Recipe(model={**shape, "margin": 0.45, "local_score_weight": 0.5}))
+    assert {name: getattr(model.config, name) for name in shape} == {name: getattr(own, name) for name in shape}
+    assert (model.config.margin, model.config.local_score_weight) == (0.45, 0.5)
+    assert f"keeps its own num_attention_heads={own.num_attention_heads}, num_local_layers=" in caplog.text
+    assert "margin" not in caplog.text
+
+
 def test_a_recipe_says_how_large_pictures_are(tmp_path):
     ResNetModel(ResNetConfig(hidden_sizes=[8, 16], depths=[1, 1], embedding_size=8)).save_pretrained(
         tmp_path / "cells"
@@ -89,7 +159,15 @@ def test_a_recipe_says_how_large_pictures_are(tmp_path):
 def test_fine_tuning_and_evaluation_of_a_saved_model(demo, tmp_path, capsys):
     output = tmp_path / "tuned"
     options = ["--dataset", "scenes", "--model", str(demo), "--output", str(output), "--set", *TINY]
-    assert main(["train", "--recipe", "scenes", *options, "model.margin=0.3", "model.objective=hinge"]) == 0
+    assert (
+        main(
+            ["train", "--recipe", "scenes", *options, "model.margin=0.3", "model.objective=hinge", "vision_model=a/b"]
+        )
+        == 0
+    )
+    assert "a/b" not in (output / "README.md").read_text()
+    run = json.loads((output / "run.json").read_text())
+    assert (run["model"], run["base_models"], run["evaluated"]) == (f"./{demo.name}", [], "validation")
     assert "| two_stage |" in capsys.readouterr().out
     assert TGDTModel.from_pretrained(output).config.margin == 0.3
     assert isinstance(TGDTProcessor.from_pretrained(output), TGDTProcessor)
@@ -130,6 +208,8 @@ def test_ablations_train_and_evaluate_in_their_modes(weights, terms, mode, tmp_p
     [
         (["train", "--recipe", "nope", "--output", "x"], "No recipe 'nope'"),
         (["train", "--recipe", "flickr8k", "--output", "x", "--set", "model.x=1"], "Unknown key 'x' in model"),
+        (["train", "--recipe", "flickr8k", "--output", "x", "--set", "training.hub_token=hf_x"], "hf auth login"),
+        (["train", "--recipe", "flickr8k", "--output", "x", "--model", "m", "--text-model", "t"], "its own backbones"),
         (["evaluate", "--model", "/nowhere/at/all", "--dataset", "x"], "error"),
         (["convert", "/nowhere.pth.tar", "out"], "No checkpoint at"),
     ],

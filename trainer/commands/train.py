@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         metavar="SOURCE",
         help="Hub id; Parquet, JSONL or CSV file or a folder of them; folder of pictures with a captions file; "
-        "Karpathy or COCO JSON. Default: that of the recipe",
+        "Karpathy or COCO JSON. Default: that of the recipe. Without splits a tenth of the photos is held out",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="where model, metrics and curves are written")
     parser.add_argument("--model", metavar="ID|DIR", help="TGDT model to fine-tune instead of a new one")
@@ -50,9 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, evaluate, save, and print the table."""
+    from hub_cards.sources import mask_tokens
     from trainer.report import results_table
     from trainer.run import run_recipe
 
+    if args.model and (args.vision_model or args.text_model):
+        raise ValueError(
+            f"--model {args.model} has its own backbones: expected no --vision-model or --text-model beside it. "
+            "Leave them out, or leave --model out to build a new model."
+        )
     recipe = load_recipe(args.recipe, args.overrides)
     if args.vision_model:
         recipe.vision_model = args.vision_model
@@ -67,9 +73,9 @@ def run(args: argparse.Namespace) -> int:
         model=args.model,
         seed=args.seed,
         resume=args.resume,
-        command=shlex.join(["tgdt", *sys.argv[1:]]),
+        command=mask_tokens(shlex.join(["tgdt", *sys.argv[1:]])),
     )
-    print(results_table(finished.results))
+    print(f"Evaluated on: {finished.evaluated}\n\n{results_table(finished.results)}")
     parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in finished.seconds.items())
     print(f"\nTime: {parts}\nModel, processor, metrics.json, run.json, curves.png: {finished.output_dir}")
     return 0
