@@ -3,6 +3,7 @@
 torchrun --nproc-per-node 2 tests/trainer/two_process_data.py OUT
 """
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -41,4 +42,6 @@ def main(out: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    gc.collect()  # a DDP model that outlives its process group now and then aborts the process at its end
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
