@@ -28,7 +28,7 @@ class FaissEngine:
     """HNSW or IVF-PQ over the rows of the last `compact()`; newer rows are scanned exactly until the next one.
 
     Whatever it finds is scored again in float32, so only the recall of the shortlist is approximate. Below `min_rows`
-    the exact scan is used, whose recall is 1. At 100,000 rows it is faster as well, at a million FAISS is: see
+    the exact scan is used, whose recall is 1. Up to about 150,000 rows it is faster as well: see
     benchmarks/RESULTS.md.
 
     Args:
