@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .columns import nearest
+from .splits import NoSplitError, has_word, is_of_split, word_for
 
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
@@ -39,21 +40,24 @@ def read_annotations(path: Path, split: str | None, *, restval: bool = True) -> 
 
     Args:
         path: The file.
-        split: Split to keep, for files that hold several.
+        split: Split to keep. A Karpathy file states that of each photo; any other must be named after it.
         restval: Whether Karpathy's `restval` part of COCO belongs to `train`, as in the literature.
 
     Returns:
         Photos in file order, or None when the file is an ordinary table.
 
     Raises:
+        NoSplitError: When nothing says which photos belong to the split.
         ValueError: When the split does not exist, or the file is damaged.
     """
     if path.suffix == ".json":
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if isinstance(content, dict) and "images" in content:
-                coco = "annotations" in content
-                return coco_records(content) if coco else karpathy_records(content, split, restval)
+                if "annotations" not in content:
+                    return karpathy_records(content, split, restval)
+                _check_name(path, split)
+                return coco_records(content)
         except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
             reason = (
                 f"{type(error).__name__}: {error}"
@@ -63,6 +67,7 @@ def read_annotations(path: Path, split: str | None, *, restval: bool = True) -> 
             raise ValueError(f"{path} is no captions file in Karpathy's or COCO's form ({reason}).") from error
         return None
     if path.suffix in (".txt", ".token") and "#" in _first_line(path).split("\t")[0]:
+        _check_name(path, split)
         return token_records(path.read_text(encoding="utf-8").splitlines())
     return None
 
@@ -188,15 +193,16 @@ def caption_file_of(folder: Path, split: str | None) -> Path:
 
     Args:
         folder: Folder of pictures, or above them.
-        split: Preferred when it is part of a file name.
+        split: Preferred when it is a word of a file name; `val`, `dev` and `validation` are the same.
 
     Raises:
         ValueError: When there is none, or no way to choose.
     """
     suffixes = {".jsonl", ".json", ".csv", ".tsv", ".txt", ".token", ".parquet"}
     files = sorted(file for file in folder.iterdir() if file.suffix in suffixes and "readme" not in file.name.lower())
-    if split and any(split in file.stem for file in files):
-        files = [file for file in files if split in file.stem]
+    word = word_for(split, (file.stem for file in files))
+    if word:
+        files = [file for file in files if has_word(file.stem, word)]
     for stem in ("caption", "metadata", "annotation", "result", "token", "dataset"):
         files = [file for file in files if stem in file.name.lower()] or files
     if len(files) != 1:
@@ -206,6 +212,11 @@ def caption_file_of(folder: Path, split: str | None) -> Path:
             "Name it captions.jsonl, or pass the file itself with image_root=the folder."
         )
     return files[0]
+
+
+def _check_name(path: Path, split: str | None) -> None:
+    if split is not None and not is_of_split(path.stem, split):
+        raise NoSplitError(path.name, split)
 
 
 def has_pictures(folder: Path) -> bool:

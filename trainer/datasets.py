@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,22 +25,10 @@ from .image_policy import drop_unreadable, drop_unreadable_stream
 from .images import OnError, UnreadableImageError, check_policy
 from .region_features import ArrayStore, RegionReader, read_arrays
 from .skip_report import SkipReport
+from .splits import NoSplitError, is_of_split, same_splits
 
 _TABLES = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".arrow": "arrow"}
 _DELIMITED = {".csv", ".tsv", ".txt"}
-_VALIDATION = {"validation", "val", "dev"}
-_SPLITS = {"train", "test", *_VALIDATION}
-
-
-class NoSplitError(ValueError):
-    """A split was asked for, and nothing in the data says which photos belong to it."""
-
-    def __init__(self, source: str, split: str) -> None:
-        super().__init__(
-            f"{source} has no split {split!r}: expected a column 'split' or a split in the file's name, found none. "
-            "Leave the split out to take every photo, add a column 'split', or write a file per split, such as "
-            "captions_train.csv and captions_validation.csv."
-        )
 
 
 def load_captions(
@@ -164,7 +151,7 @@ def _load_folder(folder: Path, split: str | None, restval: bool, streaming: bool
     if any(folder.glob("*_ims.npy")):
         return _load_precomp(folder, split), folder
     if has_pictures(folder):
-        return _load_file(_captions_file(folder, split), split, restval, streaming), folder
+        return _load_file(caption_file_of(folder, split), split, restval, streaming), folder
     files = [file for file in folder.rglob("*") if file.suffix in {*_TABLES, *_DELIMITED}]
     if len(files) == 1:
         return _load_file(files[0], split, restval, streaming), files[0].parent
@@ -176,21 +163,10 @@ def _load_folder(folder: Path, split: str | None, restval: bool, streaming: bool
     return _load_hub(str(folder), split, None, streaming), folder
 
 
-def _captions_file(folder: Path, split: str | None) -> Path:
-    """Find the captions file of a split; the one for all where no name tells."""
-    names = [split, *sorted(_same(split) - {split})] if split else []
-    stems = [file.stem for file in folder.iterdir() if file.suffix in {*_TABLES, *_DELIMITED, ".token"}]
-    word = next((name for name in names if any(_has_word(stem, name) for stem in stems)), None)
-    return caption_file_of(folder, word)
-
-
 def _load_file(path: Path, split: str | None, restval: bool, streaming: bool) -> Any:
-    is_named = split is not None and _is_of_split(path.stem, split)
     records = read_annotations(path, split, restval=restval)
     if records is not None:
-        if split is None or is_named or _is_karpathy(path):
-            return records
-        raise NoSplitError(path.name, split)
+        return records
     if path.suffix in _DELIMITED and not streaming:
         table = datasets.Dataset.from_dict(read_delimited(path))
     elif path.suffix in _TABLES or path.suffix in _DELIMITED:
@@ -204,6 +180,7 @@ def _load_file(path: Path, split: str | None, restval: bool, streaming: bool) ->
             f"Cannot read captions from {path.name!r}. Expected .parquet, .jsonl, .json, .csv, .tsv, .txt or .token; "
             "region features (.npz, .npy, .tsv, .h5) go to features=, beside the captions file."
         )
+    is_named = split is not None and is_of_split(path.stem, split)
     return _rows_of_split(table, split, path.name, is_named=is_named)
 
 
@@ -221,26 +198,6 @@ def _rows_of_split(table: Any, split: str | None, source: str, *, is_named: bool
     return table.select(np.flatnonzero(column == _only_split(sorted(set(column.tolist())), split)))
 
 
-def _same(split: str) -> set[str]:
-    return _VALIDATION if split in _VALIDATION else {split}
-
-
-def _has_word(stem: str, word: str) -> bool:
-    return re.search(rf"(?<![a-z]){re.escape(word)}(?![a-z])", stem, re.IGNORECASE) is not None
-
-
-def _is_of_split(stem: str, split: str) -> bool:
-    """Whether a file's name says this split and no other one."""
-    own = _same(split)
-    others = {name for name in _SPLITS - own if name not in split}
-    return any(_has_word(stem, name) for name in own) and not any(_has_word(stem, name) for name in others)
-
-
-def _is_karpathy(path: Path) -> bool:
-    """Whether a captions file that was read as records states the split of each photo."""
-    return path.suffix == ".json" and not re.search(r'"annotations"\s*:', path.read_text(encoding="utf-8"))
-
-
 class _InSplit:
     def __init__(self, split: str) -> None:
         self.split = split
@@ -252,7 +209,7 @@ class _InSplit:
 def _only_split(names: list[str], split: str | None) -> str:
     if split in names:
         return str(split)
-    same = [name for name in names if split is not None and name in _same(split)]
+    same = [name for name in names if split is not None and name in same_splits(split)]
     if len(same) == 1 or (split is None and len(names) == 1):
         return (same or names)[0]
     hint = nearest(split, names) if split else f" Pass split={names[0]!r}, for example."

@@ -21,12 +21,13 @@ from modeling_tgdt import TGDTConfig, TGDTImageProcessor, TGDTModel, TGDTProcess
 
 from .checkpoints import last_complete_checkpoint
 from .cmc_trainer import CMCTrainer
-from .datasets import NoSplitError, load_captions
+from .datasets import load_captions
 from .evaluation import evaluate_retrieval
 from .projection_init import warm_start
 from .recipe import Recipe
 from .report import plot_curves, write_json
 from .scenes import make_scenes
+from .splits import NoSplitError
 from .stages import trained_modes
 from .tokenizers import build_word_tokenizer
 from .training_args import CMCTrainingArguments

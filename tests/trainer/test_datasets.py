@@ -11,9 +11,10 @@ import pytest
 
 from trainer.caption_dataset import CaptionDataset, IterableCaptionDataset
 from trainer.columns import find_columns
-from trainer.datasets import NoSplitError, load_captions
+from trainer.datasets import load_captions
 from trainer.region_features import open_region_store
 from trainer.skip_report import SkipReport
+from trainer.splits import NoSplitError
 
 from .tiny import caption_of, photo_folder, photo_rows
 
