@@ -126,6 +126,11 @@ def _check_numbers(numbers: dict[str, Any]) -> None:
             raise ValueError(f"{key} is {value!r}, expected a number")
 
 
+def is_own_name(name: str) -> bool:
+    """Tell whether a name in a gallery's directory is of its own making, besides manifest and lock."""
+    return _OWN_NAME.fullmatch(name) is not None
+
+
 class Snapshot:
     """Everything a reader needs, fixed at one commit; later commits never change it."""
 
@@ -335,7 +340,7 @@ class Gallery:
     def _remove_orphans(self) -> None:
         keep = self.snapshot.manifest.file_names()
         for path in list(self.root.iterdir()):
-            if _OWN_NAME.fullmatch(path.name) and path.name not in keep:
+            if is_own_name(path.name) and path.name not in keep:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def _load(self, known: Snapshot | None = None) -> Snapshot:

@@ -12,19 +12,19 @@ import json
 import os
 import shutil
 import tempfile
-from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
 
+from .gallery_tgdt import is_own_name
 from .index_tgdt import TGDTIndex
 
 INDEX_FOLDER = "index"
 REFERENCE = "retriever.json"
 _LOCAL_ONLY = ("writer.lock",)
-_GALLERY = ("segment-*", "deleted-*", "engine-*", "qdrant*")  # beside the manifest; a model may lie there as well
+_QDRANT = ("qdrant", "qdrant-edge")
 
 
 def find_directory(name: str | os.PathLike[str], revision: str | None = None, **options: Any) -> Path:
@@ -193,9 +193,9 @@ def _gallery_files(gallery: Path) -> list[Path]:
 
 
 def _not_copied(gallery: Path, parent: str | os.PathLike[str], names: list[str]) -> set[str]:
-    """Return the names in a folder of a gallery that are not copied with it."""
-    own = Path(parent) != gallery
-    return {n for n in names if n in _LOCAL_ONLY or not (own or any(fnmatch(n, pattern) for pattern in _GALLERY))}
+    """Return the names in a folder of a gallery that are not copied with it: a model may lie beside its files."""
+    inside = Path(parent) != gallery
+    return {name for name in names if name in _LOCAL_ONLY or not (inside or name in _QDRANT or is_own_name(name))}
 
 
 __all__ = [
