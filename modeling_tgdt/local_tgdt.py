@@ -14,7 +14,7 @@ import torch
 from .device_gallery_tgdt import DeviceGallery
 from .engines_tgdt import Engine, ExactEngine
 from .gallery_tgdt import Gallery, Snapshot
-from .maxsim_tgdt import Pairs, RaggedQueries, SumOver, maxsim
+from .maxsim_tgdt import RaggedQueries, SumOver, maxsim, token_spans
 from .metadata_tgdt import Condition, matching_rows, metadata_rows, metadata_types
 from .ranking_tgdt import Ranked, best_by_id, offsets_of
 from .scan_tgdt import dot_rows, locate
@@ -188,17 +188,17 @@ class LocalBackend:
         return _result(snapshot, best, dot_rows(snapshot.segments, query.globals, rows, best.offsets), local)
 
     def _local_scores(self, snapshot: Snapshot, query: Query, rows: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        pairs, resident = locate(snapshot.segments, rows, offsets), self._on_device(snapshot)
+        stores, resident = [segment.store for segment in snapshot.segments], self._on_device(snapshot)
+        pairs = locate(snapshot.segments, rows, offsets)
         if resident is not None:
             scores = resident.maxsim(query.tokens, rows, offsets, query.sum_over)
         else:
-            stores = [segment.store for segment in snapshot.segments]
             scores = maxsim(stores, query.tokens, pairs, sum_over=query.sum_over)
         if self.settings["reduction"] == "mean":
             if query.sum_over == "query":
                 words = np.repeat(np.diff(query.tokens.offsets), np.diff(pairs.offsets))
             else:
-                words = _stored_counts(snapshot, pairs)
+                _, words = token_spans(stores, pairs)
             scores /= np.maximum(words, 1)
         return scores * np.float32(self.settings["scale"])
 
@@ -243,15 +243,6 @@ def _result(snapshot: Snapshot, best: Ranked, global_scores: np.ndarray, local: 
         for column in (ids, best.scores, global_scores, local, metadata)
     ]
     return SearchResult(*columns)
-
-
-def _stored_counts(snapshot: Snapshot, pairs: Pairs) -> np.ndarray:
-    counts = np.zeros(len(pairs.items), dtype=np.int64)
-    for number in np.unique(pairs.stores):
-        place = pairs.stores == number
-        offsets, items = snapshot.segments[number].store.offsets, pairs.items[place]
-        counts[place] = offsets[items + 1] - offsets[items]
-    return counts
 
 
 def _metadata(snapshot: Snapshot, rows: np.ndarray) -> list[dict[str, Any]]:

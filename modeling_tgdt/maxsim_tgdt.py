@@ -140,11 +140,8 @@ def vector_stores(vectors: Sequence[np.ndarray]) -> ctypes.Array[_StoreStruct]:
 
 def _maxsim_torch(stores: Sequence[TokenStore], queries: RaggedQueries, pairs: Pairs, sum_over: SumOver) -> np.ndarray:
     bases = np.cumsum([0, *(len(store.rows) for store in stores)])  # first token of each store, counted over all
-    starts, counts = np.empty(len(pairs.items), np.int64), np.empty(len(pairs.items), np.int64)
-    for number in np.unique(pairs.stores):
-        place, offsets = pairs.stores == number, stores[number].offsets
-        items = pairs.items[place]
-        starts[place], counts[place] = bases[number] + offsets[items], offsets[items + 1] - offsets[items]
+    starts, counts = token_spans(stores, pairs)
+    starts += bases[pairs.stores]
 
     def gather(tokens: torch.Tensor) -> torch.Tensor:
         found = tokens.numpy()
@@ -159,6 +156,16 @@ def _maxsim_torch(stores: Sequence[TokenStore], queries: RaggedQueries, pairs: P
     return torch_maxsim(
         gather, torch.from_numpy(starts), torch.from_numpy(counts), words, np.asarray(pairs.offsets), sum_over
     )
+
+
+def token_spans(stores: Sequence[TokenStore], pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first token row of each pair's item in its store, and how many it has: (P,) int64 each."""
+    starts, counts = np.empty(len(pairs.items), np.int64), np.empty(len(pairs.items), np.int64)
+    for number in np.unique(pairs.stores):
+        place, offsets = pairs.stores == number, stores[number].offsets
+        items = pairs.items[place]
+        starts[place], counts[place] = offsets[items], offsets[items + 1] - offsets[items]
+    return starts, counts
 
 
 def rounded_queries(queries: RaggedQueries, token_dtype: str) -> tuple[np.ndarray, np.ndarray]:
