@@ -2,6 +2,7 @@
 """Settings of the whole test run."""
 
 import pytest
+import torch
 
 from tests.transformers_suites import MARKERS
 
@@ -10,3 +11,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers of transformers' common suites; our own are in pyproject.toml."""
     for marker in MARKERS:
         config.addinivalue_line("markers", f"{marker}: from transformers' common suites")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked `gpu` where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

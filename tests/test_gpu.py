@@ -9,10 +9,7 @@ import torch
 from modeling_tgdt import CMCLoss, token_similarity
 from tests.modeling_tgdt import tiny
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 
 
 def tokens(count: int, length: int, dim: int = 64) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,10 +18,7 @@ DIM, ITEMS = 24, 60
 DEVICES = [
     # The code path of a device in the memory of the CPU; `to("cpu")` itself goes back to the files.
     "cpu",
-    pytest.param(
-        "cuda",
-        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
-    ),
+    pytest.param("cuda", marks=pytest.mark.gpu),
 ]
 
 
@@ -158,7 +155,6 @@ def test_moving_and_moving_back(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_to_cuda_holds_one_copy(tmp_path) -> None:
     index, rng = make(tmp_path / "g")
     query, tokens = unit(rng, 3, DIM), ragged(rng, 3, 5, DIM)

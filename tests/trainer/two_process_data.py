@@ -3,7 +3,6 @@
 torchrun --nproc-per-node 2 tests/trainer/two_process_data.py OUT
 """
 
-import gc
 import json
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from tests.trainer.scenes_model import processor, scenes, tiny_model
+from tests.trainer.two_processes import leave_group
 from trainer import CMCTrainer, CMCTrainingArguments
 
 
@@ -42,6 +42,4 @@ def main(out: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
-    gc.collect()  # a DDP model that outlives its process group now and then aborts the process at its end
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    leave_group()

@@ -64,9 +64,14 @@ def main(out: Path, per_device: int, mini_batch_size: int | None) -> None:
         )
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) or None)
+def leave_group() -> None:
+    """End the processes together; a DDP model that outlives its process group now and then aborts the process."""
+    gc.collect()
     if torch.distributed.is_initialized():
-        gc.collect()  # a DDP model that outlives its process group now and then aborts the process at its end
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) or None)
+    leave_group()
