@@ -1,0 +1,224 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Token similarity of all pairs and its gradients in Triton: no product of a region with a word is ever written.
+
+N is the number of words of all captions, padding included: word n belongs to caption n // W. Sums are in float32 and in
+a fixed order, so that the same inputs give the same bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .triton_maxsim_tgdt import factor_dtype, tile_size
+
+try:  # see triton_maxsim_tgdt
+    import triton
+    import triton.language as tl
+except ImportError as error:
+    raise ImportError("these kernels need the package triton; PyTorch does the same without it.") from error
+
+_WORDS = 64  # of a tile
+_VALUES = 64  # of a token, in a tile of gradients
+
+
+def best_regions(images: Tensor, words: Tensor, mask: Tensor, winners: Tensor) -> Tensor:
+    """Find for every image and word the region with the largest dot product.
+
+    Args:
+        images: (B, R, D) in float32, float16 or bfloat16, as `words`.
+        words: (N, D).
+        mask: Boolean (B, R).
+        winners: (B, N), filled with the index of the region; 0 for images without regions.
+
+    Returns:
+        The products (B, N) float32; 0 for images without regions.
+    """
+    (count, regions, dim), total = images.shape, len(words)
+    best = torch.empty(count, total, dtype=torch.float32, device=images.device)
+    if best.numel():
+        grid = (triton.cdiv(total, _WORDS) * count,)
+        options = {"DIM": dim, "REGIONS": tile_size(regions), "WORDS": _WORDS, "STEP": 128 // images.element_size()}
+        options |= _product_options(images)
+        images, words, mask = images.contiguous(), words.contiguous(), mask.contiguous().view(torch.uint8)
+        with torch.cuda.device_of(images):
+            _best_kernel[grid](images, words, mask, best, winners, regions, total, **options)
+    return best
+
+
+def image_gradients(grad: Tensor, weights: Tensor, winners: Tensor, words: Tensor, images: Tensor) -> Tensor:
+    """Return the gradient of the images (B, R, D): each word's, times what it counts, goes to the region that won.
+
+    Args:
+        grad: Of the similarities, (B, Bt) float32; 0 for images without regions.
+        weights: Of each word, (Bt, W) float32.
+        winners: (B, N).
+        words: (N, D).
+        images: (B, R, D), for its shape and dtype.
+    """
+    found = torch.zeros_like(images, memory_format=torch.contiguous_format)
+    (count, regions, dim), total = images.shape, len(words)
+    if found.numel() and total:
+        rows = tile_size(regions)
+        grid = (count, triton.cdiv(regions, rows), triton.cdiv(dim, _VALUES))
+        options = {"PER_TEXT": weights.shape[1], "DIM": dim, "REGIONS": rows, "WORDS": _WORDS, "VALUES": _VALUES}
+        options |= _product_options(words)
+        arrays = [part.contiguous() for part in (grad, weights, winners, words)]
+        with torch.cuda.device_of(found):
+            _image_kernel[grid](*arrays, found, regions, total, **options)
+    return found
+
+
+def word_gradients(grad: Tensor, weights: Tensor, winners: Tensor, images: Tensor) -> Tensor:
+    """Return the gradient of the words (N, D): the sum of the regions that won, times what the word counts there.
+
+    Args:
+        grad: As in [`image_gradients`].
+        weights: As there.
+        winners: As there.
+        images: (B, R, D).
+    """
+    (count, regions, dim), total = images.shape, weights.numel()
+    found = torch.zeros(total, dim, dtype=images.dtype, device=images.device)
+    if found.numel() and images.numel():
+        grid = (triton.cdiv(total, _WORDS), triton.cdiv(dim, _VALUES))
+        arrays = [part.contiguous() for part in (grad, weights, winners, images)]
+        options = {"PER_TEXT": weights.shape[1], "DIM": dim, "WORDS": _WORDS, "VALUES": _VALUES}
+        with torch.cuda.device_of(found):
+            _word_kernel[grid](*arrays, found, count, regions, total, **options)
+    return found
+
+
+def _product_options(tokens: Tensor) -> dict[str, Any]:
+    """How tiles are multiplied; float32 without TF32, the more registers, unless the user allowed TF32 to PyTorch."""
+    settings, compute = torch.backends.cuda.matmul, factor_dtype(tokens)
+    precise = getattr(settings, "fp32_precision", None)  # PyTorch 2.9; asking allow_tf32 there can raise
+    fast = precise == "tf32" if precise is not None else settings.allow_tf32
+    warps = 8 if compute == tl.float32 and not fast else 4
+    return {"COMPUTE": compute, "PRECISION": "tf32" if fast else "ieee", "num_warps": warps}
+
+
+@triton.jit
+def _best_kernel(
+    images,
+    words,
+    mask,
+    best,
+    winners,
+    regions,
+    total,
+    DIM: tl.constexpr,
+    REGIONS: tl.constexpr,
+    WORDS: tl.constexpr,
+    STEP: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    tiles = tl.cdiv(total, WORDS)
+    image = (tl.program_id(0) // tiles).to(tl.int64)
+    own = (tl.program_id(0) % tiles).to(tl.int64) * WORDS + tl.arange(0, WORDS)
+    broken = tl.zeros((WORDS,), tl.float32)  # a maximum would hide NaN
+    highest = tl.full((WORDS,), float("-inf"), tl.float32)
+    winner = tl.zeros((WORDS,), tl.int32)
+    for region in range(0, regions, REGIONS):
+        other = region + tl.arange(0, REGIONS)
+        row = image * regions + other
+        real = tl.load(mask + row, mask=other < regions, other=0) != 0
+        dots = tl.zeros((WORDS, REGIONS), tl.float32)
+        for start in range(0, DIM, STEP):
+            place = start + tl.arange(0, STEP)
+            inside = place < DIM
+            a = tl.load(
+                words + own[:, None] * DIM + place[None, :], mask=(own < total)[:, None] & inside[None, :], other=0
+            )
+            b = tl.load(images + row[None, :] * DIM + place[:, None], mask=real[None, :] & inside[:, None], other=0)
+            dots = tl.dot(a.to(COMPUTE), b.to(COMPUTE), dots, input_precision=PRECISION)
+        broken += tl.sum(tl.where(dots != dots, dots, 0.0), axis=1)
+        dots = tl.where(real[None, :], dots, float("-inf"))
+        values, places = tl.max(dots, axis=1, return_indices=True)
+        winner = tl.where(values > highest, region + places, winner)
+        highest = tl.maximum(highest, values)
+    highest = tl.where(highest > float("-inf"), highest, 0.0) + broken
+    tl.store(best + image * total + own, highest, mask=own < total)
+    tl.store(winners + image * total + own, winner.to(winners.dtype.element_ty), mask=own < total)
+
+
+@triton.jit
+def _image_kernel(
+    grad,
+    weights,
+    winners,
+    words,
+    found,
+    regions,
+    total,
+    PER_TEXT: tl.constexpr,
+    DIM: tl.constexpr,
+    REGIONS: tl.constexpr,
+    WORDS: tl.constexpr,
+    VALUES: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    image = tl.program_id(0).to(tl.int64)
+    region = tl.program_id(1) * REGIONS + tl.arange(0, REGIONS)
+    place = tl.program_id(2) * VALUES + tl.arange(0, VALUES)
+    texts = total // PER_TEXT
+    gradient = tl.zeros((REGIONS, VALUES), tl.float32)
+    for first in range(0, total, WORDS):
+        own = first + tl.arange(0, WORDS)
+        spoken = own < total
+        winner = tl.load(winners + image * total + own, mask=spoken, other=0).to(tl.int32)
+        share = tl.load(grad + image * texts + own // PER_TEXT, mask=spoken, other=0)
+        share *= tl.load(weights + own, mask=spoken, other=0)
+        routed = tl.where(winner[None, :] == region[:, None], share[None, :], 0.0)
+        rows = tl.load(
+            words + own.to(tl.int64)[:, None] * DIM + place[None, :],
+            mask=spoken[:, None] & (place < DIM)[None, :],
+            other=0,
+        )
+        gradient = tl.dot(routed.to(COMPUTE), rows.to(COMPUTE), gradient, input_precision=PRECISION)
+    tl.store(
+        found + (image * regions + region)[:, None] * DIM + place[None, :],
+        gradient.to(found.dtype.element_ty),
+        mask=(region < regions)[:, None] & (place < DIM)[None, :],
+    )
+
+
+@triton.jit
+def _word_kernel(
+    grad,
+    weights,
+    winners,
+    images,
+    found,
+    count,
+    regions,
+    total,
+    PER_TEXT: tl.constexpr,
+    DIM: tl.constexpr,
+    WORDS: tl.constexpr,
+    VALUES: tl.constexpr,
+):
+    own = tl.program_id(0).to(tl.int64) * WORDS + tl.arange(0, WORDS)
+    place = tl.program_id(1) * VALUES + tl.arange(0, VALUES)
+    spoken, inside = own < total, place < DIM
+    weight = tl.load(weights + own, mask=spoken, other=0)
+    gradient = tl.zeros((WORDS, VALUES), tl.float32)
+    for _ in range(0, count):
+        winner = tl.load(winners + own, mask=spoken, other=0).to(tl.int64)
+        share = weight * tl.load(grad + own // PER_TEXT, mask=spoken, other=0)
+        rows = tl.load(
+            images + winner[:, None] * DIM + place[None, :], mask=spoken[:, None] & inside[None, :], other=0
+        )
+        gradient += share[:, None] * rows.to(tl.float32)
+        winners += total
+        grad += total // PER_TEXT
+        images += regions * DIM
+    tl.store(
+        found + own[:, None] * DIM + place[None, :],
+        gradient.to(found.dtype.element_ty),
+        mask=spoken[:, None] & inside[None, :],
+    )
