@@ -1,19 +1,28 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
-"""A gallery in the memory of an accelerator: both stages scored there by PyTorch, ranked as from the files."""
+"""A gallery in the memory of an accelerator: both stages scored there, ranked as from the files.
+
+Stage one is a matrix product; tokens are scored by a Triton kernel where it works, or by PyTorch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .maxsim_tgdt import RaggedQueries, SumOver, rounded_queries
+from .quantize_tgdt import encode_tokens
 from .ranking_tgdt import Ranked, offsets_of
 from .scan_tgdt import recheck
 from .segment_tgdt import Segment
 from .torch_maxsim_tgdt import torch_maxsim
+from .triton_support_tgdt import triton_scores
+
+if TYPE_CHECKING:
+    from .triton_maxsim_tgdt import TokenSpans
 
 _SCORES = 1 << 26  # global scores held at a time: 256 MiB
 _ROUNDING = 2e-3  # of |query| |row|: bounds the error of a float32 product, with the 10-bit mantissas of TF32 too
@@ -87,8 +96,25 @@ class DeviceGallery:
             (P,) float32, those of `maxsim_tgdt.maxsim` up to float32 rounding.
         """
         chosen = torch.from_numpy(rows).to(self.starts.device)
+        starts, counts = self.starts[chosen], self.counts[chosen]
+        if triton_scores(self.rows.device, self.rows.dtype):
+            from .triton_maxsim_tgdt import TokenSpans, triton_maxsim
+
+            sides = self._asked(queries, offsets), TokenSpans(self.rows, self.scales, starts, counts)
+            return triton_maxsim(*(sides if sum_over == "query" else sides[::-1])).cpu().numpy()
         words = rounded_queries(queries, self.token_dtype)
-        return torch_maxsim(self._gather, self.starts[chosen], self.counts[chosen], words, offsets, sum_over)
+        return torch_maxsim(self._gather, starts, counts, words, offsets, sum_over)
+
+    def _asked(self, queries: RaggedQueries, offsets: np.ndarray) -> TokenSpans:
+        """Copy query tokens to the device, encoded as the store; float16 stores compare with float32."""
+        from .triton_maxsim_tgdt import TokenSpans
+
+        device, dtype = self.rows.device, "float32" if self.token_dtype == "float16" else self.token_dtype
+        codes, scales = encode_tokens(queries.rows, dtype)
+        scale = None if scales is None else _upload([scales[:, :1]], device)
+        owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        starts, counts = (part[owners] for part in (queries.offsets[:-1], np.diff(queries.offsets)))
+        return TokenSpans(_upload([codes], device), scale, _upload([starts], device), _upload([counts], device))
 
     def _gather(self, tokens: Tensor) -> Tensor:
         rows = self.rows[tokens].float()

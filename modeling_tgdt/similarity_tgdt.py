@@ -3,6 +3,7 @@
 
 Both kernels remember which region won and nothing else, so that neither the B x B x R x W products nor expanded copies
 of the embeddings stay alive: memory is that of the inputs, their gradients and one byte or two per (image, word) pair.
+On a CUDA device all pairs and their gradients are computed by Triton kernels, where those work.
 """
 
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from .triton_support_tgdt import triton_trains
 
 Reduction = Literal["sum", "mean"]
 
@@ -160,35 +163,58 @@ class _AllPairs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, image_tokens: Tensor, text_tokens: Tensor, image_mask: Tensor, weights: Tensor) -> Tensor:
-        (images, regions, dim), (texts, words) = image_tokens.shape, text_tokens.shape[:2]
-        flat_words = text_tokens.reshape(texts * words, dim)
-        scores = image_tokens.new_zeros(images, texts, dtype=_score_dtype(image_tokens))
-        winners = torch.zeros(images, texts * words, dtype=_index_dtype(regions), device=image_tokens.device)
-        with torch.autocast(image_tokens.device.type, enabled=False):
-            for rows in _chunks(images, regions * texts * words):
-                products = (image_tokens[rows].reshape(-1, dim) @ flat_words.T).view(-1, regions, texts * words)
-                best, winner = _best_region(products, image_mask[rows])
-                scores[rows] = (best.view(-1, texts, words) * weights).sum(-1)
-                winners[rows] = winner.to(winners.dtype)
+        (images, regions, _), words = image_tokens.shape, text_tokens.flatten(0, 1)
+        winners = torch.zeros(images, len(words), dtype=_index_dtype(regions), device=image_tokens.device)
+        ctx.triton = triton_trains(image_tokens.device, image_tokens.dtype)
         ctx.save_for_backward(image_tokens, text_tokens, image_mask, weights, winners)
-        return scores
+        if not ctx.triton:
+            return _score_in_chunks(image_tokens, words, image_mask, weights, winners)
+        from .triton_similarity_tgdt import best_regions
+
+        best = best_regions(image_tokens, words, image_mask, winners)
+        return (best.view(images, *weights.shape) * weights).sum(-1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         image_tokens, text_tokens, image_mask, weights, winners = ctx.saved_tensors
-        (images, regions, dim), (texts, words) = image_tokens.shape, text_tokens.shape[:2]
-        flat_words = text_tokens.reshape(texts * words, dim)
-        grad_images, grad_words = image_tokens.new_zeros(image_tokens.shape), flat_words.new_zeros(flat_words.shape)
-        grad = grad * image_mask.any(1)[:, None]
-        for rows in _chunks(images, regions * texts * words):
-            per_word = (grad[rows, :, None] * weights).view(-1, 1, texts * words).to(flat_words.dtype)
-            routed = per_word.new_zeros(per_word.shape[0], regions, texts * words)
-            routed.scatter_(1, winners[rows].long()[:, None], per_word)
-            routed = routed.view(-1, texts * words)
-            grad_images[rows] = (routed @ flat_words).view(-1, regions, dim)
-            grad_words += routed.T @ image_tokens[rows].reshape(-1, dim)
+        words, grad = text_tokens.flatten(0, 1), grad * image_mask.any(1)[:, None]
+        if ctx.triton:
+            from .triton_similarity_tgdt import image_gradients, word_gradients
+
+            grad_images = image_gradients(grad, weights, winners, words, image_tokens)
+            grad_words = word_gradients(grad, weights, winners, image_tokens)
+        else:
+            grad_images, grad_words = _route_in_chunks(grad, weights, winners, words, image_tokens)
         return grad_images, grad_words.view_as(text_tokens), None, None
+
+
+def _score_in_chunks(images: Tensor, words: Tensor, image_mask: Tensor, weights: Tensor, winners: Tensor) -> Tensor:
+    count, regions, dim = images.shape
+    scores = images.new_zeros(count, len(weights), dtype=_score_dtype(images))
+    with torch.autocast(images.device.type, enabled=False):
+        for rows in _chunks(count, regions * len(words)):
+            products = (images[rows].reshape(-1, dim) @ words.T).view(-1, regions, len(words))
+            best, winner = _best_region(products, image_mask[rows])
+            scores[rows] = (best.view(-1, *weights.shape) * weights).sum(-1)
+            winners[rows] = winner.to(winners.dtype)
+    return scores
+
+
+def _route_in_chunks(
+    grad: Tensor, weights: Tensor, winners: Tensor, words: Tensor, images: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of images and words: what a word counts goes to the region that won, and back."""
+    count, regions, dim = images.shape
+    grad_images, grad_words = images.new_zeros(images.shape), words.new_zeros(words.shape)
+    for rows in _chunks(count, regions * len(words)):
+        per_word = (grad[rows, :, None] * weights).view(-1, 1, len(words)).to(words.dtype)
+        routed = per_word.new_zeros(per_word.shape[0], regions, len(words))
+        routed.scatter_(1, winners[rows].long()[:, None], per_word)
+        routed = routed.view(-1, len(words))
+        grad_images[rows] = (routed @ words).view(-1, regions, dim)
+        grad_words += routed.T @ images[rows].reshape(-1, dim)
+    return grad_images, grad_words
 
 
 class _Pairs(torch.autograd.Function):

@@ -1,8 +1,8 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """Token similarity of all pairs and its gradients in Triton: no product of a region with a word is ever written.
 
-N is the number of words of all captions, padding included: word n belongs to caption n // W. Sums are in float32 and in
-a fixed order, so that the same inputs give the same bits.
+N is the number of words of all captions, padding included: word n belongs to caption n // W. Sums are in float32 and
+in a fixed order, so that the same inputs give the same bits.
 """
 
 from __future__ import annotations
