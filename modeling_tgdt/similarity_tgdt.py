@@ -165,7 +165,7 @@ class _AllPairs(torch.autograd.Function):
     def forward(ctx: Any, image_tokens: Tensor, text_tokens: Tensor, image_mask: Tensor, weights: Tensor) -> Tensor:
         (images, regions, _), words = image_tokens.shape, text_tokens.flatten(0, 1)
         winners = torch.zeros(images, len(words), dtype=_index_dtype(regions), device=image_tokens.device)
-        ctx.triton = triton_trains(image_tokens.device, image_tokens.dtype)
+        ctx.triton = image_tokens.dtype == words.dtype and triton_trains(words.device, words.dtype)
         ctx.save_for_backward(image_tokens, text_tokens, image_mask, weights, winners)
         if not ctx.triton:
             return _score_in_chunks(image_tokens, words, image_mask, weights, winners)

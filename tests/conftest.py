@@ -1,10 +1,15 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """Settings of the whole test run."""
 
+import os
+
 import pytest
 import torch
 
 from tests.transformers_suites import MARKERS
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton's kernels run on NumPy; it reads this when it is imported
 
 
 def pytest_configure(config: pytest.Config) -> None:

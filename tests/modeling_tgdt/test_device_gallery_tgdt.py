@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,14 @@ DEVICES = [
     "cpu",
     pytest.param("cuda", marks=pytest.mark.gpu),
 ]
+
+
+@pytest.fixture(params=["torch", "triton"], autouse=True)
+def kernels(request, monkeypatch) -> None:
+    """Score tokens by PyTorch, or by Triton, which interprets its kernels in the memory of the CPU."""
+    if request.param == "triton" and find_spec("triton") is None:
+        pytest.skip("needs the package triton")
+    monkeypatch.setattr(device_gallery_tgdt, "triton_scores", lambda *_: request.param == "triton")
 
 
 def make(path: Path, **options) -> tuple[TGDTIndex, np.random.Generator]:
