@@ -7,22 +7,18 @@ Stage one is a matrix product; tokens are scored by a Triton kernel where it wor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .maxsim_tgdt import RaggedQueries, SumOver, rounded_queries
+from .maxsim_tgdt import RaggedQueries, SumOver, query_dtype, rounded_queries
 from .quantize_tgdt import encode_tokens
 from .ranking_tgdt import Ranked, offsets_of
 from .scan_tgdt import recheck
 from .segment_tgdt import Segment
 from .torch_maxsim_tgdt import torch_maxsim
 from .triton_support_tgdt import triton_scores
-
-if TYPE_CHECKING:
-    from .triton_maxsim_tgdt import TokenSpans
 
 _SCORES = 1 << 26  # global scores held at a time: 256 MiB
 _ROUNDING = 2e-3  # of |query| |row|: bounds the error of a float32 product, with the 10-bit mantissas of TF32 too
@@ -98,23 +94,22 @@ class DeviceGallery:
         chosen = torch.from_numpy(rows).to(self.starts.device)
         starts, counts = self.starts[chosen], self.counts[chosen]
         if triton_scores(self.rows.device, self.rows.dtype):
-            from .triton_maxsim_tgdt import TokenSpans, triton_maxsim
-
-            sides = self._asked(queries, offsets), TokenSpans(self.rows, self.scales, starts, counts)
-            return triton_maxsim(*(sides if sum_over == "query" else sides[::-1])).cpu().numpy()
+            return self._triton_maxsim(queries, starts, counts, offsets, sum_over)
         words = rounded_queries(queries, self.token_dtype)
         return torch_maxsim(self._gather, starts, counts, words, offsets, sum_over)
 
-    def _asked(self, queries: RaggedQueries, offsets: np.ndarray) -> TokenSpans:
-        """Copy query tokens to the device, encoded as the store; float16 stores compare with float32."""
-        from .triton_maxsim_tgdt import TokenSpans
+    def _triton_maxsim(
+        self, queries: RaggedQueries, starts: Tensor, counts: Tensor, offsets: np.ndarray, sum_over: SumOver
+    ) -> np.ndarray:
+        from .triton_maxsim_tgdt import TokenSpans, triton_maxsim
 
-        device, dtype = self.rows.device, "float32" if self.token_dtype == "float16" else self.token_dtype
-        codes, scales = encode_tokens(queries.rows, dtype)
-        scale = None if scales is None else _upload([scales[:, :1]], device)
-        owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-        starts, counts = (part[owners] for part in (queries.offsets[:-1], np.diff(queries.offsets)))
-        return TokenSpans(_upload([codes], device), scale, _upload([starts], device), _upload([counts], device))
+        codes, scales = encode_tokens(queries.rows, query_dtype(self.token_dtype))
+        owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))  # query of each candidate
+        arrays = codes, queries.offsets[:-1][owners], np.diff(queries.offsets)[owners]
+        rows, *places = (_upload([array], self.rows.device) for array in arrays)
+        scale = None if scales is None else _upload([scales[:, :1]], self.rows.device)
+        sides = TokenSpans(rows, scale, *places), TokenSpans(self.rows, self.scales, starts, counts)
+        return triton_maxsim(*(sides if sum_over == "query" else sides[::-1])).cpu().numpy()
 
     def _gather(self, tokens: Tensor) -> Tensor:
         rows = self.rows[tokens].float()

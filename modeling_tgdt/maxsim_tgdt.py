@@ -170,10 +170,13 @@ def token_spans(stores: Sequence[TokenStore], pairs: Pairs) -> tuple[np.ndarray,
 
 def rounded_queries(queries: RaggedQueries, token_dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """Round query tokens as the store's, as the kernel does: rows (sum of W, D) float32 and offsets (Q + 1)."""
-    rows = queries.rows
-    if token_dtype != "float16":
-        rows = decode_tokens(*encode_tokens(rows, token_dtype), token_dtype)
-    return rows, queries.offsets
+    dtype = query_dtype(token_dtype)
+    return decode_tokens(*encode_tokens(queries.rows, dtype), dtype), queries.offsets
+
+
+def query_dtype(token_dtype: str) -> str:
+    """Return in which dtype a store's queries are compared: its own, or float32 for float16."""
+    return "float32" if token_dtype == "float16" else token_dtype
 
 
 def _maxsim_kernel(

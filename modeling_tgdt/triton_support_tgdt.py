@@ -35,6 +35,11 @@ def triton_trains(device: torch.device, dtype: torch.dtype) -> bool:
 def _may_use_triton(device: torch.device) -> bool:
     if device.type != "cuda" or torch.compiler.is_compiling() or os.environ.get("TGDT_TRITON") == "0":
         return False
+    return _is_capable(device)
+
+
+@cache
+def _is_capable(device: torch.device) -> bool:
     nvidia = torch.version.hip is None and find_spec("triton") is not None
     return nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
 

@@ -79,7 +79,7 @@ def test_nan_stays_visible() -> None:
     assert scores.isnan().any(1).tolist() == [False, True, False]
 
 
-def test_float32_uses_tf32_only_where_the_user_allowed_it(monkeypatch) -> None:
+def test_float32_uses_tf32_only_where_the_user_allowed_it() -> None:
     tokens = torch.zeros(1)
     settings = torch.backends.cuda.matmul
     assert triton_similarity_tgdt._product_options(tokens)["PRECISION"] == "ieee"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 
 import pytest
@@ -11,12 +12,15 @@ from modeling_tgdt import triton_support_tgdt as support
 
 DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 GPU = torch.device("cuda", 0)
+# The package takes 1 GB, so `make test` does not install it; docs/galleries.md says how to run these tests.
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs the package triton")
 
 
 @pytest.fixture(autouse=True)
-def forget() -> None:
-    support._passes.cache_clear()
+def forget(monkeypatch) -> None:
+    """Ask anew in every test, and later too."""
+    for name in ("_passes", "_is_capable"):
+        monkeypatch.setattr(support, name, cache(getattr(support, name).__wrapped__))
 
 
 @pytest.fixture
@@ -95,6 +99,7 @@ def test_where_triton_is_not_asked(target, name, value, ampere, monkeypatch) -> 
     monkeypatch.setattr(support, "_passes", lambda *_: True)
     assert support.triton_scores(GPU, torch.int8)
     monkeypatch.setattr(target, name, value)
+    support._is_capable.cache_clear()
     assert not support.triton_scores(GPU, torch.int8) and not support.triton_trains(GPU, torch.float32)
 
 
