@@ -67,7 +67,7 @@ def kernel_isa() -> str:
     """Return the instruction set that the kernel uses here, or `torch` without a kernel.
 
     Example:
-        >>> kernel_isa() in ("avx512_bf16", "avx512_vnni", "avx2", "portable", "torch")
+        >>> kernel_isa() in ("amx", "avx512_bf16", "avx512_vnni", "avx2", "portable", "torch")
         True
     """
     return kernel.tgdt_isa().decode() if kernel is not None else "torch"

@@ -16,6 +16,10 @@
 #define X86 1
 #include <immintrin.h>
 #endif
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #define INLINE inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
@@ -33,6 +37,7 @@ INLINE int64_t word_size(int dtype) { return dtype == I16 || dtype == I8 ? item_
 struct Packed {
   Compute compute;
   bool in_place;  // stored rows need no conversion
+  bool tiles;     // packed for matrix tiles: a vector is 16 words, a vector of results too
   int64_t words, vectors, steps;
   int widest, paired;  // vectors worked on together at most; whether two make one vector of results
   float* units;
@@ -42,7 +47,7 @@ struct Packed {
     const int64_t left = vectors - first, groups = (left + widest - 1) / widest, width = (left + groups - 1) / groups;
     return (int)(groups > 1 && paired ? width + width % 2 : width);
   }
-  INLINE int64_t results() const { return paired ? (vectors + 1) / 2 : vectors; }
+  INLINE int64_t results() const { return paired && !tiles ? (vectors + 1) / 2 : vectors; }
 };
 
 struct Ahead {  // bytes that will be needed next, brought into the cache a step at a time
@@ -66,6 +71,8 @@ struct Variant {
   float (*block_max)(const float* values, int64_t count);
   void (*scan_one)(const char* codes, const float* scales, int64_t count, int64_t dim, const char* word,
                    float word_scale, float* out);  // may be null
+  bool (*tiles_for)(int dtype, int64_t row_bytes);  // whether matrix tiles take it; may be null
+  void (*release)();                                // what a thread does when it has scored; may be null
 };
 
 float half_to_float(uint16_t half) {
@@ -202,6 +209,17 @@ INLINE vf dot_bf16(vf acc, vf q, vf x) { return _mm512_dpbf16_ps(acc, (__m512bh)
 }  // namespace avx512_bf16
 #pragma GCC pop_options
 #endif
+
+#if __GNUC__ >= 11 && defined(__linux__)
+#define HAVE_AMX
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,fma,f16c,amx-tile,amx-bf16,amx-int8")
+namespace amx {
+AVX512_PRIMITIVES
+#include "maxsim_amx.inc"
+}  // namespace amx
+#pragma GCC pop_options
+#endif
 #endif  // X86
 
 struct Chosen {
@@ -217,7 +235,12 @@ Chosen choose(const char* wanted) {
                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                     __builtin_cpu_supports("avx512vnni");
 #ifdef HAVE_BF16
-  if (is("avx512_bf16") && wide && __builtin_cpu_supports("avx512bf16")) return {"avx512_bf16", &avx512_bf16::variant};
+  const bool bf16 = wide && __builtin_cpu_supports("avx512bf16");
+#ifdef HAVE_AMX
+  if (is("amx") && bf16 && __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-int8") && amx::allowed())
+    return {"amx", &amx::variant};
+#endif
+  if (is("avx512_bf16") && bf16) return {"avx512_bf16", &avx512_bf16::variant};
 #endif
   if (is("avx512_vnni") && wide) return {"avx512_vnni", &avx512::variant};
   if (is("avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
@@ -237,8 +260,8 @@ int64_t compute_size(int dtype) {
 struct Scratch {
   std::vector<char> memory;
 
-  char* rows(int dtype, int64_t dim) {  // 8 converted rows
-    const size_t needed = 8 * (dim * compute_size(dtype) + 32) + 64;
+  char* rows(int dtype, int64_t dim) {  // 16 converted rows
+    const size_t needed = 16 * (dim * compute_size(dtype) + 32) + 64;
     if (memory.size() < needed) memory.resize(needed);
     return (char*)(((uintptr_t)memory.data() + 63) & ~(uintptr_t)63);
   }
@@ -249,23 +272,27 @@ struct Query {
   std::vector<float> buffer;
   Packed packed{};
 
-  void pack(int dtype, const char* words, const float* scales, int64_t count, int64_t dim, Scratch& scratch) {
+  void pack(int dtype, const char* words, const float* scales, int64_t count, int64_t dim, Scratch& scratch,
+            bool tiles) {
     const Variant& variant = *chosen.variant;
-    const int64_t lanes = variant.lanes, per_vector = 4 * lanes / variant.step, size = compute_size(dtype);
+    packed.tiles = tiles && variant.tiles_for && variant.tiles_for(dtype, dim * item_size(dtype));
+    const int64_t lanes = packed.tiles ? 256 : variant.lanes, step = packed.tiles ? 64 : variant.step;
+    const int64_t per_vector = 4 * lanes / step, size = compute_size(dtype);
     packed.compute = variant.compute_for(dtype);
     packed.in_place = item_size(dtype) == size;
     packed.words = count;
     packed.vectors = (count + per_vector - 1) / per_vector;
-    packed.steps = (dim * size + variant.step - 1) / variant.step;
+    packed.steps = (dim * size + step - 1) / step;
     packed.widest = variant.widest;
     packed.paired = variant.paired;
-    const int64_t units = packed.vectors * packed.steps * lanes, flat = packed.results() * lanes;
+    const int64_t units = packed.vectors * packed.steps * lanes;
+    const int64_t flat = packed.results() * variant.lanes, per_word = packed.tiles ? 1 : 4;
     buffer.resize(units + 2 * flat + 16);
     packed.units = (float*)(((uintptr_t)buffer.data() + 63) & ~(uintptr_t)63);
     packed.scales = packed.units + units;
     packed.weights = packed.scales + flat;
     for (int64_t i = 0; i < flat; i++) {
-      int64_t word = i / 4;
+      int64_t word = i / per_word;
       packed.weights[i] = word < count;
       if (word >= packed.vectors * per_vector) word -= per_vector;  // the last vector paired with itself
       packed.scales[i] = scales ? scales[2 * (word < count ? word : 0)] : 1;
@@ -350,7 +377,7 @@ const char* tgdt_use_isa(const char* name) {
 int tgdt_maxsim(const Store* stores, int dtype, int64_t dim, const char* words, const float* word_scales,
                 const int64_t* word_offsets, int64_t queries, const int32_t* pair_stores, const int64_t* pair_items,
                 const int64_t* pair_offsets, int sum_stored, int threads, float* out) try {
-  constexpr int64_t block_bytes = 8 << 20, block_pairs = 1 << 18;  // packed queries and their pairs at a time
+  constexpr int64_t block_bytes = 1 << 20, block_pairs = 1 << 18;  // packed queries and their pairs at a time
   const int64_t row_bytes = dim * item_size(dtype);
   const int64_t mean_words = word_offsets[queries] / std::max<int64_t>(queries, 1) + 1;
   if (pair_offsets[queries] * dim * mean_words < 200000) threads = 1;
@@ -381,7 +408,7 @@ int tgdt_maxsim(const Store* stores, int dtype, int64_t dim, const char* words, 
     const auto pack = [&](int64_t i, Scratch& scratch) {
       const int64_t begin = word_offsets[first + i], count = word_offsets[first + i + 1] - begin;
       packed[i].pack(dtype, words + begin * dim * word_size(dtype), word_scales ? word_scales + 2 * begin : nullptr, count,
-                     dim, scratch);
+                     dim, scratch, true);
     };
     // Queries that share an item are scored one after another, while it is in the cache.
     if (!std::is_sorted(places.begin(), places.end())) std::sort(places.begin(), places.end());
@@ -397,6 +424,7 @@ int tgdt_maxsim(const Store* stores, int dtype, int64_t dim, const char* words, 
           out[place.pair] = chosen.variant->score_item(packed[place.query].packed, dtype, item, next, dim, sum_stored,
                                                        scratch.rows(dtype, dim), nullptr, 0);
       }
+      if (chosen.variant->release) chosen.variant->release();
     };
     if (parallel(last - first, threads, pack) || parallel((pairs + step - 1) / step, threads, score)) return 1;
   }
@@ -457,7 +485,7 @@ int tgdt_scan(const char* codes, const float* scales, int64_t rows, int64_t dim,
   }
   Scratch own;
   Query shared;
-  shared.pack(I8, words, word_scales, queries, dim, own);
+  shared.pack(I8, words, word_scales, queries, dim, own, false);
   return parallel((rows + block - 1) / block, threads, [&](int64_t i, Scratch& scratch) {
     const int64_t first = i * block, count = std::min(block, rows - first);
     const Item item = {codes + first * dim, scales + 2 * first, count};

@@ -14,7 +14,7 @@ from modeling_tgdt.segment_tgdt import TokenStore
 
 from .index_twin import TOLERANCE, local_similarity, ragged, unit
 
-PATHS = ["torch", "portable", "avx2", "avx512_vnni", "avx512_bf16"]
+PATHS = ["torch", "portable", "avx2", "avx512_vnni", "avx512_bf16", "amx"]
 
 
 @pytest.fixture(params=PATHS)
@@ -43,7 +43,7 @@ def store_of(parts: list[np.ndarray], token_dtype: str, dim: int) -> TokenStore:
 
 @pytest.mark.parametrize("sum_over", ["query", "stored"])
 @pytest.mark.parametrize("token_dtype", sorted(STORAGE_DTYPES))
-@pytest.mark.parametrize("dim", [1, 7, 32, 100])
+@pytest.mark.parametrize("dim", [1, 7, 32, 64, 100])
 def test_equals_nested_loops(path, dim, token_dtype, sum_over) -> None:
     rng = np.random.default_rng(dim)
     halves = [ragged(rng, 9, 17, dim), ragged(rng, 6, 3, dim)]
