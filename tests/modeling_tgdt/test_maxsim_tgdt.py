@@ -63,6 +63,23 @@ def test_equals_nested_loops(path, dim, token_dtype, sum_over) -> None:
             assert abs(scores[place] - expected) < TOLERANCE[token_dtype] * max(1, len(sides[0]))
 
 
+@pytest.mark.parametrize("sum_over", ["query", "stored"])
+@pytest.mark.parametrize("token_dtype", ["bfloat16", "int8"])
+def test_items_and_queries_of_any_length(path, token_dtype, sum_over) -> None:
+    rng = np.random.default_rng(5)
+    lengths = [1, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 80, 100]
+    parts, words = [[unit(rng, n, 64) for n in lengths] for _ in range(2)]
+    count = len(lengths)
+    queries = RaggedQueries(np.concatenate(words), np.cumsum([0, *lengths]))
+    pairs = Pairs(np.zeros(count**2, np.int32), np.tile(np.arange(count), count), np.arange(count + 1) * count)
+    scores = maxsim([store_of(parts, token_dtype, 64)], queries, pairs, sum_over=sum_over).reshape(count, count)
+    for query, row in zip(words, scores, strict=True):
+        for part, score in zip(parts, row, strict=True):
+            summed, best = (query, part) if sum_over == "query" else (part, query)
+            expected = (summed @ best.T).max(axis=1).sum()
+            assert abs(score - expected) < TOLERANCE[token_dtype] * len(summed)
+
+
 @pytest.mark.parametrize("token_dtype", sorted(STORAGE_DTYPES))
 def test_every_path_gives_the_fallbacks_scores(path, token_dtype, monkeypatch) -> None:
     rng = np.random.default_rng(1)
