@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         code = command.run(args) or 0
+        if sharding := sys.modules.get("trainer.sharding"):  # imported by the verbs that share work over processes
+            sharding.leave_process_group()
         sys.stdout.flush()
         return code
     except BrokenPipeError:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import torch
 from accelerate import PartialState
 from torch import Tensor
@@ -63,3 +65,15 @@ def sum_over_processes(values: Tensor) -> Tensor:
 def is_main_process() -> bool:
     """Return whether this process shows progress and writes files."""
     return bool(PartialState().is_main_process)
+
+
+def leave_process_group() -> None:
+    """Wait for the other processes and leave their group; call it last, after the work succeeded.
+
+    A process that exits while others still talk to it, or whose DDP model outlives the group, now and then aborts
+    (SIGABRT) although its work is done.
+    """
+    gc.collect()
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()

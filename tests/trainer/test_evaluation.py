@@ -154,6 +154,7 @@ from accelerate import PartialState
 from tests.trainer.tiny import tiny_model, tiny_processor
 from trainer.encoding import EncodeOptions
 from trainer.evaluation import evaluate_retrieval
+from trainer.sharding import leave_process_group
 state = PartialState(cpu=True)
 torch.set_num_threads(1)
 photos = datasets.load_from_disk(sys.argv[1])
@@ -161,7 +162,8 @@ modes = ("global", "local", "exhaustive", "two_stage")
 found = evaluate_retrieval(tiny_model(), tiny_processor(), photos, modes=modes, candidates=4, batch_size=3,
                            timed_queries=0, options=EncodeOptions(progress=False))
 if state.is_main_process:
-    print(json.dumps(found))
+    print(json.dumps(found), flush=True)
+leave_process_group()
 """
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from tests.trainer.scenes_model import processor, scenes, tiny_model
-from tests.trainer.two_processes import leave_group
 from trainer import CMCTrainer, CMCTrainingArguments
+from trainer.sharding import leave_process_group
 
 
 def batches_of(out: Path, dataset: Any, **options: Any) -> list[tuple[list[int], list[list[int]]]]:
@@ -42,4 +42,4 @@ def main(out: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
-    leave_group()
+    leave_process_group()

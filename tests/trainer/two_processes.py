@@ -3,7 +3,6 @@
 torchrun --nproc-per-node N tests/trainer/two_processes.py OUT PER_DEVICE_BATCH MINI_BATCH
 """
 
-import gc
 import json
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from tests.trainer.scenes_model import processor, scenes, tiny_model
 from trainer import CMCTrainer, CMCTrainingArguments
 from trainer.mining import HardNegativeMining
+from trainer.sharding import leave_process_group
 
 
 def main(out: Path, per_device: int, mini_batch_size: int | None) -> None:
@@ -64,14 +64,6 @@ def main(out: Path, per_device: int, mini_batch_size: int | None) -> None:
         )
 
 
-def leave_group() -> None:
-    """End the processes together; a DDP model that outlives its process group now and then aborts the process."""
-    gc.collect()
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-
-
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) or None)
-    leave_group()
+    leave_process_group()
