@@ -474,12 +474,10 @@ int tgdt_scan(const char* codes, const float* scales, int64_t rows, int64_t dim,
   constexpr int64_t block = 1024;
   if (rows * dim * queries < 2000000) threads = 1;
   if (chosen.variant->scan_one && queries < 4 && dim % 64 == 0) {
-    std::vector<char> positive(words, words + queries * dim);
-    for (auto& code : positive) code = (char)(code ^ 0x80);
     return parallel((rows + block - 1) / block, threads, [&](int64_t i, Scratch&) {
       const int64_t first = i * block, count = std::min(block, rows - first);
       for (int64_t q = 0; q < queries; q++)
-        chosen.variant->scan_one(codes + first * dim, scales + 2 * first, count, dim, positive.data() + q * dim,
+        chosen.variant->scan_one(codes + first * dim, scales + 2 * first, count, dim, words + q * dim,
                                  word_scales[2 * q], out + q * stride + first);
     });
   }

@@ -104,6 +104,34 @@ def test_a_pair_score_does_not_depend_on_the_other_pairs(path) -> None:
     assert together.tolist() == alone
 
 
+@pytest.mark.parametrize("queries", [1, 3, 5])
+@pytest.mark.parametrize("dim", [64, 96, 128])
+def test_the_scan_is_the_product_of_the_codes(path, dim, queries) -> None:
+    if path == "torch":
+        pytest.skip("the fallback scans float32")
+    rng = np.random.default_rng(dim)
+    rows, words = rng.integers(-127, 128, (1045, dim)), rng.integers(-127, 128, (queries, dim))
+    rows[:4], words[0] = np.array([[127], [-127], [0], [1]]), 127  # the largest sums
+    rows[4:6], words[-1, ::2] = rows[3] * -1, -127
+    row_scales, word_scales = rng.uniform(0.5, 2, len(rows)), rng.uniform(0.5, 2, queries)
+    scores = np.full((queries, len(rows) + 3), 7, dtype=np.float32)
+    maxsim_tgdt.run_kernel(
+        "tgdt_scan",
+        rows.astype(np.int8),
+        np.stack([row_scales, rows.sum(axis=1)], axis=1).astype(np.float32),
+        ctypes.c_int64(len(rows)),
+        ctypes.c_int64(dim),
+        words.astype(np.int8),
+        np.stack([word_scales, words.sum(axis=1)], axis=1).astype(np.float32),
+        ctypes.c_int64(queries),
+        ctypes.c_int64(scores.shape[1]),
+        ctypes.c_int(2),
+        scores,
+    )
+    np.testing.assert_allclose(scores[:, :-3], words @ rows.T * row_scales * word_scales[:, None], rtol=1e-5)
+    assert (scores[:, -3:] == 7).all()
+
+
 @pytest.mark.parametrize("token_dtype", sorted(STORAGE_DTYPES))
 def test_codes_decode_within_the_stated_error(token_dtype) -> None:
     tokens = unit(np.random.default_rng(3), 50, 64)
