@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import re
 import subprocess
@@ -58,7 +59,11 @@ def command() -> str:
 
 @cache
 def limits() -> dict[str, float]:
-    """Multiply-add peak of one thread by dtype, operations per second: `peak.cpp`, or products of torch without it."""
+    """Multiply-add peak of one thread by dtype, operations per second: `peak.cpp`.
+
+    Without a compiler, or on a processor that it does not know, float32 is that of a product of torch and the others
+    are unknown (NaN).
+    """
     with tempfile.TemporaryDirectory() as root:
         source, program = Path(__file__).with_name("peak.cpp"), Path(root) / "peak"
         try:
@@ -68,16 +73,16 @@ def limits() -> dict[str, float]:
                 capture_output=True,
             )
             found = [float(value) for value in subprocess.check_output([str(program)], text=True).split()]
-        except (OSError, subprocess.CalledProcessError):  # no compiler, or a processor without these instructions
-            found = [_product(dtype) for dtype in (torch.float32, torch.bfloat16, torch.int8)]
-    return {"float32": found[0], "bfloat16": found[1], "int8": found[2]}
+        except (OSError, subprocess.CalledProcessError):
+            found = [_float32_product(), *[math.nan] * 3]
+    return dict(zip(("float32", "bfloat16", "int16", "int8"), found, strict=True))
 
 
-def _product(dtype: torch.dtype, size: int = 1024) -> float:
-    a = torch.ones(size, size, dtype=dtype)
+def _float32_product(size: int = 1024) -> float:
+    a = torch.ones(size, size)
     best = float("inf")
     for _ in range(5):
         began = time.perf_counter()
-        torch._int_mm(a, a) if dtype == torch.int8 else torch.mm(a, a)
+        torch.mm(a, a)
         best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best

@@ -5,10 +5,9 @@
 
 Embeddings are synthetic and ready: only ranking is measured. Times are wall times per query of a batch, p50 and p95
 those of single queries. `share` is the part of this machine's multiply-add peak at the method's own dtype, measured in
-the same run (`peak.cpp`), that the needed multiplications of both stages are. The peak is that of 512-bit vectors, so
-the kernel `amx` can pass 100 %. Read ratios, not times; `top-1` is the agreement with exact float32. `qdrant` is its
-embedded engine with both stages pushed down to it. Where there is a GPU, our search in its memory is measured too,
-without a share: the peak is the CPU's.
+the same run (`peak.cpp`), that the needed multiplications of both stages are. Read ratios, not times; `top-1` is the
+agreement with exact float32. `qdrant` is its embedded engine with both stages pushed down to it. Where there is a GPU,
+our search in its memory is measured too, without a share: the peak is the CPU's.
 """
 
 from __future__ import annotations
@@ -305,7 +304,7 @@ def row(data: Data, method: str, batch: dict[str, list[float]], single: list[flo
     """One line of the table; medians over the rounds."""
     seconds, slow = float(np.median(batch[method])), float(np.median(batch.get("reference loop", [np.nan])))
     peaks = limits()
-    limit = {**peaks, "int16": peaks["int8"] / 2}.get(method.removeprefix("tgdt "), peaks["float32"])
+    limit = peaks.get(method.removeprefix("tgdt "), peaks["float32"])
     share = np.nan if "cuda" in method else data.multiplications() / limit / seconds / torch.get_num_threads()
     p50, p95 = np.percentile(single, [50, 95]) * 1e3
     pairs = zip(best[method], best["tgdt float32"], strict=True) if "tgdt float32" in best else ()  # type: ignore
