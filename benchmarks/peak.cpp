@@ -46,6 +46,16 @@ struct alignas(64) TileShapes {
   unsigned char rows[16] = {16, 16, 16, 16, 16, 16};
 };
 
+#define IN_FOUR_TILES(product)          \
+  [] {                                  \
+    for (int i = 0; i < LOOPS; i++) {   \
+      product(0, 4, 5);                 \
+      product(1, 4, 5);                 \
+      product(2, 4, 5);                 \
+      product(3, 4, 5);                 \
+    }                                   \
+  }
+
 static bool use_tiles() {
   if (syscall(SYS_arch_prctl, 0x1023, 18)) return false;  // ask the kernel for tile data
   const TileShapes shapes;
@@ -65,22 +75,8 @@ int main() {
   double int8 = vector_peak(128, __m512i{}, [&](__m512i a) { return _mm512_dpbusd_epi32(a, codes, codes); });
 #ifdef __AMX_INT8__
   if (use_tiles()) {
-    bfloat16 = peak(4 * 2 * 16 * 16 * 32, [] {
-      for (int i = 0; i < LOOPS; i++) {
-        _tile_dpbf16ps(0, 4, 5);
-        _tile_dpbf16ps(1, 4, 5);
-        _tile_dpbf16ps(2, 4, 5);
-        _tile_dpbf16ps(3, 4, 5);
-      }
-    });
-    int8 = peak(4 * 2 * 16 * 16 * 64, [] {
-      for (int i = 0; i < LOOPS; i++) {
-        _tile_dpbssd(0, 4, 5);
-        _tile_dpbssd(1, 4, 5);
-        _tile_dpbssd(2, 4, 5);
-        _tile_dpbssd(3, 4, 5);
-      }
-    });
+    bfloat16 = peak(4 * 2 * 16 * 16 * 32, IN_FOUR_TILES(_tile_dpbf16ps));
+    int8 = peak(4 * 2 * 16 * 16 * 64, IN_FOUR_TILES(_tile_dpbssd));
     _tile_release();
   }
 #endif
