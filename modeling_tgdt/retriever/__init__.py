@@ -1,0 +1,1 @@
+"""Model, processor and gallery joined: what TGDTRetriever is made of."""
