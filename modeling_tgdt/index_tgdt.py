@@ -11,15 +11,15 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from .engines_tgdt import ExactEngine
-from .faiss_engine_tgdt import FaissEngine
-from .gallery_tgdt import MANIFEST, Gallery
-from .local_tgdt import LocalBackend, Query, SearchMode, SearchResult
-from .maxsim_tgdt import RaggedQueries
-from .metadata_tgdt import Condition, metadata_table
-from .qdrant_tgdt import QdrantBackend
-from .quantize_tgdt import check_token_dtype, pool_tokens
-from .validate_tgdt import check_globals, check_ids, ragged_tokens
+from .gallery.exact import ExactEngine
+from .gallery.faiss_engine import FaissEngine
+from .gallery.files import MANIFEST, Gallery
+from .gallery.local import LocalBackend, Query, SearchMode, SearchResult
+from .gallery.metadata import Condition, metadata_table
+from .gallery.qdrant import QdrantBackend
+from .gallery.validate import check_globals, check_ids, ragged_tokens
+from .kernels.maxsim import RaggedQueries
+from .kernels.quantize import check_token_dtype, pool_tokens
 
 Kind = Literal["image", "text"]
 Backend = LocalBackend | QdrantBackend
