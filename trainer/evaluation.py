@@ -14,12 +14,12 @@ import torch
 
 from modeling_tgdt.retriever.hubness import HubnessOptions
 
-from .columns import nearest
-from .embeddings import RetrievalEmbeddings
-from .encoding import EncodeOptions, encode_dataset
-from .hubness import corrected_embeddings as corrected
-from .metrics import retrieval_summary
-from .scoring import Direction, ScoreConfig, exhaustive_positions, query_milliseconds, two_stage_positions
+from .data.columns import nearest
+from .scoring.embeddings import RetrievalEmbeddings
+from .scoring.encoding import EncodeOptions, encode_dataset
+from .scoring.hubness import corrected_embeddings as corrected
+from .scoring.metrics import retrieval_summary
+from .scoring.positions import Direction, ScoreConfig, exhaustive_positions, query_milliseconds, two_stage_positions
 
 logger = logging.getLogger(__name__)
 

@@ -80,11 +80,11 @@ def run(args: argparse.Namespace) -> int:
 
     from modeling_tgdt import TGDTModel, TGDTProcessor
     from modeling_tgdt.retriever.hubness import HubnessOptions
+    from trainer.data.skip_report import SkipReport
     from trainer.datasets import load_captions
-    from trainer.encoding import EncodeOptions, encode_dataset
     from trainer.report import results_table, write_json
-    from trainer.scoring import ScoreConfig
-    from trainer.skip_report import SkipReport
+    from trainer.scoring.encoding import EncodeOptions, encode_dataset
+    from trainer.scoring.positions import ScoreConfig
 
     state = PartialState()  # under `accelerate launch` the processes share encoding and scoring
     model = TGDTModel.from_pretrained(args.model).eval().to(state.device)
@@ -141,8 +141,8 @@ def _results(embeddings: Any, score: Any, hubness: Any, args: argparse.Namespace
 
 def _sweep(embeddings: Any, score: Any, hubness: Any, args: argparse.Namespace) -> list[dict[str, float]]:
     """Compare shortlists as a gallery of the model makes them: with its hubness correction where it has one."""
-    from trainer.hubness import corrected_embeddings
-    from trainer.shortlist_sweep import shortlist_sweep
+    from trainer.scoring.hubness import corrected_embeddings
+    from trainer.scoring.shortlist_sweep import shortlist_sweep
 
     embeddings = embeddings if hubness is None else corrected_embeddings(embeddings, hubness)
     return shortlist_sweep(embeddings, args.sweep, score=score, progress=not args.quiet) if args.sweep else []
@@ -150,7 +150,7 @@ def _sweep(embeddings: Any, score: Any, hubness: Any, args: argparse.Namespace) 
 
 def _report_sweep(rows: list[dict[str, float]], output: str | None) -> None:
     from trainer.report import write_json
-    from trainer.shortlist_sweep import plot_sweep, sweep_table
+    from trainer.scoring.shortlist_sweep import plot_sweep, sweep_table
 
     print(f"\nShortlist size against recall and time:\n{sweep_table(rows)}")
     if output:
