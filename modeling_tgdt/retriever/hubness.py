@@ -124,4 +124,17 @@ class HubnessOptions:
         return torch.cat([(block @ queries).topk(size).values.mean(1) for block in blocks] or [torch.zeros(0)]).cpu()
 
 
-__all__ = ["FILE", "HubnessOptions"]
+@dataclass(frozen=True)
+class HubnessGain:
+    """Share of sample queries whose known match was found.
+
+    Attributes:
+        corrected: With the hubness correction.
+        plain: Without it. A bank that suits the gallery makes it smaller than `corrected`.
+    """
+
+    corrected: float
+    plain: float
+
+
+__all__ = ["FILE", "HubnessGain", "HubnessOptions"]
