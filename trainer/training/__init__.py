@@ -1,0 +1,1 @@
+"""Training beyond the Trainer: starts, stages, samplers."""
