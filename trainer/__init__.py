@@ -1,6 +1,7 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """Training and evaluation of TGDT models."""
 
+from .calibration import ScoreWeights, calibrate_scores
 from .caption_dataset import CaptionDataset, IterableCaptionDataset
 from .cmc_trainer import CMCTrainer
 from .column_encoding import ColumnEncoder
@@ -16,7 +17,9 @@ __all__ = [
     "CaptionDataset",
     "ColumnEncoder",
     "IterableCaptionDataset",
+    "ScoreWeights",
     "TGDTDataCollator",
+    "calibrate_scores",
     "evaluate_retrieval",
     "load_captions",
     "warm_start",
