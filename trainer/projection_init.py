@@ -26,7 +26,7 @@ from .evaluation import retrieval_metrics
 logger = logging.getLogger(__name__)
 
 # Ridges of both covariances, in units of their mean eigenvalue; the fewer the photos, the larger the one that suits.
-_IMAGE_RIDGES, _TEXT_RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0), (0.1, 0.3, 1.0, 3.0, 10.0)
+_IMAGE_RIDGES, _TEXT_RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0), (0.1, 0.3, 1.0, 3.0, 10.0)
 _FOLDS, _RANKED_PHOTOS = 3, 500
 
 
