@@ -1,1 +1,2 @@
-"""Training beyond the Trainer: starts, stages, samplers."""
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""What trains in which stage, and how: parts of [`CMCTrainer`]."""
