@@ -105,8 +105,8 @@ def fit_score_weights(embeddings: RetrievalEmbeddings, score: ScoreConfig) -> Sc
     if not mixes.is_better(best, before):
         return ScoreWeights(score.global_weight, score.local_weight, rsum_before, rsum_before)
     weights = best / spread
-    weights = weights / (weights[0] if weights[0] > 0 else weights[1])
-    return ScoreWeights(*weights.tolist(), rsum=mixes.rsum(best), rsum_before=rsum_before)
+    of_global, of_local = (weights / (weights[0] if weights[0] > 0 else weights[1])).tolist()
+    return ScoreWeights(of_global, of_local, mixes.rsum(best), rsum_before)
 
 
 class _Mixes:
