@@ -19,8 +19,16 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from typing_extensions import Unpack
 
-from .backbones_tgdt import build_backbone, copy_weights, grid_boxes, grid_tokens, load_tower, run_vision_backbone
-from .configuration_tgdt import TGDTConfig
+from .backbones_tgdt import (
+    build_backbone,
+    copy_weights,
+    grid_boxes,
+    grid_tokens,
+    load_tower,
+    run_vision_backbone,
+    split_loading_options,
+)
+from .configuration_tgdt import TGDTConfig, refuse_unknown
 from .loss_tgdt import CMCLoss
 from .similarity_tgdt import token_similarity
 
@@ -32,6 +40,9 @@ class TGDTKwargs(TypedDict, total=False):
     output_attentions: bool
     return_dict: bool
     interpolate_pos_encoding: bool
+
+
+_KWARGS = tuple(TGDTKwargs.__annotations__)
 
 
 @dataclass
@@ -288,6 +299,7 @@ class TGDTPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    accepts_loss_kwargs = False  # the loss compares the pairs of a batch: no count of items scales it
 
 
 class TGDTRegionEncoder(TGDTPreTrainedModel):
@@ -393,7 +405,9 @@ class TGDTModel(TGDTPreTrainedModel):
 
         Raises:
             ValueError: When both or neither of pixels and regions are given, or shapes do not fit.
+            TypeError: For an option that no encoder reads.
         """
+        refuse_unknown(kwargs, _KWARGS, "TGDTModel's forward pass")
         if pixel_values is not None and region_features is None:
             region_features, region_boxes, backbone = self._run_vision_model(pixel_values, **kwargs)
             region_mask = None
@@ -443,7 +457,9 @@ class TGDTModel(TGDTPreTrainedModel):
 
         Raises:
             ValueError: When both or neither of `input_ids` and `inputs_embeds` are given.
+            TypeError: For an option that no encoder reads.
         """
+        refuse_unknown(kwargs, _KWARGS, "TGDTModel's forward pass")
         source = input_ids if inputs_embeds is None else inputs_embeds
         if source is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("Pass either input_ids or inputs_embeds, one of the two.")
@@ -501,6 +517,7 @@ class TGDTModel(TGDTPreTrainedModel):
 
         Raises:
             ValueError: When a loss is asked for and the two batch sizes differ.
+            TypeError: For an option that no encoder reads.
         """
         images = self.get_image_features(
             pixel_values, region_features, region_boxes, region_mask, return_dict=True, **kwargs
@@ -606,7 +623,7 @@ class TGDTModel(TGDTPreTrainedModel):
         *,
         dtype: torch.dtype | str | None = None,
         text_num_hidden_layers: int | None = None,
-        **config_overrides: Any,
+        **options: Any,
     ) -> "TGDTModel":
         """Put new TGDT encoders on pretrained backbones.
 
@@ -617,22 +634,30 @@ class TGDTModel(TGDTPreTrainedModel):
             dtype: Data type of the whole model, float32 when omitted.
             text_num_hidden_layers: Layers of the text encoder that are kept, from the first; the paper keeps six of
                 BERT's twelve. All when omitted.
-            **config_overrides: Fields of [`TGDTConfig`].
+            **options: Fields of [`TGDTConfig`], and options of both loads such as `token`, `cache_dir`, `revision` or
+                `local_files_only`; with `vision_` or `text_` in front (`text_revision`) of one of them.
 
         Returns:
             The model in evaluation mode, as `from_pretrained` gives it.
+
+        Raises:
+            TypeError: For an option that is none of these.
 
         Example:
             `TGDTModel.from_vision_text_pretrained("facebook/dinov2-base", "google-bert/bert-base-uncased")`
         """
         dtype = dtype or torch.float32
-        towers: dict[str, PreTrainedModel] = {"text": load_tower(text_model, "text", dtype)}
+        loading, options = split_loading_options(options)
+        vision_loading, options = split_loading_options(options, "vision_")
+        text_loading, options = split_loading_options(options, "text_")
+        refuse_unknown(options, cls.config_class.option_names(), cls.__name__)  # before anything is downloaded
+        towers: dict[str, PreTrainedModel] = {"text": load_tower(text_model, "text", dtype, **loading | text_loading)}
         if vision_model is not None:
-            towers["vision"] = load_tower(vision_model, "vision", dtype)
+            towers["vision"] = load_tower(vision_model, "vision", dtype, **loading | vision_loading)
         if text_num_hidden_layers is not None:
             towers["text"].config.num_hidden_layers = text_num_hidden_layers
         configs: dict[str, Any] = {f"{name}_config": tower.config for name, tower in towers.items()}
-        model = cls._from_config(cls.config_class(**configs, **config_overrides), dtype=towers["text"].dtype)
+        model = cls._from_config(cls.config_class(**configs, **options), dtype=towers["text"].dtype)
         for name, tower in towers.items():
             copy_weights(tower, getattr(model, f"{name}_model"))
         return model.eval()
