@@ -13,17 +13,18 @@ from transformers.configuration_utils import SubConfigSpec
 # Depth of the transformer over detector regions in the released F30K and COCO settings.
 _DEFAULT_REGION_LAYERS = 4
 # What transformers itself writes into a config.json or passes to a configuration, beside the fields.
-_OF_TRANSFORMERS = frozenset(
-    "attn_implementation auto_map custom_pipelines experts_implementation fusion_config model_type name_or_path "
-    "num_labels output_attentions per_layer_config quantization_config return_unused_kwargs torch_dtype transformers_weights".split()
-)
+_OF_TRANSFORMERS = frozenset({
+    "attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "fusion_config", "model_type",
+    "name_or_path", "num_labels", "output_attentions", "per_layer_config", "quantization_config",
+    "return_unused_kwargs", "torch_dtype", "transformers_weights",
+})  # fmt: skip
 # Options that say where and how files are loaded: never part of a configuration.
-LOADING_OPTIONS = frozenset(
-    "cache_dir code_revision force_download local_files_only proxies revision subfolder token trust_remote_code "
-    "use_safetensors variant weights_only".split()
-)
+LOADING_OPTIONS = frozenset({
+    "cache_dir", "code_revision", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token",
+    "trust_remote_code", "use_safetensors", "variant", "weights_only",
+})  # fmt: skip
 # Options of `PreTrainedModel.from_pretrained` that pipelines give to the configuration as well.
-_OF_MODELS = frozenset("device_map dtype low_cpu_mem_usage max_memory offload_folder".split())
+_OF_MODELS = frozenset({"device_map", "dtype", "low_cpu_mem_usage", "max_memory", "offload_folder"})
 
 
 @strict
