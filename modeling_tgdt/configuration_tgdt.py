@@ -225,7 +225,8 @@ class TGDTConfig(PreTrainedConfig):
         known = self.option_names()
         content = {name: value for name, value in super().to_dict().items() if name in known or name.startswith("_")}
         for name in self.sub_configs:
-            (content.get(name) or {}).pop("_name_or_path", None)
+            if content.get(name):
+                content[name]["_name_or_path"] = ""
         return content
 
     @classmethod

@@ -479,7 +479,7 @@ class TGDTModel(TGDTPreTrainedModel):
         *,
         dtype: torch.dtype | str | None = None,
         text_num_hidden_layers: int | None = None,
-        **options: Any,
+        **config_overrides: Any,
     ) -> "TGDTModel":
         """Put new TGDT encoders on pretrained backbones.
 
@@ -493,7 +493,7 @@ class TGDTModel(TGDTPreTrainedModel):
             dtype: Data type of the whole model, float32 when omitted.
             text_num_hidden_layers: Layers of the text encoder that are kept, from the first; the paper keeps six of
                 BERT's twelve. All when omitted.
-            **options: Fields of [`TGDTConfig`], and options of both loads such as `token`, `cache_dir`, `revision` or
+            **config_overrides: Fields of [`TGDTConfig`], and options of both loads such as `token`, `cache_dir`, `revision` or
                 `local_files_only`; with `vision_` or `text_` in front (`text_revision`) of one of them.
 
         Returns:
@@ -506,7 +506,7 @@ class TGDTModel(TGDTPreTrainedModel):
             `TGDTModel.from_vision_text_pretrained("facebook/dinov2-base", "google-bert/bert-base-uncased")`
         """
         dtype = dtype or torch.float32
-        loading, options = split_loading_options(options)
+        loading, options = split_loading_options(config_overrides)
         vision_loading, options = split_loading_options(options, "vision_")
         text_loading, options = split_loading_options(options, "text_")
         refuse_unknown(options, cls.config_class.option_names(), cls.__name__)  # before anything is downloaded
