@@ -493,8 +493,8 @@ class TGDTModel(TGDTPreTrainedModel):
             dtype: Data type of the whole model, float32 when omitted.
             text_num_hidden_layers: Layers of the text encoder that are kept, from the first; the paper keeps six of
                 BERT's twelve. All when omitted.
-            **config_overrides: Fields of [`TGDTConfig`], and options of both loads such as `token`, `cache_dir`, `revision` or
-                `local_files_only`; with `vision_` or `text_` in front (`text_revision`) of one of them.
+            **config_overrides: Fields of [`TGDTConfig`], and options of both loads such as `token`, `cache_dir` or
+                `revision`; with `vision_` or `text_` in front (`text_revision`) of one of them.
 
         Returns:
             The model in evaluation mode, as `from_pretrained` gives it.
