@@ -26,7 +26,7 @@ from .backbones_tgdt import (
     split_loading_options,
 )
 from .configuration_tgdt import TGDTConfig, refuse_unknown
-from .heads_tgdt import TGDTAttention, TGDTBoxEmbedding, TGDTEncoder, TGDTEncoderLayer, TGDTLinear, pick, run_layers
+from .heads_tgdt import TGDTAttention, TGDTBoxEmbedding, TGDTEncoder, TGDTEncoderLayer, pick, run_layers
 from .loss_tgdt import CMCLoss
 from .similarity_tgdt import token_similarity
 
@@ -148,7 +148,7 @@ class TGDTPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False  # the loss compares the pairs of a batch: no count of items scales it
 
     def _init_weights(self, module: nn.Module) -> None:
-        if not isinstance(module, TGDTLinear):
+        if not hasattr(module, "initializer_range"):
             super()._init_weights(module)
             return
         init.normal_(module.weight, std=module.initializer_range)
@@ -269,7 +269,7 @@ class TGDTModel(TGDTPreTrainedModel):
         else:
             raise ValueError("Pass either pixel_values or region_features (with region_boxes), one of the two.")
         self._check_regions(region_features, region_boxes, region_mask)
-        region_features = region_features.to(self.visual_projection.weight.dtype)
+        region_features = region_features.to(self._head_dtype())
         if region_mask is None:
             region_mask = torch.ones(region_features.shape[:2], dtype=torch.bool, device=region_features.device)
         region_mask = region_mask.bool()
@@ -539,6 +539,11 @@ class TGDTModel(TGDTPreTrainedModel):
             texts.token_mask,
             image_ids,
         )
+
+    def _head_dtype(self) -> torch.dtype:
+        weight = self.visual_projection.weight
+        is_float = isinstance(weight, Tensor) and weight.is_floating_point()
+        return weight.dtype if is_float else self.dtype  # quantised weights are integers, or a function
 
     def _similarity_mask(self, image_mask: Tensor) -> Tensor | None:
         # Masked rows are zero: without a mask they enter the maximum with similarity 0, as in the reference.
