@@ -133,7 +133,7 @@ class TGDTEncoderLayer(GradientCheckpointingLayer):
 
 def _last_projection(config: TGDTConfig, in_features: int, out_features: int) -> nn.Linear:
     """Return the projection that ends a block; a residual block adds nothing at first."""
-    projection = nn.Linear(in_features, out_features)
+    projection: Any = nn.Linear(in_features, out_features)
     if config.encoder_layer_type == "residual":
         projection.initializer_range = 0.0
     return projection

@@ -147,7 +147,7 @@ class TGDTPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     accepts_loss_kwargs = False  # the loss compares the pairs of a batch: no count of items scales it
 
-    def _init_weights(self, module: nn.Module) -> None:
+    def _init_weights(self, module: Any) -> None:
         if not hasattr(module, "initializer_range"):
             super()._init_weights(module)
             return
