@@ -21,13 +21,13 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 
-from ..kernels.maxsim import Pairs, RaggedQueries, maxsim
+from ..kernels.maxsim import maxsim
+from ..kernels.ragged import Pairs, RaggedQueries, TokenStore
 from .files import QDRANT_FOLDERS, Gallery
 from .local import Query, SearchMode, SearchResult
 from .metadata import Condition, metadata_rows, metadata_types
 from .plain_files import tree_inside
 from .qdrant_edge import EdgeClient, edge
-from .segment import TokenStore
 from .storage import GalleryBusyError
 
 try:
