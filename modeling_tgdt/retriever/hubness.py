@@ -49,7 +49,7 @@ class HubnessOptions:
 
     image_embeds: Tensor
     text_embeds: Tensor
-    neighbors: int = 64
+    neighbors: int = 16
     strength: float = 0.75
 
     def __post_init__(self) -> None:
