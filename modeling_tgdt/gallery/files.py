@@ -109,7 +109,7 @@ class Manifest:
     @property
     def global_dim(self) -> int:
         """Length of a stored global embedding: one number more where items carry a hubness."""
-        return int(self.settings["dim"]) + bool(self.settings.get("hubness"))
+        return _global_dim(self.settings)
 
     def write(self, root: Path) -> None:
         """Commit: replace `manifest.json`; ValueError for what `read` would refuse."""
@@ -127,13 +127,18 @@ class Manifest:
         return [MANIFEST, *parts, *self.deleted, *self.engine_files]
 
 
+def _global_dim(settings: dict[str, Any]) -> int:
+    return int(settings["dim"]) + bool(settings.get("hubness"))
+
+
 def _check_record(record: SegmentRecord, settings: dict[str, Any]) -> None:
     for count in (record.rows, record.tokens):
         _check_count(count)
     _check_numbers({"max_norm": record.max_norm, "max_residual": record.max_residual})
     _check_lengths(record.files)
     lengths = {name: length for name, (length, _) in record.files.items()}
-    expected = file_sizes(record.rows, record.tokens, settings["dim"], settings["token_dtype"])
+    sizes = settings["dim"], settings["token_dtype"], _global_dim(settings)
+    expected = file_sizes(record.rows, record.tokens, *sizes)
     if not (record.rows and lengths.pop("rows.arrow", 0)) or lengths != expected:
         raise ValueError(f"the files of {record.name} are not those of {record.rows} rows and {record.tokens} tokens")
 

@@ -70,16 +70,17 @@ class SegmentRecord:
     files: dict[str, list[int]] = field(default_factory=dict)
 
 
-def file_sizes(rows: int, tokens: int, dim: int, token_dtype: str) -> dict[str, int]:
+def file_sizes(rows: int, tokens: int, dim: int, token_dtype: str, global_dim: int) -> dict[str, int]:
     """Return the length that follows from its rows and tokens, for every file of a segment but `rows.arrow`."""
     sizes = {
-        "globals.f32": 4 * rows * dim,
+        "globals.f32": 4 * rows * global_dim,
         "codes.i8": rows * dim,
         "codes.scale": 8 * rows,
         "tokens": tokens * dim * np.dtype(STORAGE_DTYPES[token_dtype]).itemsize,
         "offsets.i64": 8 * (rows + 1),
     }
-    return sizes | ({"tokens.scale": 8 * tokens} if token_dtype in SCALED_DTYPES else {})
+    sizes |= {"tokens.scale": 8 * tokens} if token_dtype in SCALED_DTYPES else {}
+    return sizes | ({"bias.f32": 4 * rows} if global_dim > dim else {})
 
 
 class Segment:

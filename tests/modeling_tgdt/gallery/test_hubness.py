@@ -87,7 +87,7 @@ def test_every_engine_subtracts_it_or_not(tmp_path, engine, kind, request, monke
     check(index, plain(twin), rng, hubness=False)
     index.compact()
     index.close()
-    index = TGDTIndex.open(tmp_path / "g")
+    index = TGDTIndex.open(tmp_path / "g", engine_options=own.get("engine_options") if engine == "local" else None)
     check(index, twin, rng)
     query, words = unit(rng, 1, DIM), ragged(rng, 1, 3, DIM, 1)
     names = ["005", "100", "004", "017"]
