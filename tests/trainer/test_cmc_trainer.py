@@ -285,7 +285,7 @@ def test_bad_pictures_are_skipped_and_listed(tmp_path):
         make_trainer(tmp_path, dataset=broken, max_steps=30, per_device_train_batch_size=24).train()
     trainer = make_trainer(tmp_path, dataset=broken, on_error="skip", max_steps=2)
     trainer.train()
-    assert [name for name, _ in trainer.data.skip_report] == [str(rows[3]["image_id"])]
+    assert [name for name, _ in trainer.skip_report] == [str(rows[3]["image_id"])]
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -366,7 +366,7 @@ def test_encoding_follows_the_arguments(tmp_path):
         tmp_path, per_device_eval_batch_size=5, dataloader_num_workers=2, on_error="skip", disable_tqdm=True
     )
     options = trainer.encode_options()
-    assert options == EncodeOptions(5, 2, on_error="skip", report=trainer.data.skip_report, progress=False)
+    assert options == EncodeOptions(5, 2, on_error="skip", report=trainer.skip_report, progress=False)
     assert EncodeOptions.of_arguments(trainer.args) == EncodeOptions(5, 2, progress=False)
 
 
