@@ -43,7 +43,8 @@ class CMCTerms(NamedTuple):
 class CMCLoss(nn.Module):
     """CMC loss: inter-modal ranking on global and on token similarity, intra-modal consistency, optional distillation.
 
-    The hinge terms are sums over the batch, as in the reference; `"infonce"` and `"sigmoid"` are means over queries.
+    With the hinge all terms are sums over the batch, as in the reference. `"infonce"` and `"sigmoid"` are means over
+    queries, and the consistency term beside them is a mean over rows, so that its weight holds for any batch size.
 
     A mean of W best cosines moves by 1/W at most when one word is wrong, so the token similarity has a margin,
     temperature and bias of its own. Its hinge is `margin / local_margin * max(0, local_margin + negative - positive)`:
@@ -180,6 +181,8 @@ class CMCLoss(nn.Module):
         if self.intra_weight:
             embeds = pairs.image_embeds[: sizes.pairs], pairs.text_embeds[: sizes.pairs]
             components["intra"] = intra_modal_consistency(*embeds, self.intra_margin)
+            if self.objective != "hinge":
+                components["intra"] = components["intra"] / len(embeds[0])
         components = {name: value for name, value in components.items() if weights[name]}
         loss = torch.stack([weights[name] * value for name, value in components.items()]).sum()
         is_square = local is not None and local.i2t.shape == local.t2i.shape == (sizes.pairs, sizes.pairs)
