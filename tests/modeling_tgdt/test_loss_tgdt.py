@@ -226,7 +226,8 @@ def test_hard_negatives_equal_nested_loops(seed, pairs, more_images, more_texts,
     expected = 2 * slow_inter(lambda i, j: leaves[0][i] @ leaves[1][j], *arguments)
     expected = expected + 3 * slow_inter(lambda i, j: local[i, j], *arguments)
     gap = (leaves[1] @ leaves[1].T)[:pairs, :pairs] - (leaves[0] @ leaves[0].T)[:pairs, :pairs]
-    expected = expected + 0.5 * (gap.abs().max(1).values - 0.1).clamp(min=0).sum()
+    intra = (gap.abs().max(1).values - 0.1).clamp(min=0).sum()
+    expected = expected + 0.5 * (intra if objective == "hinge" else intra / pairs)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(gradients(found, *leaves), gradients(expected, *leaves))
 
