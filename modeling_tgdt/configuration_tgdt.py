@@ -55,17 +55,20 @@ class TGDTConfig(PreTrainedConfig):
             How boxes join region features: `"concat"` (feature, box and area through a two-layer perceptron), `"sum"`
             (a linear map of box and area is added) or `"none"`.
         image_global_token (`str`, *optional*, defaults to `"mean"`):
-            Input of the image's global slot: `"mean"` of the regions (paper) or `"zeros"` (reference code).
+            Input of the image's global slot: `"mean"` of the regions (paper), `"zeros"` (reference code) or what the
+            vision encoder `"pooled"`, as in a dual encoder: the first region then is the whole image.
         text_global_token (`str`, *optional*, defaults to `"first"`):
-            Input of the caption's global slot: the `"first"` position ([CLS]; paper and reference) or the `"mean"` of
-            all positions in a slot of its own, as images have it. Sentence encoders are trained for the mean.
+            Input of the caption's global slot: the `"first"` position ([CLS]; paper and reference), the `"last"` one
+            (causal encoders), or in a slot of its own, as images have it, the `"mean"` of all positions (sentence
+            encoders are trained for it) or what the text encoder `"pooled"`, as in a dual encoder.
         detach_global_encoder (`bool`, *optional*, defaults to `False`):
             Whether gradients of the global encoder stop before the local encoder.
-        num_prefix_tokens (`int`, *optional*, defaults to 1):
-            Attended text positions at the start that are no words ([CLS]).
-        num_suffix_tokens (`int`, *optional*, defaults to 1):
-            Attended text positions at the end that are no words ([SEP]). Reference checkpoints use 2: they also drop
-            the last word piece.
+        num_prefix_tokens (`int`, *optional*):
+            Attended text positions at the start that are no words ([CLS]). By default the processor's
+            `text_token_mask` says which positions are words, and where it is not given this is 1.
+        num_suffix_tokens (`int`, *optional*):
+            Attended text positions at the end that are no words ([SEP]), likewise. Reference checkpoints use 1 and 2:
+            they also drop the last word piece.
         similarity_reduction (`str`, *optional*, defaults to `"mean"`):
             Token similarity is the `"mean"` or the `"sum"` over words of the best region's cosine.
         similarity_scale (`float`, *optional*, defaults to 1.0):
@@ -135,11 +138,11 @@ class TGDTConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
     box_encoding: Literal["concat", "sum", "none"] = "concat"
-    image_global_token: Literal["mean", "zeros"] = "mean"
-    text_global_token: Literal["first", "mean"] = "first"
+    image_global_token: Literal["mean", "zeros", "pooled"] = "mean"
+    text_global_token: Literal["first", "last", "mean", "pooled"] = "first"
     detach_global_encoder: bool = False
-    num_prefix_tokens: int = 1
-    num_suffix_tokens: int = 1
+    num_prefix_tokens: int | None = None
+    num_suffix_tokens: int | None = None
     similarity_reduction: Literal["mean", "sum"] = "mean"
     similarity_scale: float | int = 1.0
     global_score_weight: float | int = 1.0
@@ -215,13 +218,13 @@ def backbone_width(config: PreTrainedConfig) -> int:
     Raises:
         ValueError: When the configuration names no width, such as a composite image-text configuration.
     """
-    for name in ("hidden_sizes", "hidden_size", "embed_dim"):
+    for name in ("hidden_sizes", "hidden_size", "embed_dim", "hidden_dim"):
         width = getattr(config, name, None)
         if width is not None:
             return int(width if isinstance(width, int) else width[-1])
     raise ValueError(
-        f"vision_config of type {config.model_type!r} has none of hidden_size, hidden_sizes, embed_dim. Pass the "
-        "vision tower's own configuration, for example CLIPConfig(...).vision_config."
+        f"vision_config of type {config.model_type!r} has none of hidden_size, hidden_sizes, embed_dim, hidden_dim. "
+        "Pass the vision tower's own configuration, for example CLIPConfig(...).vision_config."
     )
 
 

@@ -20,6 +20,7 @@ from .explain_tgdt import Alignment, explain, scored_words
 from .fingerprint_tgdt import check_gallery_model, model_identity
 from .gallery_filling_tgdt import AddReport, GalleryFiller, OnError, name_items
 from .index_tgdt import Kind, TGDTIndex
+from .loading_tgdt import load_pretrained
 from .local_tgdt import SearchMode
 from .matches_tgdt import Match, match_words
 from .modeling_tgdt import TGDTModel
@@ -85,9 +86,9 @@ class TGDTRetriever:
         if index is not None:
             check_gallery_model(index, model)
         self.model = model if device is None else model.to(device)  # type: ignore[arg-type]
-        self.processor = processor
-        self.index = index
         self._encoder = Encoder(model, processor)
+        self.processor = self._encoder.processor
+        self.index = index
 
     def create_index(
         self,
@@ -211,7 +212,7 @@ class TGDTRetriever:
         query: Any,
         top_k: int = 10,
         candidates: int = 100,
-        mode: SearchMode = "two_stage",
+        mode: SearchMode | None = None,
         *,
         where: Mapping[str, Any] | None = None,
         global_weight: float | None = None,
@@ -225,7 +226,8 @@ class TGDTRetriever:
                 A list may mix them.
             top_k: Hits per query.
             candidates: Size of the shortlist that the global score picks.
-            mode: "two_stage", "global" (stage one alone) or "local" (every item by its tokens alone).
+            mode: "two_stage", "global" (stage one alone) or "local" (every item by its tokens alone). By default two
+                stages, or stage one alone where the tokens weigh nothing: those of a dual encoder are untrained.
             where: Metadata filter, see `TGDTIndex.search`.
             global_weight: Weight of the global score in this call; the gallery's own by default.
             local_weight: Weight of the local score in this call.
@@ -241,6 +243,8 @@ class TGDTRetriever:
         index = self._searchable()
         if explain and index.kind != "image":
             raise ValueError("explain=True matches words with the regions of pictures; this gallery holds texts.")
+        if mode is None:
+            mode = "two_stage" if self._weight("local_weight", local_weight) else "global"
         queries = list(query) if isinstance(query, list | tuple) else [query]
         remix = mode == "two_stage" and not (global_weight is None and local_weight is None)
         wanted = max(top_k, candidates) if remix and top_k > 0 else top_k
@@ -340,7 +344,8 @@ class TGDTRetriever:
         """Load a retriever, with its gallery when there is one.
 
         Args:
-            name: Directory or Hub id: what `save_pretrained`, `push_to_hub` or `tgdt index` made, or a model alone.
+            name: Directory or Hub id: what `save_pretrained`, `push_to_hub` or `tgdt index` made, a model alone, or a
+                pretrained dual encoder such as CLIP.
             model: Directory or Hub id of another model to use with that gallery.
             revision: Branch, tag or commit on the Hub.
             device: Where the model runs.
@@ -357,8 +362,8 @@ class TGDTRetriever:
             else find_model(folder, read_reference(folder), **hub_options)
         )
         options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
-        loaded = TGDTModel.from_pretrained(source, **options)
-        return cls(loaded, TGDTProcessor.from_pretrained(source), open_index(folder), device)
+        loaded, processor = load_pretrained(str(source), **options)
+        return cls(loaded, processor, open_index(folder), device)
 
     def push_to_hub(
         self,

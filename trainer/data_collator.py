@@ -49,8 +49,9 @@ class TGDTDataCollator:
                 optional `region_boxes` (R, 4) xyxy in [0, 1]. Without ids every example is a photo of its own.
 
         Returns:
-            `input_ids` (B, W), `attention_mask` (B, W), `pixel_values` (B, C, H, W) or `region_features` (B, R, F),
-            `region_boxes` (B, R, 4) and `region_mask` (B, R) bool, `image_ids` (B,) int64, `return_loss`.
+            `input_ids`, `attention_mask` and `text_token_mask` (B, W), `pixel_values` (B, C, H, W) or
+            `region_features` (B, R, F), `region_boxes` (B, R, 4) and `region_mask` (B, R) bool, `image_ids` (B,)
+            int64, `return_loss`.
 
         Raises:
             ValueError: When there is no example, or one lacks a caption, a picture or regions.
@@ -73,11 +74,11 @@ class TGDTDataCollator:
             captions: B captions.
 
         Returns:
-            `input_ids` and `attention_mask` (B, W).
+            `input_ids`, `attention_mask` and `text_token_mask` (B, W).
         """
         limit = {} if self.max_length is None else {"max_length": self.max_length}
         encoded = self.processor(text=list(captions), padding=True, truncation=True, return_tensors="pt", **limit)
-        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+        return {name: encoded[name] for name in ("input_ids", "attention_mask", "text_token_mask")}
 
     def images(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Make the image side of a batch.
@@ -86,7 +87,7 @@ class TGDTDataCollator:
             examples: B examples with `image`, or with `region_features`.
 
         Returns:
-            `pixel_values`, or `region_features`, `region_boxes` (when given) and `region_mask`.
+            `pixel_values` (and what the image processor gives with them), or `region_features`, `region_boxes` (when given) and `region_mask`.
 
         Raises:
             ValueError: When an example has neither.
@@ -99,8 +100,7 @@ class TGDTDataCollator:
                 "Every example needs 'image', or every example 'region_features'. Found the keys "
                 f"{sorted(missing[0])}. Load the data with trainer.load_captions and wrap it in CaptionDataset."
             )
-        encoded = self.processor(images=[example["image"] for example in examples], return_tensors="pt")
-        return {"pixel_values": encoded["pixel_values"]}
+        return dict(self.processor(images=[example["image"] for example in examples], return_tensors="pt"))
 
     @staticmethod
     def _caption(example: Example) -> str:

@@ -18,6 +18,8 @@ from transformers import AutoConfig, AutoTokenizer, set_seed
 from hub_cards.cards import read_record, write_model_card
 from hub_cards.facts import base_models
 from modeling_tgdt import TGDTConfig, TGDTImageProcessor, TGDTModel, TGDTProcessor
+from modeling_tgdt.loading_tgdt import is_dual_encoder
+from modeling_tgdt.loading_tgdt import load_pretrained as load_tgdt
 
 from .checkpoints import last_complete_checkpoint
 from .cmc_trainer import CMCTrainer
@@ -257,6 +259,8 @@ def load_pretrained(name_or_path: str, recipe: Recipe) -> tuple[TGDTModel, TGDTP
         recipe: Gives losses, weights of the score, and dropout.
     """
     changes = {name: value for name, value in recipe.model.items() if name in _TUNABLE}
+    if is_dual_encoder(name_or_path):
+        return load_tgdt(name_or_path, dtype=torch.float32, **changes)
     config = TGDTConfig.from_pretrained(name_or_path, **changes)
     kept = sorted(name for name, value in recipe.model.items() if value not in (None, getattr(config, name)))
     if kept:

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print the table with the definitions of its columns."""
     from accelerate import PartialState
 
-    from modeling_tgdt import TGDTModel, TGDTProcessor
+    from modeling_tgdt.loading_tgdt import load_pretrained
     from trainer.datasets import load_captions
     from trainer.encoding import EncodeOptions, encode_dataset
     from trainer.report import results_table, write_json
@@ -84,8 +84,8 @@ def run(args: argparse.Namespace) -> int:
     from trainer.skip_report import SkipReport
 
     state = PartialState()  # under `accelerate launch` the processes share encoding and scoring
-    model = TGDTModel.from_pretrained(args.model).eval().to(state.device)
-    processor = TGDTProcessor.from_pretrained(args.model)
+    model, processor = load_pretrained(args.model)
+    model = model.eval().to(state.device)  # type: ignore[arg-type]
     report = SkipReport()
     policy: dict[str, Any] = {"on_error": args.on_error, "report": report}
     photos = load_captions(args.dataset, args.split, features=args.features, image_root=args.image_root, **policy)
