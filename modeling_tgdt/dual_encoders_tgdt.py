@@ -103,8 +103,8 @@ def pooled_state(outputs: ModelOutput, config: PreTrainedConfig) -> Tensor:
     pooled = outputs.get("pooler_output")
     if pooled is None:
         raise ValueError(
-            f"Expected a pooled output of the {config.model_type!r} tower, found none. The global token 'pooled' is for "
-            "the towers of a dual encoder (TGDTModel.from_dual_encoder_pretrained); choose 'mean'."
+            f"Expected a pooled output of the {config.model_type!r} tower, found none. The global token 'pooled' is "
+            "for towers of a dual encoder (TGDTModel.from_dual_encoder_pretrained); choose 'mean'."
         )
     return pooled.flatten(1)  # convolutional towers keep two axes of one cell
 
@@ -112,7 +112,7 @@ def pooled_state(outputs: ModelOutput, config: PreTrainedConfig) -> Tensor:
 def head_tokens(tower: PreTrainedModel, tokens: Tensor) -> Tensor:
     """Bring tokens (B, T, H) to the space of the pooled output: each passes alone through what only that passes.
 
-    Of an attention pooling (SigLIP) this is the value path and the perceptron: over one token, attention has no choice.
+    Of an attention pooling (SigLIP) this is the value path and the perceptron: attention over one token has no choice.
 
     Args:
         tower: A whole tower of a dual encoder.
@@ -126,7 +126,9 @@ def head_tokens(tower: PreTrainedModel, tokens: Tensor) -> Tensor:
     return head(tokens.reshape(-1, 1, tokens.shape[-1])).view(*tokens.shape[:2], -1)
 
 
-def load_dual_encoder(name_or_path: str, dtype: torch.dtype | str, **options: Any) -> tuple[PreTrainedModel, DualEncoder]:
+def load_dual_encoder(
+    name_or_path: str, dtype: torch.dtype | str, **options: Any
+) -> tuple[PreTrainedModel, DualEncoder]:
     """Load a pretrained dual encoder, and what its family keeps where.
 
     Args:
@@ -156,7 +158,7 @@ def family_of(config: PreTrainedConfig, name_or_path: str) -> DualEncoder:
 
 
 def dual_encoder_fields(source: PreTrainedModel, family: DualEncoder) -> dict[str, Any]:
-    """Return the fields of a TGDTConfig that make a model equal to a dual encoder.
+    """Return the fields of a TGDTConfig that make a new model equal to a dual encoder.
 
     Args:
         source: The dual encoder.
@@ -171,7 +173,9 @@ def dual_encoder_fields(source: PreTrainedModel, family: DualEncoder) -> dict[st
         "projection_dim": widths[0] if widths else text_width(source.config.text_config),
         "image_global_token": "pooled",
         "text_global_token": "pooled",
-        "box_encoding": "none",
+        "encoder_layer_type": "residual",
+        "box_encoding": "sum",
+        "box_initializer_range": 0.0,
         "global_score_weight": 1.0,
         "local_score_weight": 0.0,
         "temperature": scale if family.scale == "temperature" else float(torch.tensor(-scale).exp()),

@@ -207,7 +207,7 @@ def fitted_processor(processor: TGDTProcessor, model: Any) -> TGDTProcessor:
     if tokens > known:
         raise ValueError(
             f"Expected a tokenizer of at most {known} tokens, the embeddings of the model's text encoder, found "
-            f"{tokens}. Use the tokenizer of that encoder, or call `model.resize_token_embeddings({tokens})` and train."
+            f"{tokens}. Use that encoder's own tokenizer, or `model.resize_token_embeddings({tokens})` and training."
         )
     longest = text_positions(model.config.get_text_config())
     if longest is None or processor.max_caption_length <= longest:

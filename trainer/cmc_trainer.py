@@ -19,19 +19,19 @@ from transformers.utils import logging
 
 from modeling_tgdt.processing_tgdt import TGDTProcessor, fitted_processor
 
-from .caption_dataset import CaptionDataset, IterableCaptionDataset
-from .checkpoints import last_complete_checkpoint
+from .data.caption_dataset import CaptionDataset, IterableCaptionDataset
+from .data.skip_report import SkipReport
 from .data_collator import TGDTDataCollator
 from .datasets import load_captions
 from .distributed import PairEmbeddings, gather_pairs
-from .encoding import EncodeOptions
 from .evaluation import evaluate_retrieval
-from .grad_cache import cached_loss, split_inputs
-from .mining import HardNegativeMining
 from .report import write_json
 from .samplers import DistinctPhotoSampler
-from .skip_report import SkipReport
-from .stages import TOWERS, frozen_modules, stage_loss, training_stage
+from .scoring.encoding import EncodeOptions
+from .training.checkpoints import last_complete_checkpoint
+from .training.grad_cache import cached_loss, split_inputs
+from .training.mining import HardNegativeMining
+from .training.stages import TOWERS, frozen_modules, stage_loss, training_stage
 from .training_args import CMCTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -217,14 +217,14 @@ class CMCTrainer(Trainer):
         core: Any = self.accelerator.unwrap_model(self.model)
         if self.args.gather_across_devices:
             pairs = gather_pairs(pairs)
-        loss_module = stage_loss(core, self.args.train_stage, self._margin(core.config.margin))
+        loss_module = stage_loss(core, self.args.train_stage, self._margin_share())
         loss, components, _ = core.compute_loss(**pairs.tensors(), loss_module=loss_module)
         self._check_and_record(loss, components, pairs)
         return loss
 
-    def _margin(self, margin: float) -> float:
+    def _margin_share(self) -> float:
         steps = self.args.margin_warmup_steps
-        return margin * min(1.0, (self.state.global_step + 1) / steps) if steps else margin
+        return min(1.0, (self.state.global_step + 1) / steps) if steps else 1.0
 
     def _check_and_record(self, loss: Tensor, components: dict[str, Tensor], pairs: PairEmbeddings) -> None:
         if not torch.isfinite(loss):
@@ -357,7 +357,7 @@ class CMCTrainer(Trainer):
             *args: As for `transformers.Trainer.create_model_card`.
             **kwargs: As for it; `license`, `tags`, `language`, `finetuned_from`, `dataset_tags` replace front matter.
         """
-        from .model_card import front_matter, write_trainer_card
+        from .publishing.model_card import front_matter, write_trainer_card
 
         if self.is_world_process_zero():
             write_trainer_card(self, **front_matter(*args, **kwargs))
@@ -383,7 +383,7 @@ class CMCTrainer(Trainer):
 
     def _cached(self, model: Any, args: CMCTrainingArguments, processor: Any, photos: Any) -> Any:
         """Replace the pictures of a data set by the tokens of the frozen vision backbone."""
-        from .token_cache import cache_tokens
+        from .training.token_cache import cache_tokens
 
         if isinstance(photos, dict):
             return {name: self._cached(model, args, processor, part) for name, part in photos.items()}
@@ -398,7 +398,9 @@ class CMCTrainer(Trainer):
 
 def _fitted(processor: Any, model: Any) -> Any:
     """Return a processor whose captions fit the model, where both are known."""
-    return fitted_processor(processor, model) if model is not None and isinstance(processor, TGDTProcessor) else processor
+    return (
+        fitted_processor(processor, model) if model is not None and isinstance(processor, TGDTProcessor) else processor
+    )
 
 
 def _collate_on_every_process(args: CMCTrainingArguments) -> None:

@@ -87,7 +87,8 @@ class TGDTDataCollator:
             examples: B examples with `image`, or with `region_features`.
 
         Returns:
-            `pixel_values` (and what the image processor gives with them), or `region_features`, `region_boxes` (when given) and `region_mask`.
+            `pixel_values` and what the image processor gives with them, or `region_features`, `region_boxes` (when
+            given) and `region_mask`.
 
         Raises:
             ValueError: When an example has neither.

@@ -18,20 +18,20 @@ from transformers import AutoConfig, AutoTokenizer, set_seed
 from hub_cards.cards import read_record, write_model_card
 from hub_cards.facts import base_models
 from modeling_tgdt import TGDTConfig, TGDTImageProcessor, TGDTModel, TGDTProcessor
-from modeling_tgdt.loading_tgdt import is_dual_encoder
-from modeling_tgdt.loading_tgdt import load_pretrained as load_tgdt
+from modeling_tgdt.retriever.loading import is_dual_encoder
+from modeling_tgdt.retriever.loading import load_pretrained as load_tgdt
 
-from .checkpoints import last_complete_checkpoint
 from .cmc_trainer import CMCTrainer
+from .data.splits import NoSplitError
 from .datasets import load_captions
 from .evaluation import evaluate_retrieval
-from .projection_init import warm_start
 from .recipe import Recipe
 from .report import plot_curves, write_json
 from .scenes import make_scenes
-from .splits import NoSplitError
-from .stages import trained_modes
 from .tokenizers import build_word_tokenizer
+from .training.checkpoints import last_complete_checkpoint
+from .training.projection_init import warm_start
+from .training.stages import trained_modes
 from .training_args import CMCTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -41,9 +41,9 @@ _HELD_OUT_SHARE, _HELD_OUT_AT_MOST = 0.1, 1000
 # What a recipe changes in a model that is trained already: losses, mixed score, dropout. The rest is its shape.
 _TUNABLE = {
     "similarity_reduction", "similarity_scale", "global_score_weight", "local_score_weight", "objective", "margin",
-    "intra_margin", "global_loss_weight", "local_loss_weight", "intra_loss_weight", "hardest_negatives", "temperature",
-    "sigmoid_bias", "distill_loss_weight", "distill_temperature", "detach_global_encoder", "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
+    "local_margin", "intra_margin", "global_loss_weight", "local_loss_weight", "intra_loss_weight", "temperature",
+    "local_temperature", "sigmoid_bias", "local_sigmoid_bias", "hardest_negatives", "distill_loss_weight",
+    "distill_temperature", "detach_global_encoder", "hidden_dropout_prob", "attention_probs_dropout_prob",
 }  # fmt: skip
 
 

@@ -67,9 +67,13 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "clip": CLIPConfig(**_CLIP),
     "clip-legacy-eos": CLIPConfig(**_CLIP | {"text_config": _TEXT | {"eos_token_id": 2}}),
     "metaclip-2": MetaClip2Config(**_CLIP),
-    "altclip": AltCLIPConfig(**_CLIP | {"text_config": _TEXT | {"project_dim": 20, "max_position_embeddings": WORDS + 1}}),
+    "altclip": AltCLIPConfig(
+        **_CLIP | {"text_config": _TEXT | {"project_dim": 20, "max_position_embeddings": WORDS + 1}}
+    ),
     "chinese-clip": ChineseCLIPConfig(**_CLIP),
-    "align": AlignConfig(text_config=_TEXT, vision_config=_ALIGN_PIXELS, projection_dim=16, temperature_init_value=0.5),
+    "align": AlignConfig(
+        text_config=_TEXT, vision_config=_ALIGN_PIXELS, projection_dim=16, temperature_init_value=0.5
+    ),
     "siglip": SiglipConfig(text_config=_SIGLIP_TEXT, vision_config=_PIXELS),
     "siglip-2": Siglip2Config(
         text_config=_SIGLIP_TEXT, vision_config=_LAYERS | {"patch_size": PATCH, "num_patches": 16}
