@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForTextEncoding, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .dual_encoders_tgdt import tower_traits
@@ -24,7 +24,7 @@ _POOLED_ONLY = {
 # The projection of these text towers, which is `text_projection` here.
 _PROJECTED = {"siglip_text_model": "head", "siglip2_text_model": "head"}
 # Towers whose positions see no later ones, where neither a module nor the configuration tells.
-_CAUSAL = ("aimv2_text_model", "clip_text_model", "metaclip_2_text_model")
+_CAUSAL = ("clip_text_model", "metaclip_2_text_model")
 # Text encoders that count positions from the padding id on.
 _OFFSET_POSITIONS = (
     "altclip_text_model", "camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm",
@@ -55,6 +55,8 @@ def build_backbone(config: PreTrainedConfig, pooled: bool = False) -> PreTrained
     if config.model_type in unused:
         setattr(model, unused[config.model_type], nn.Identity())
     for module in model.modules():
+        if config.model_type == "aimv2_text_model" and hasattr(module, "is_causal"):
+            module.is_causal = True  # transformers leaves the causal mask out where no text is padded
         token = module._parameters.pop("mask_token", None)  # of masked-image pre-training
         if token is not None:  # initialisation expects a tensor of that name
             module.register_buffer("mask_token", token.detach(), persistent=False)
@@ -73,14 +75,14 @@ def load_tower(name_or_path: str, tower: str, dtype: torch.dtype | str) -> PreTr
         ValueError: When an image-text model keeps that tower under another name than `text_model` or `vision_model`,
             or the encoder is one of timm.
     """
-    config = AutoConfig.from_pretrained(name_or_path)
-    encoder_decoder = tower == "text" and config.is_encoder_decoder  # of T5 and its kin the encoder alone
-    model = (AutoModelForTextEncoding if encoder_decoder else AutoModel).from_pretrained(name_or_path, dtype=dtype)
+    model = AutoModel.from_pretrained(name_or_path, dtype=dtype)
     if model.config.model_type == "timm_wrapper":
         raise ValueError(
             f"Expected an encoder of transformers, found {name_or_path!r} of timm, whose configuration tells neither "
             "width nor patch size. Pass one that transformers implements, such as 'facebook/dinov2-base'."
         )
+    if model.config.is_encoder_decoder and type(model.config) in AutoModelForTextEncoding._model_mapping:
+        return AutoModelForTextEncoding.from_pretrained(name_or_path, dtype=dtype)  # of T5 and its kin the encoder
     if not hasattr(model.config, f"{tower}_config"):
         return model
     if not isinstance(getattr(model, f"{tower}_model", None), PreTrainedModel):

@@ -19,14 +19,14 @@ class DualEncoder:
         text_projection: Linear map of pooled texts, a dotted name.
         scale: Parameter that scales the cosines: a logarithm, or `"temperature"`, which divides them.
         bias: Parameter that is added to the scaled cosines.
-        attends_padding: Whether its texts are padded to full length and padding is attended to.
+        padding: How its texts are padded: to the `"longest"` of a batch or to full length, `"max_length"`.
     """
 
     visual_projection: str | None = "visual_projection"
     text_projection: str | None = "text_projection"
     scale: str = "logit_scale"
     bias: str | None = None
-    attends_padding: bool = False
+    padding: str = "longest"
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,16 @@ class Tower:
         head: Module that only the pooled output passes through. Every token passes through it alone, which brings it
             to where the projection expects its input.
         width: Field of its configuration that holds the width of its output.
+        has_fixed_length: Whether padding has its place in every text, so that it is never moved out of the way.
     """
 
     pools: bool = True
     head: str | None = None
     width: str = "hidden_size"
+    has_fixed_length: bool = False
 
 
-_SIGLIP = DualEncoder(None, "text_model.head", bias="logit_bias", attends_padding=True)
+_SIGLIP = DualEncoder(None, "text_model.head", bias="logit_bias", padding="max_length")
 FAMILIES = {
     "aimv2": DualEncoder(),
     "align": DualEncoder(visual_projection=None, scale="temperature"),
@@ -71,7 +73,9 @@ _TOWERS = {
     "convnext": Tower(head="layernorm"),
     "convnextv2": Tower(head="layernorm"),
     "metaclip_2_vision_model": _CLIP_VISION,
+    "siglip2_text_model": Tower(has_fixed_length=True),
     "siglip2_vision_model": _ATTENTION_POOLED,
+    "siglip_text_model": Tower(has_fixed_length=True),
     "siglip_vision_model": _ATTENTION_POOLED,
 }
 # BERT, ViT and their kin pool the first position with this module.

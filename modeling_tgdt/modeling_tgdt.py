@@ -36,6 +36,7 @@ from .dual_encoders_tgdt import (
     pooled_state,
     projection,
     text_width,
+    tower_traits,
 )
 from .heads_tgdt import TGDTAttention, TGDTBoxEmbedding, TGDTEncoder, TGDTEncoderLayer, TGDTLinear, pick, run_layers
 from .loss_tgdt import CMCLoss
@@ -689,14 +690,17 @@ class TGDTModel(TGDTPreTrainedModel):
         """
         given = {name: value for name, value in inputs.items() if value is not None}
         attended = given["attention_mask"]
+        config = self.config.get_text_config()
         shift = attended.bool().int().argmax(-1, keepdim=True)
+        if tower_traits(config).has_fixed_length:
+            shift = torch.zeros_like(shift)
         place = torch.arange(attended.shape[1], device=attended.device)
         given = {name: _reordered(value, (place + shift) % len(place)) for name, value in given.items()}
+        given["attention_mask"] = _attended_somewhere(given["attention_mask"])
         outputs = self.text_model(**given, **(kwargs | {"return_dict": True}))
         hidden = _reordered(outputs.last_hidden_state, (place - shift) % len(place))
         if self.config.text_global_token != "pooled":
             return hidden, None, outputs
-        config = self.config.get_text_config()
         return head_tokens(self.text_model, hidden), pooled_state(outputs, config), outputs
 
     def _word_mask(self, attended: Tensor, text_token_mask: Tensor | None) -> Tensor:
@@ -806,6 +810,12 @@ def word_mask(attended: Tensor, num_prefix_tokens: int, num_suffix_tokens: int) 
     """
     rank = attended.int().cumsum(-1)
     return attended & (rank > num_prefix_tokens) & (rank <= attended.sum(-1, keepdim=True) - num_suffix_tokens)
+
+
+def _attended_somewhere(mask: Tensor) -> Tensor:
+    """Let texts of no token attend to their first position: attention to nothing is not a number."""
+    first = torch.arange(mask.shape[1], device=mask.device)[None] == 0
+    return torch.where(mask.bool().any(-1, keepdim=True), mask, first.to(mask.dtype))
 
 
 def _reordered(values: Tensor, order: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ def _width(rows: list[list[int]], options: dict[str, Any], limit: int) -> int | 
     padding = getattr(padding, "value", padding)
     if padding in (None, False, "do_not_pad"):
         return None
-    width = max(len(row) for row in rows)
+    width = max(1, *(len(row) for row in rows))  # nothing but empty texts still is one position
     if padding == "max_length" and limit < 1 << 30:
         width = max(width, limit)
     multiple = options.get("pad_to_multiple_of") or 1
