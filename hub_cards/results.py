@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
-from .sources import DataSource, public_command
+from .privacy import public_command
+from .sources import DataSource
 
 FOLDER = ".eval_results"
 METRICS = {

@@ -11,10 +11,7 @@ from typing import Any
 
 import yaml
 
-from modeling_tgdt import TGDTConfig
-
 from .data.columns import nearest
-from .training_args import CMCTrainingArguments
 
 RECIPES = Path(__file__).parent / "recipes"
 _SECRETS = ("hub_token", "push_to_hub_token")
@@ -99,6 +96,10 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         >>> load_recipe("flickr8k", ["model.projection_dim=128"]).model["projection_dim"]
         128
     """
+    from modeling_tgdt import TGDTConfig  # `tgdt train --help` lists recipes and need not wait for transformers
+
+    from .training_args import CMCTrainingArguments
+
     path = Path(name_or_path)
     if not path.is_file():
         path = RECIPES / f"{name_or_path}.yaml"

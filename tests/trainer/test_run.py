@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 from transformers import BertConfig, BertModel, CLIPImageProcessor, ResNetConfig, ResNetModel
 
+from hub_cards.tables import results_table
 from modeling_tgdt import TGDTModel, TGDTProcessor, TGDTRetriever
 from trainer.cli import VERBS, main
 from trainer.recipe import Recipe, load_recipe
-from trainer.report import plot_curves, results_table, write_json
+from trainer.report import plot_curves, write_json
 from trainer.run import build, load_pretrained, load_splits
 from trainer.tokenizers import build_word_tokenizer
 

@@ -76,10 +76,11 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print the table with the definitions of its columns."""
     from accelerate import PartialState
 
+    from hub_cards.tables import results_table
     from modeling_tgdt.retriever.loading import load_pretrained
     from trainer.data.skip_report import SkipReport
     from trainer.datasets import load_captions
-    from trainer.report import results_table, write_json
+    from trainer.report import write_json
     from trainer.scoring.encoding import EncodeOptions, encode_dataset
     from trainer.scoring.positions import ScoreConfig
 
@@ -140,8 +141,9 @@ def _sweep(embeddings: Any, score: Any, args: argparse.Namespace) -> list[dict[s
 
 
 def _report_sweep(rows: list[dict[str, float]], output: str | None) -> None:
+    from hub_cards.tables import sweep_table
     from trainer.report import write_json
-    from trainer.scoring.shortlist_sweep import plot_sweep, sweep_table
+    from trainer.scoring.shortlist_sweep import plot_sweep
 
     print(f"\nShortlist size against recall and time:\n{sweep_table(rows)}")
     if output:
