@@ -22,7 +22,7 @@ from .word_groups_tgdt import group_words
 
 logger = logging.get_logger(__name__)
 _MOST_WORKERS = 1024
-_FIELDS = ("max_caption_length", "padding", "attends_padding")
+_FIELDS = ("max_caption_length", "caption_padding", "attends_padding")
 
 
 class TGDTProcessor(ProcessorMixin):
@@ -34,7 +34,7 @@ class TGDTProcessor(ProcessorMixin):
         tokenizer: Tokenizer of the text backbone.
         max_caption_length: Longest caption in tokens, special ones included; longer ones are cut and counted in
             `num_truncated`. A call may override it with `max_length`.
-        padding: Whether captions are padded to the `"longest"` of a batch or to that length, `"max_length"`.
+        caption_padding: Whether captions are padded to the `"longest"` of a batch or to that length, `"max_length"`.
         attends_padding: Whether the text backbone attends to padding, as those of SigLIP are trained to.
 
     Raises:
@@ -49,7 +49,7 @@ class TGDTProcessor(ProcessorMixin):
         image_processor: Any = None,
         tokenizer: Any = None,
         max_caption_length: int = 64,
-        padding: str = "longest",
+        caption_padding: str = "longest",
         attends_padding: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -60,12 +60,12 @@ class TGDTProcessor(ProcessorMixin):
             )
         tokenizer("", padding=False, truncation=False)  # the state in which every thread finds it
         self.max_caption_length = max_caption_length
-        self.padding = padding
+        self.caption_padding = caption_padding
         self.attends_padding = attends_padding
         # One cell for this process and one for each worker of a data loader, which shares the memory.
         self._truncated = torch.zeros(_MOST_WORKERS, dtype=torch.int64).share_memory_()
         self.text_kwargs = {
-            "padding": padding,
+            "padding": caption_padding,
             "truncation": True,
             "max_length": min(max_caption_length, tokenizer.model_max_length),
             "return_token_type_ids": False,
@@ -134,8 +134,9 @@ class TGDTProcessor(ProcessorMixin):
             image_processor = AutoImageProcessor.from_pretrained(name_or_path, **options)
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
         longest = text_positions(config.text_config) or tokenizer.model_max_length
-        defaults: dict[str, Any] = {"max_caption_length": longest, "padding": family.padding}
-        defaults["attends_padding"] = "attention_mask" not in tokenizer.model_input_names
+        fixed, masked = family.padding == "max_length", "attention_mask" in tokenizer.model_input_names
+        defaults: dict[str, Any] = {"max_caption_length": longest, "caption_padding": family.padding}
+        defaults["attends_padding"] = fixed and not masked
         return cls(image_processor, tokenizer, **(defaults | own))
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
