@@ -246,7 +246,8 @@ def _patches(pixel_values: Tensor, size: int) -> tuple[Tensor, dict[str, Tensor]
 def _model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     encoders = AutoModelForTextEncoding._model_mapping
     if config.is_encoder_decoder and type(config) in encoders:
-        return encoders[type(config)]
+        found: Any = encoders[type(config)]
+        return found
     if type(config) in AutoModel._model_mapping:
         classes: Any = AutoModel._model_mapping[type(config)]
         return classes[0] if isinstance(classes, (list, tuple)) else classes

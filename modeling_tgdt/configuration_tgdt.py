@@ -70,12 +70,12 @@ class TGDTConfig(PreTrainedConfig):
             encoders are trained for it) or what the text encoder `"pooled"`, as in a dual encoder.
         detach_global_encoder (`bool`, *optional*, defaults to `False`):
             Whether gradients of the global encoder stop before the local encoder.
-        num_prefix_tokens (`int`, *optional*):
-            Attended text positions at the start that are no words ([CLS]). By default the processor's
-            `text_token_mask` says which positions are words, and where it is not given this is 1.
-        num_suffix_tokens (`int`, *optional*):
-            Attended text positions at the end that are no words ([SEP]), likewise. Reference checkpoints use 1 and 2:
-            they also drop the last word piece.
+        num_prefix_tokens (`int`, *optional*, defaults to 1):
+            Attended text positions at the start that are no words ([CLS]). While both counts are 1, the processor's
+            `text_token_mask` says which positions are words, and the counts matter only where it is not given.
+        num_suffix_tokens (`int`, *optional*, defaults to 1):
+            Attended text positions at the end that are no words ([SEP]). Reference checkpoints use 2: they also drop
+            the last word piece.
         similarity_reduction (`str`, *optional*, defaults to `"mean"`):
             Token similarity is the `"mean"` or the `"sum"` over words of the best region's cosine.
         similarity_scale (`float`, *optional*, defaults to 1.0):
@@ -160,8 +160,8 @@ class TGDTConfig(PreTrainedConfig):
     image_global_token: Literal["mean", "zeros", "pooled"] = "mean"
     text_global_token: Literal["first", "last", "mean", "pooled"] = "first"
     detach_global_encoder: bool = False
-    num_prefix_tokens: int | None = None
-    num_suffix_tokens: int | None = None
+    num_prefix_tokens: int = 1
+    num_suffix_tokens: int = 1
     similarity_reduction: Literal["mean", "sum"] = "mean"
     similarity_scale: float | int = 1.0
     global_score_weight: float | int = 1.0

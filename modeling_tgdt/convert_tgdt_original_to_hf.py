@@ -222,7 +222,6 @@ def infer_config(state: dict[str, Tensor], text_config: PreTrainedConfig | dict 
         intermediate_size=intermediate_size,
         image_global_token="zeros",
         detach_global_encoder=True,
-        num_prefix_tokens=1,
         num_suffix_tokens=2,
         similarity_reduction="sum",
         similarity_scale=10.0,

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def text_width(config: PreTrainedConfig) -> int:
     return int(getattr(config, tower_traits(config).width))
 
 
-def pooled_state(outputs: ModelOutput, config: PreTrainedConfig) -> Tensor:
+def pooled_state(outputs: Any, config: PreTrainedConfig) -> Tensor:
     """Return what a tower pools to, (B, H), before the projection.
 
     Args:

@@ -517,7 +517,7 @@ class TGDTModel(TGDTPreTrainedModel):
         return terms.loss, {name: value.detach() for name, value in terms.components.items()}, terms.local_similarity
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *model_args: Any, strict: bool | None = None, **kwargs: Any
     ) -> Any:
         """Load a TGDT model; see `PreTrainedModel.from_pretrained` for the other options.
@@ -541,7 +541,9 @@ class TGDTModel(TGDTPreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         if strict is None:
             strict = not wants_info and kwargs.get("state_dict") is None
-        model, info = super().from_pretrained(
+        model: Any
+        info: Any
+        model, info = super().from_pretrained(  # type: ignore[misc]
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
         absent = sorted(set(info["missing_keys"]) - {entry[0] for entry in info["mismatched_keys"]})
@@ -704,12 +706,11 @@ class TGDTModel(TGDTPreTrainedModel):
         return head_tokens(self.text_model, hidden), pooled_state(outputs, config), outputs
 
     def _word_mask(self, attended: Tensor, text_token_mask: Tensor | None) -> Tensor:
-        """Return which positions are words: by the configuration's counts, else by the mask that was given."""
+        """Return which positions are words: by the mask that was given, unless the configuration counts otherwise."""
         counts = self.config.num_prefix_tokens, self.config.num_suffix_tokens
-        if text_token_mask is not None and counts == (None, None):
+        if text_token_mask is not None and counts == (1, 1):
             return attended & text_token_mask.bool()
-        prefix, suffix = (1 if count is None else count for count in counts)
-        return word_mask(attended, prefix, suffix)
+        return word_mask(attended, *counts)
 
     def _check_regions(self, features: Tensor, boxes: Tensor | None, mask: Tensor | None) -> None:
         if features.ndim != 3 or features.shape[-1] != self.config.region_feature_size:

@@ -180,10 +180,10 @@ class TGDTProcessor(ProcessorMixin):
         return dict(tokenized.columns)
 
     def _pixels(self, images: Any, options: dict[str, Any]) -> dict[str, Any]:
-        if isinstance(self.image_processor, TGDTImageInputMixin):
-            return self.image_processor(images, **options)
-        # transformers' own knows neither the kinds of pictures nor the bit depths that ours does
-        return self.image_processor(plain_pictures(images), **options)
+        if not isinstance(self.image_processor, TGDTImageInputMixin):
+            images = plain_pictures(images)  # transformers' own know fewer kinds of pictures and bit depths
+        prepare: Any = self.image_processor
+        return prepare(images, **options)
 
     def _count_truncated(self, cut: int, lengths: Sequence[int], limit: int | None) -> None:
         if not cut:
@@ -208,10 +208,10 @@ def fitted_processor(processor: TGDTProcessor, model: Any) -> TGDTProcessor:
         ValueError: When the tokenizer has more tokens than the model has embeddings, or no padding token.
     """
     check_padding(processor.tokenizer)
-    known, tokens = model.get_input_embeddings().weight.shape[0], len(processor.tokenizer)
-    if tokens > known:
+    rows, tokens = model.get_input_embeddings().weight.shape[0], len(processor.tokenizer)
+    if tokens > rows:
         raise ValueError(
-            f"Expected a tokenizer of at most {known} tokens, the embeddings of the model's text encoder, found "
+            f"Expected a tokenizer of at most {rows} tokens, the embeddings of the model's text encoder, found "
             f"{tokens}. Use that encoder's own tokenizer, or `model.resize_token_embeddings({tokens})` and training."
         )
     longest = text_positions(model.config.get_text_config())
@@ -219,7 +219,8 @@ def fitted_processor(processor: TGDTProcessor, model: Any) -> TGDTProcessor:
         return processor
     fitted = copy.copy(processor)
     fitted.max_caption_length = longest
-    fitted.text_kwargs = {**processor.text_kwargs, "max_length": min(processor.text_kwargs["max_length"], longest)}
+    known: Any = processor.text_kwargs
+    fitted.text_kwargs = {**known, "max_length": min(known["max_length"], longest)}
     return fitted
 
 

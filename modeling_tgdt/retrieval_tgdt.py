@@ -212,7 +212,7 @@ class TGDTRetriever:
         query: Any,
         top_k: int = 10,
         candidates: int = 100,
-        mode: SearchMode | None = None,
+        mode: SearchMode = "two_stage",
         *,
         where: Mapping[str, Any] | None = None,
         global_weight: float | None = None,
@@ -226,8 +226,8 @@ class TGDTRetriever:
                 A list may mix them.
             top_k: Hits per query.
             candidates: Size of the shortlist that the global score picks.
-            mode: "two_stage", "global" (stage one alone) or "local" (every item by its tokens alone). By default two
-                stages, or stage one alone where the tokens weigh nothing: those of a dual encoder are untrained.
+            mode: "two_stage", "global" (stage one alone) or "local" (every item by its tokens alone). Two
+                stages are stage one alone where the tokens weigh nothing: those of a dual encoder are untrained.
             where: Metadata filter, see `TGDTIndex.search`.
             global_weight: Weight of the global score in this call; the gallery's own by default.
             local_weight: Weight of the local score in this call.
@@ -243,8 +243,8 @@ class TGDTRetriever:
         index = self._searchable()
         if explain and index.kind != "image":
             raise ValueError("explain=True matches words with the regions of pictures; this gallery holds texts.")
-        if mode is None:
-            mode = "two_stage" if self._weight("local_weight", local_weight) else "global"
+        if mode == "two_stage" and global_weight is local_weight is None and not index.settings["local_weight"]:
+            mode = "global"
         queries = list(query) if isinstance(query, list | tuple) else [query]
         remix = mode == "two_stage" and not (global_weight is None and local_weight is None)
         wanted = max(top_k, candidates) if remix and top_k > 0 else top_k

@@ -20,7 +20,7 @@ def special_ids(tokenizer: Any) -> set[int]:
     Args:
         tokenizer: Tokenizer of transformers.
     """
-    named = {getattr(tokenizer, f"{name}_token_id", None) for name in _NAMED} - {None}
+    named: set[Any] = {getattr(tokenizer, f"{name}_token_id", None) for name in _NAMED} - {None}
     return (set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}) | named
 
 

@@ -141,7 +141,7 @@ def test_a_gallery_of_a_dual_encoder_opens_again(saved: Saved, tmp_path: Path) -
     first.add_images(pictures(), ids=["a", "b"], progress=False)
     second = TGDTRetriever(*_pair(folder), first.index)
     hits = second.search("a red car")
-    assert [hit.id for hit in hits] == [hit.id for hit in first.search("a red car", mode="two_stage")]
+    assert [hit.id for hit in hits] == [hit.id for hit in first.search("a red car", mode="global")]
     assert hits[0].local_score != hits[0].local_score, "untrained tokens take no part by default"
     assert len(second.explain(pictures()[0], "a red car").words) == 3
 

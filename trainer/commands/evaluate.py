@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
     state = PartialState()  # under `accelerate launch` the processes share encoding and scoring
     model, processor = load_pretrained(args.model)
-    model = model.eval().to(state.device)  # type: ignore[arg-type]
+    model = model.eval().to(state.device)
     report = SkipReport()
     policy: dict[str, Any] = {"on_error": args.on_error, "report": report}
     photos = load_captions(args.dataset, args.split, features=args.features, image_root=args.image_root, **policy)
