@@ -35,6 +35,9 @@ MODES = {
     "exhaustive": "mixed score with the whole gallery",
     "two_stage": "the global score picks a shortlist (50 captions, 100 photos unless the command says otherwise), "
     "the mixed score ranks it; a match outside the shortlist is a miss",
+    "global_hubness": "the global score less the item's hubness, by reference queries from the training photos",
+    "exhaustive_hubness": "the mixed score with that global score",
+    "two_stage_hubness": "both stages with that global score, as a gallery of this model ranks",
 }
 
 

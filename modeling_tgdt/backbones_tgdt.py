@@ -3,6 +3,7 @@
 
 import importlib
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForTextEncoding, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from .configuration_tgdt import LOADING_OPTIONS
 from .dual_encoders_tgdt import tower_traits
 
 # Modules that only the pooled output passes through, by model type. Left in, they would never get a gradient.
@@ -63,26 +65,47 @@ def build_backbone(config: PreTrainedConfig, pooled: bool = False) -> PreTrained
     return model
 
 
-def load_tower(name_or_path: str, tower: str, dtype: torch.dtype | str) -> PreTrainedModel:
+def split_loading_options(options: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Part the options that say where and how files are loaded from all others, which are fields of a configuration.
+
+    Args:
+        options: Keyword arguments of a `from_*` method.
+        prefix: What the names of the loading options start with, such as `"vision_"`.
+
+    Returns:
+        Loading options without the prefix, and the rest.
+
+    Example:
+        >>> split_loading_options({"token": "hf_...", "projection_dim": 8})
+        ({'token': 'hf_...'}, {'projection_dim': 8})
+    """
+    loading = {prefix + name: name for name in LOADING_OPTIONS}
+    found = {loading[name]: value for name, value in options.items() if name in loading}
+    return found, {name: value for name, value in options.items() if name not in loading}
+
+
+def load_tower(name_or_path: str, tower: str, dtype: torch.dtype | str, **loading: Any) -> PreTrainedModel:
     """Load a pretrained encoder, or one tower of a pretrained image-text model.
 
     Args:
         name_or_path: Hub id or directory.
         tower: `"text"` or `"vision"`.
         dtype: Data type of the weights.
+        **loading: Options of `AutoModel.from_pretrained`, such as `token` and `revision`.
 
     Raises:
         ValueError: When an image-text model keeps that tower under another name than `text_model` or `vision_model`,
             or the encoder is one of timm.
     """
-    model = AutoModel.from_pretrained(name_or_path, dtype=dtype)
+    model = AutoModel.from_pretrained(name_or_path, dtype=dtype, **loading)
     if model.config.model_type == "timm_wrapper":
         raise ValueError(
             f"Expected an encoder of transformers, found {name_or_path!r} of timm, whose configuration tells neither "
             "width nor patch size. Pass one that transformers implements, such as 'facebook/dinov2-base'."
         )
     if model.config.is_encoder_decoder and type(model.config) in AutoModelForTextEncoding._model_mapping:
-        return AutoModelForTextEncoding.from_pretrained(name_or_path, dtype=dtype)  # of T5 and its kin the encoder
+        encoders = AutoModelForTextEncoding  # of T5 and its kin the encoder alone
+        return encoders.from_pretrained(name_or_path, dtype=dtype, **loading)
     if not hasattr(model.config, f"{tower}_config"):
         return model
     if not isinstance(getattr(model, f"{tower}_model", None), PreTrainedModel):
@@ -272,5 +295,6 @@ __all__ = [
     "load_tower",
     "patch_boxes",
     "run_vision_backbone",
+    "split_loading_options",
     "text_positions",
 ]

@@ -25,8 +25,9 @@ from .backbones_tgdt import (
     load_tower,
     patch_boxes,
     run_vision_backbone,
+    split_loading_options,
 )
-from .configuration_tgdt import TGDTConfig
+from .configuration_tgdt import TGDTConfig, refuse_unknown
 from .dual_encoders_tgdt import (
     FAMILIES,
     copy_projection,
@@ -38,15 +39,9 @@ from .dual_encoders_tgdt import (
     text_width,
     tower_traits,
 )
-from .heads_tgdt import TGDTAttention, TGDTBoxEmbedding, TGDTEncoder, TGDTEncoderLayer, TGDTLinear, pick, run_layers
+from .heads_tgdt import TGDTAttention, TGDTBoxEmbedding, TGDTEncoder, TGDTEncoderLayer, pick, run_layers
 from .loss_tgdt import CMCLoss
 from .similarity_tgdt import token_similarity
-
-# Options of a download, apart from fields of the configuration.
-HUB_OPTIONS = (
-    "cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token",
-    "trust_remote_code",
-)  # fmt: skip
 
 
 class TGDTKwargs(TypedDict, total=False):
@@ -56,6 +51,9 @@ class TGDTKwargs(TypedDict, total=False):
     output_attentions: bool
     return_dict: bool
     interpolate_pos_encoding: bool
+
+
+_KWARGS = tuple(TGDTKwargs.__annotations__)
 
 
 @dataclass
@@ -163,9 +161,10 @@ class TGDTPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    accepts_loss_kwargs = False  # the loss compares the pairs of a batch: no count of items scales it
 
-    def _init_weights(self, module: nn.Module) -> None:
-        if not isinstance(module, TGDTLinear):
+    def _init_weights(self, module: Any) -> None:
+        if not hasattr(module, "initializer_range"):
             super()._init_weights(module)
             return
         init.normal_(module.weight, std=module.initializer_range)
@@ -287,7 +286,9 @@ class TGDTModel(TGDTPreTrainedModel):
 
         Raises:
             ValueError: When both or neither of pixels and regions are given, or shapes do not fit.
+            TypeError: For an option that no encoder reads.
         """
+        refuse_unknown(kwargs, _KWARGS, "TGDTModel's forward pass")
         if pixel_values is not None and region_features is None:
             patches = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
             options: Any = {**kwargs, **{name: value for name, value in patches.items() if value is not None}}
@@ -297,7 +298,7 @@ class TGDTModel(TGDTPreTrainedModel):
         else:
             raise ValueError("Pass either pixel_values or region_features (with region_boxes), one of the two.")
         self._check_regions(region_features, region_boxes, region_mask)
-        region_features = region_features.to(self.visual_projection.weight.dtype)
+        region_features = region_features.to(self._head_dtype())
         if region_mask is None:
             region_mask = torch.ones(region_features.shape[:2], dtype=torch.bool, device=region_features.device)
         region_mask = region_mask.bool()
@@ -343,7 +344,9 @@ class TGDTModel(TGDTPreTrainedModel):
 
         Raises:
             ValueError: When both or neither of `input_ids` and `inputs_embeds` are given.
+            TypeError: For an option that no encoder reads.
         """
+        refuse_unknown(kwargs, _KWARGS, "TGDTModel's forward pass")
         source = input_ids if inputs_embeds is None else inputs_embeds
         if source is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("Pass either input_ids or inputs_embeds, one of the two.")
@@ -414,6 +417,7 @@ class TGDTModel(TGDTPreTrainedModel):
 
         Raises:
             ValueError: When a loss is asked for and the two batch sizes differ.
+            TypeError: For an option that no encoder reads.
         """
         images = self.get_image_features(
             pixel_values, region_features, region_boxes, region_mask, pixel_attention_mask, spatial_shapes,
@@ -534,8 +538,8 @@ class TGDTModel(TGDTPreTrainedModel):
             ValueError: When it is another kind of model, or a weight is missing or has another shape.
         """
         if pretrained_model_name_or_path is not None:
-            hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
-            _check_model_type(pretrained_model_name_or_path, cls.config_class.model_type, **hub)
+            loading, _ = split_loading_options(kwargs)
+            _check_model_type(pretrained_model_name_or_path, cls.config_class.model_type, **loading)
         if strict is False:
             kwargs.setdefault("ignore_mismatched_sizes", True)
         wants_info = kwargs.pop("output_loading_info", False)
@@ -576,21 +580,29 @@ class TGDTModel(TGDTPreTrainedModel):
             dtype: Data type of the whole model, float32 when omitted.
             text_num_hidden_layers: Layers of the text encoder that are kept, from the first; the paper keeps six of
                 BERT's twelve. All when omitted.
-            **config_overrides: Fields of [`TGDTConfig`].
+            **config_overrides: Fields of [`TGDTConfig`], and options of both loads such as `token`, `cache_dir` or
+                `revision`; with `vision_` or `text_` in front (`text_revision`) of one of them.
 
         Returns:
             The model in evaluation mode, as `from_pretrained` gives it.
+
+        Raises:
+            TypeError: For an option that is none of these.
 
         Example:
             `TGDTModel.from_vision_text_pretrained("facebook/dinov2-base", "google-bert/bert-base-uncased")`
         """
         dtype = dtype or torch.float32
-        towers: dict[str, PreTrainedModel] = {"text": load_tower(text_model, "text", dtype)}
+        loading, options = split_loading_options(config_overrides)
+        vision_loading, options = split_loading_options(options, "vision_")
+        text_loading, options = split_loading_options(options, "text_")
+        refuse_unknown(options, cls.config_class.option_names(), cls.__name__)  # before anything is downloaded
+        towers: dict[str, PreTrainedModel] = {"text": load_tower(text_model, "text", dtype, **loading | text_loading)}
         if vision_model is not None:
-            towers["vision"] = load_tower(vision_model, "vision", dtype)
+            towers["vision"] = load_tower(vision_model, "vision", dtype, **loading | vision_loading)
         if text_num_hidden_layers is not None:
             towers["text"].config.num_hidden_layers = text_num_hidden_layers
-        fields: dict[str, Any] = {"encoder_layer_type": "residual", "box_encoding": "sum", **config_overrides}
+        fields: dict[str, Any] = {"encoder_layer_type": "residual", "box_encoding": "sum", **options}
         fields |= {f"{name}_config": tower.config for name, tower in towers.items()}
         model = cls._from_config(cls.config_class(**fields), dtype=towers["text"].dtype)
         for name, tower in towers.items():
@@ -617,13 +629,15 @@ class TGDTModel(TGDTPreTrainedModel):
 
         Raises:
             ValueError: When it is no dual encoder of a known family.
+            TypeError: For an option that is none of these.
 
         Example:
             `TGDTModel.from_dual_encoder_pretrained("openai/clip-vit-base-patch32")`
         """
-        hub = {name: config_overrides.pop(name) for name in HUB_OPTIONS if name in config_overrides}
-        source, family = load_dual_encoder(name_or_path, dtype or torch.float32, **hub)
-        fields = dual_encoder_fields(source, family) | config_overrides
+        loading, options = split_loading_options(config_overrides)
+        refuse_unknown(options, cls.config_class.option_names(), cls.__name__)
+        source, family = load_dual_encoder(name_or_path, dtype or torch.float32, **loading)
+        fields = dual_encoder_fields(source, family) | options
         config = cls.config_class(
             text_config=source.config.text_config, vision_config=source.config.vision_config, **fields
         )
@@ -654,6 +668,11 @@ class TGDTModel(TGDTPreTrainedModel):
             texts.token_mask,
             image_ids,
         )
+
+    def _head_dtype(self) -> torch.dtype:
+        weight = self.visual_projection.weight
+        is_float = isinstance(weight, Tensor) and weight.is_floating_point()
+        return weight.dtype if is_float else self.dtype  # quantised weights are integers, or a function
 
     def _similarity_mask(self, image_mask: Tensor) -> Tensor | None:
         # Masked rows are zero: without a mask they enter the maximum with similarity 0, as in the reference.
@@ -774,10 +793,10 @@ class TGDTModel(TGDTPreTrainedModel):
         return encoded, pick(encoded, slot)
 
 
-def _check_model_type(name_or_path: Any, expected: str, **hub_options: Any) -> None:
+def _check_model_type(name_or_path: Any, expected: str, **loading: Any) -> None:
     """Refuse a directory or repository of another kind of model, whose weights would be taken for none."""
     try:
-        found = PreTrainedConfig.get_config_dict(name_or_path, **hub_options)[0].get("model_type", expected)
+        found = PreTrainedConfig.get_config_dict(name_or_path, **loading)[0].get("model_type", expected)
     except OSError:  # no configuration: transformers says what is missing
         return
     if found == expected:

@@ -5,8 +5,9 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from ..backbones_tgdt import split_loading_options
 from ..dual_encoders_tgdt import FAMILIES
-from ..modeling_tgdt import HUB_OPTIONS, TGDTModel
+from ..modeling_tgdt import TGDTModel
 from ..processing_tgdt import TGDTProcessor
 
 
@@ -21,19 +22,19 @@ def load_pretrained(name_or_path: str, **options: Any) -> tuple[TGDTModel, TGDTP
     Raises:
         ValueError: When it is neither.
     """
-    hub = {name: value for name, value in options.items() if name in HUB_OPTIONS}
+    loading, _ = split_loading_options(options)
     name_or_path = str(name_or_path)
-    if is_dual_encoder(name_or_path, **hub):
+    if is_dual_encoder(name_or_path, **loading):
         return (
             TGDTModel.from_dual_encoder_pretrained(name_or_path, **options),
-            TGDTProcessor.from_dual_encoder_pretrained(name_or_path, **hub),
+            TGDTProcessor.from_dual_encoder_pretrained(name_or_path, **loading),
         )
-    return TGDTModel.from_pretrained(name_or_path, **options), TGDTProcessor.from_pretrained(name_or_path, **hub)
+    return TGDTModel.from_pretrained(name_or_path, **options), TGDTProcessor.from_pretrained(name_or_path, **loading)
 
 
-def is_dual_encoder(name_or_path: str, **hub_options: Any) -> bool:
+def is_dual_encoder(name_or_path: str, **loading: Any) -> bool:
     """Tell whether a directory or repository holds a dual encoder that can be taken up."""
-    config, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub_options)
+    config, _ = PreTrainedConfig.get_config_dict(name_or_path, **loading)
     return config.get("model_type") in FAMILIES
 
 
