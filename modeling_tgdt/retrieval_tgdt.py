@@ -34,6 +34,7 @@ from .retriever.directory import (
 from .retriever.filling import AddReport, GalleryFiller, OnError, name_items
 from .retriever.fingerprint import check_gallery_model, model_identity
 from .retriever.hubness import HubnessGain, HubnessOptions
+from .retriever.loading import load_pretrained
 from .retriever.matches import Match, match_words
 from .retriever.pooling import PoolingCost, pooling_costs
 from .retriever.shortlist import shortlist_ranks, smallest_shortlist
@@ -90,10 +91,10 @@ class TGDTRetriever:
         if index is not None:
             check_gallery_model(index, model)
         self.model = model if device is None else model.to(device)  # type: ignore[arg-type]
-        self.processor = processor
-        self.index = index
         self.hubness = hubness
         self._encoder = Encoder(model, processor)
+        self.processor = self._encoder.processor
+        self.index = index
 
     def create_index(
         self,
@@ -235,7 +236,8 @@ class TGDTRetriever:
                 A list may mix them.
             top_k: Hits per query.
             candidates: Size of the shortlist that the global score picks.
-            mode: "two_stage", "global" (stage one alone) or "local" (every item by its tokens alone).
+            mode: "two_stage", "global" (stage one alone) or "local" (every item by its tokens alone). Two
+                stages are stage one alone where the tokens weigh nothing: those of a dual encoder are untrained.
             where: Metadata filter, see `TGDTIndex.search`.
             global_weight: Weight of the global score in this call; the gallery's own by default.
             local_weight: Weight of the local score in this call.
@@ -252,6 +254,8 @@ class TGDTRetriever:
         index = self._searchable()
         if explain and index.kind != "image":
             raise ValueError("explain=True matches words with the regions of pictures; this gallery holds texts.")
+        if mode == "two_stage" and global_weight is local_weight is None and not index.settings["local_weight"]:
+            mode = "global"
         queries = list(query) if isinstance(query, list | tuple) else [query]
         remix = mode == "two_stage" and not (global_weight is None and local_weight is None)
         wanted = max(top_k, candidates) if remix and top_k > 0 else top_k
@@ -380,7 +384,8 @@ class TGDTRetriever:
         """Load a retriever, with its gallery when there is one.
 
         Args:
-            name: Directory or Hub id: what `save_pretrained`, `push_to_hub` or `tgdt index` made, or a model alone.
+            name: Directory or Hub id: what `save_pretrained`, `push_to_hub` or `tgdt index` made, a model alone, or a
+                pretrained dual encoder such as CLIP.
             model: Directory or Hub id of another model to use with that gallery.
             revision: Branch, tag or commit on the Hub.
             device: Where the model runs.
@@ -398,9 +403,9 @@ class TGDTRetriever:
             else find_model(folder, read_reference(folder), **hub_options)
         )
         options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
-        loaded = TGDTModel.from_pretrained(source, **options)
-        processor, hubness = TGDTProcessor.from_pretrained(source), HubnessOptions.from_pretrained(source)
-        return cls(loaded, processor, open_index(folder, engine_options), device, hubness=hubness)
+        loaded, processor = load_pretrained(str(source), **options)
+        index, hubness = open_index(folder, engine_options), HubnessOptions.from_pretrained(source)
+        return cls(loaded, processor, index, device, hubness=hubness)
 
     def push_to_hub(
         self,

@@ -12,7 +12,7 @@ import torch
 from modeling_tgdt.gallery.files import Manifest
 from modeling_tgdt.index_tgdt import TGDTIndex
 from tests.modeling_tgdt.gallery.index_twin import Twin, ragged, unit
-from tests.modeling_tgdt.gallery.test_exact import engine_settings, server  # noqa: F401
+from tests.modeling_tgdt.gallery.test_exact import engine_settings
 from tests.modeling_tgdt.test_index_tgdt import without_kernel
 
 DIM, ITEMS = 10, 90
