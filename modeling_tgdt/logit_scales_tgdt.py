@@ -38,16 +38,17 @@ class LogitScales(nn.Module):
             init.copy_(self.bias, torch.tensor(self.biases))
 
     def forward(self, rows: int) -> Tensor:
-        """Return the log scales and then the biases, in float32 and once per row: (rows, 2) or (rows, 4).
+        """Return the log scales and then the biases, in at least float32 and once per row: (rows, 2) or (rows, 4).
 
         A loss reads their mean over rows. As a column of the batch they take the way of the embeddings: through a
         wrapped forward, mini-batches, and a gather over processes, each of which hands the gradient back.
         """
-        values = self.log_scale.float()
+        dtype = torch.promote_types(self.log_scale.dtype, torch.float32)
+        values = self.log_scale.to(dtype)
         # The value stops at the bounds, the gradient does not: a scale beyond them finds its way back.
         columns = [values + (values.clamp(_MIN_LOG_SCALE, _MAX_LOG_SCALE) - values).detach()]
         if self.biases is not None:
-            columns.append(self.bias.float())
+            columns.append(self.bias.to(dtype))
         return torch.cat(columns).expand(rows, -1)
 
 

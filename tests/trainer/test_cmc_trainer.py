@@ -224,12 +224,13 @@ def test_mini_batches_give_the_gradient_of_the_whole_batch(tmp_path, objective, 
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        trainer = make_trainer(tmp_path, model, photos(), mini_batch_size=size)
+        trainer = make_trainer(tmp_path, model.double(), photos(), mini_batch_size=size)
         batch = next(iter(trainer.get_train_dataloader()))
+        batch["pixel_values"] = batch["pixel_values"].double()
         assert (batch.get("num_pairs") == 8) == (photos is scenes_with_negatives)
         loss = trainer.training_step(model, batch)
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None} | {"loss": loss})
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
     assert ("logit_scales.log_scale" in gradients[0]) == (objective != "hinge")
 
 
