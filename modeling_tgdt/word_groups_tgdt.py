@@ -7,6 +7,9 @@ import numpy as np
 
 _CONTINUES = "##"  # WordPiece
 _STARTS = ("Ġ", "▁")  # byte-level BPE, SentencePiece
+_WITHOUT_CONTENT = frozenset(
+    "a an the of in on at to by with and or is are was were be there it its this that as for from".split()
+)
 
 
 def group_words(tokenizer: Any, input_ids: list[int]) -> list[tuple[str, list[int]]]:
@@ -36,6 +39,19 @@ def group_words(tokenizer: Any, input_ids: list[int]) -> list[tuple[str, list[in
             groups.append([position])
         open_word = not marked or _has_letter(token)
     return [(tokenizer.decode([input_ids[position] for position in group]).strip(), group) for group in groups]
+
+
+def has_content(word: str) -> bool:
+    """Tell whether a word names something: articles, prepositions, forms of "to be" and punctuation do not.
+
+    Args:
+        word: A word as a caption has it.
+
+    Example:
+        >>> [word for word in "A ball in the snow .".split() if has_content(word)]
+        ['ball', 'snow']
+    """
+    return _has_letter(word) and word.lower() not in _WITHOUT_CONTENT
 
 
 def merge_pieces(cosines: np.ndarray, words: list[tuple[str, list[int]]], merge: str = "mean") -> np.ndarray:

@@ -23,6 +23,7 @@ STREAM_FEATURES = datasets.Features(
         "image_id": datasets.Value("string"),
     }
 )
+_PHOTO_COLUMNS = ("group_id", "change", "regions")  # look-alikes and labelled things: kept as they are
 _IMAGE_FOLDERS = ("", "images", "Images", "Flicker8k_Dataset", "flickr30k-images", "train2014", "val2014")
 
 
@@ -48,6 +49,7 @@ def canonicalise(
     ids = _ids(table, found)
     rows, grouped = _group(ids, captions)
     kept = {name: found[name] for name in ("image", "region_features", "region_boxes") if name in found}
+    kept |= {name: name for name in _PHOTO_COLUMNS if name in table.column_names}
     result = table.select_columns(list(kept.values())).rename_columns({v: k for k, v in kept.items() if v != k})
     if len(rows) != len(result):
         result = result.select(rows)
