@@ -37,6 +37,10 @@ class TGDTConfig(PreTrainedConfig):
             Layers of each global encoder (global embedding), on top of the local one.
         share_local_encoder (`bool`, *optional*, defaults to `False`):
             Whether images and captions share one local encoder.
+        encoder_layer_type (`str`, *optional*, defaults to `"post_norm"`):
+            Layers of the region, local and global encoders: `"post_norm"` (paper and reference) or `"residual"`, which
+            normalise before each block and start as the identity, so that a new model begins at what its backbones
+            give. [`TGDTModel.from_vision_text_pretrained`] takes `"residual"` unless told otherwise.
         num_attention_heads (`int`, *optional*, defaults to 4):
             Attention heads of the region, local and global encoders.
         intermediate_size (`int`, *optional*, defaults to 2048):
@@ -54,6 +58,9 @@ class TGDTConfig(PreTrainedConfig):
         box_encoding (`str`, *optional*, defaults to `"concat"`):
             How boxes join region features: `"concat"` (feature, box and area through a two-layer perceptron), `"sum"`
             (a linear map of box and area is added) or `"none"`.
+        box_initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the initial weights of that linear map in the `"sum"` mode. Where words must tell
+            places, start it at the size of the features: about 0.4 for features with a root mean square of 1.
         image_global_token (`str`, *optional*, defaults to `"mean"`):
             Input of the image's global slot: `"mean"` of the regions (paper) or `"zeros"` (reference code).
         text_global_token (`str`, *optional*, defaults to `"first"`):
@@ -69,7 +76,7 @@ class TGDTConfig(PreTrainedConfig):
         similarity_reduction (`str`, *optional*, defaults to `"mean"`):
             Token similarity is the `"mean"` or the `"sum"` over words of the best region's cosine.
         similarity_scale (`float`, *optional*, defaults to 1.0):
-            Factor of the token similarity. Reference checkpoints use 10.
+            Factor of the token similarity, in the score as in the loss. Reference checkpoints use 10.
         global_score_weight (`float`, *optional*, defaults to 1.0):
             Weight of the global similarity in the mixed score.
         local_score_weight (`float`, *optional*, defaults to 1.0):
@@ -77,7 +84,11 @@ class TGDTConfig(PreTrainedConfig):
         objective (`str`, *optional*, defaults to `"hinge"`):
             `"hinge"` (paper), `"infonce"` or `"sigmoid"`.
         margin (`float`, *optional*, defaults to 0.2):
-            Margin of the hinge.
+            Margin of the hinge on global similarity.
+        local_margin (`float`, *optional*, defaults to 0.06):
+            Margin of the hinge on token similarity, whose cost counts `margin / local_margin` times. A mean over words
+            moves by 1/W at most when one of W words is wrong: 0.08 for a caption of twelve. Reference checkpoints
+            use 0.2.
         intra_margin (`float`, *optional*, defaults to 0.3):
             Slack of the intra-modal consistency term.
         global_loss_weight (`float`, *optional*, defaults to 1.0):
@@ -89,13 +100,19 @@ class TGDTConfig(PreTrainedConfig):
         hardest_negatives (`bool`, *optional*, defaults to `True`):
             Whether the hinge keeps each row's hardest negative only, or sums over all.
         temperature (`float`, *optional*, defaults to 0.05):
-            Divides the similarities in the `"infonce"` and `"sigmoid"` objectives.
+            Divides the global similarities in the `"infonce"` and `"sigmoid"` objectives.
+        local_temperature (`float`, *optional*, defaults to 0.015):
+            Divides the token similarities there, which spread less.
         sigmoid_bias (`float`, *optional*, defaults to -10.0):
-            Added to the logits of the `"sigmoid"` objective.
+            Added to the global logits of the `"sigmoid"` objective.
+        local_sigmoid_bias (`float`, *optional*, defaults to -33.0):
+            Added to its token logits. A pair is as likely a match as not where the similarity is minus the bias times
+            the temperature: 0.5 in both terms.
         distill_loss_weight (`float`, *optional*, defaults to 0.0):
             Weight of the term that distils token similarities into the global ones.
         distill_temperature (`float`, *optional*, defaults to 0.05):
-            Temperature of that term.
+            Divides the global similarities in that term; the token similarities are divided by
+            `local_temperature / temperature` times as much.
         token_source (`str`, *optional*, defaults to `"local"`):
             Which encoder gives the token embeddings: `"local"` or `"global"` (what the reference does while training).
         padding_mode (`str`, *optional*, defaults to `"masked"`):
@@ -127,6 +144,7 @@ class TGDTConfig(PreTrainedConfig):
     num_local_layers: int = 2
     num_global_layers: int = 2
     share_local_encoder: bool = False
+    encoder_layer_type: Literal["post_norm", "residual"] = "post_norm"
     num_attention_heads: int = 4
     intermediate_size: int = 2048
     hidden_act: str = "relu"
@@ -135,6 +153,7 @@ class TGDTConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
     box_encoding: Literal["concat", "sum", "none"] = "concat"
+    box_initializer_range: float = 0.02
     image_global_token: Literal["mean", "zeros"] = "mean"
     text_global_token: Literal["first", "mean"] = "first"
     detach_global_encoder: bool = False
@@ -146,13 +165,16 @@ class TGDTConfig(PreTrainedConfig):
     local_score_weight: float | int = 1.0
     objective: Literal["hinge", "infonce", "sigmoid"] = "hinge"
     margin: float | int = 0.2
+    local_margin: float | int = 0.06
     intra_margin: float | int = 0.3
     global_loss_weight: float | int = 1.0
     local_loss_weight: float | int = 1.0
     intra_loss_weight: float | int = 1.0
     hardest_negatives: bool = True
     temperature: float | int = 0.05
+    local_temperature: float | int = 0.015
     sigmoid_bias: float | int = -10.0
+    local_sigmoid_bias: float | int = -33.0
     distill_loss_weight: float | int = 0.0
     distill_temperature: float | int = 0.05
     token_source: Literal["local", "global"] = "local"
@@ -170,7 +192,7 @@ class TGDTConfig(PreTrainedConfig):
         """Refuse sizes that no model can have.
 
         Raises:
-            ValueError: When heads do not divide a width, or a count, temperature or probability is out of range.
+            ValueError: When heads do not divide a width, or a count, margin, temperature or dropout is out of range.
         """
         widths = {"projection_dim": self.projection_dim}
         if self.num_region_layers:
@@ -190,7 +212,7 @@ class TGDTConfig(PreTrainedConfig):
         for name in counts:
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must be at least 0, found {getattr(self, name)}.")
-        for name in ("temperature", "distill_temperature"):
+        for name in ("local_margin", "temperature", "local_temperature", "distill_temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, found {getattr(self, name)}.")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):

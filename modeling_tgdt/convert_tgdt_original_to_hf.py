@@ -225,6 +225,11 @@ def infer_config(state: dict[str, Tensor], text_config: PreTrainedConfig | dict 
         num_suffix_tokens=2,
         similarity_reduction="sum",
         similarity_scale=10.0,
+        encoder_layer_type="post_norm",
+        box_encoding="concat",
+        objective="hinge",
+        margin=0.2,
+        local_margin=0.2,
     )
 
 

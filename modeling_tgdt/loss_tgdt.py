@@ -32,21 +32,30 @@ class CMCLoss(nn.Module):
 
     The hinge terms are sums over the batch, as in the reference; `"infonce"` and `"sigmoid"` are means over queries.
 
+    A mean of W best cosines moves by 1/W at most when one word is wrong, so the token similarity has a margin,
+    temperature and bias of its own. Its hinge is `margin / local_margin * max(0, local_margin + negative - positive)`:
+    a pair that is not told apart at all costs `margin` in both terms. Where they are omitted they equal the global
+    ones, which suits a sum over words and a scale of 10 (reference); for a mean [`TGDTConfig`] has smaller ones.
+
     Args:
-        margin: Margin of the hinge.
+        margin: Margin of the hinge on global similarity.
         intra_margin: Slack of the consistency term, which is 0 while no pair of a row differs by more.
         global_weight: Weight of the inter-modal term on global similarity.
         local_weight: Weight of the inter-modal term on token similarity.
         intra_weight: Weight of the consistency term.
         hardest_negatives: Keep each query's hardest negative (VSE++), or sum over all negatives.
         objective: `"hinge"` (paper), `"infonce"` or `"sigmoid"`, for both inter-modal terms.
-        temperature: Divides similarities in `"infonce"` and `"sigmoid"`.
-        sigmoid_bias: Added to the logits of `"sigmoid"`.
+        temperature: Divides global similarities in `"infonce"` and `"sigmoid"`.
+        sigmoid_bias: Added to the global logits of `"sigmoid"`.
+        local_margin: Margin of the hinge on token similarity.
+        local_temperature: Divides token similarities in `"infonce"` and `"sigmoid"`.
+        local_sigmoid_bias: Added to the token logits of `"sigmoid"`.
         reduction: `"sum"` (reference) or `"mean"` of the token similarity over words.
         scale: Factor of the token similarity; the reference uses 10.
         distill_weight: Weight of the cross-entropy from the token similarities' distribution over the batch to the
             global one, in both directions: stage one learns what stage two knows.
-        distill_temperature: Divides both similarities before that softmax.
+        distill_temperature: Divides the global similarities before that softmax; the token similarities are divided by
+            `local_temperature / temperature` times as much.
 
     Example:
         >>> import torch
@@ -68,6 +77,9 @@ class CMCLoss(nn.Module):
         objective: Objective = "hinge",
         temperature: float = 0.05,
         sigmoid_bias: float = -10.0,
+        local_margin: float | None = None,
+        local_temperature: float | None = None,
+        local_sigmoid_bias: float | None = None,
         reduction: Reduction = "sum",
         scale: float = 1.0,
         distill_weight: float = 0.0,
@@ -80,6 +92,9 @@ class CMCLoss(nn.Module):
         self.global_weight, self.local_weight, self.intra_weight = global_weight, local_weight, intra_weight
         self.hardest_negatives, self.objective = hardest_negatives, objective
         self.temperature, self.sigmoid_bias = temperature, sigmoid_bias
+        self.local_margin = margin if local_margin is None else local_margin
+        self.local_temperature = temperature if local_temperature is None else local_temperature
+        self.local_sigmoid_bias = sigmoid_bias if local_sigmoid_bias is None else local_sigmoid_bias
         self.reduction, self.scale = reduction, scale
         self.distill_weight, self.distill_temperature = distill_weight, distill_temperature
 
@@ -147,11 +162,11 @@ class CMCLoss(nn.Module):
             components["local"], local_similarity = self._local(*tokens, image_mask, text_mask, negatives)
         if embeds is not None and (self.global_weight or self.distill_weight):
             similarity = _product(*embeds)
-            components["global"] = self._inter(
-                similarity, negative_mask(len(similarity), image_ids, similarity.device)
-            )
+            negatives = negative_mask(len(similarity), image_ids, similarity.device)
+            components["global"] = self._inter_global(similarity, negatives)
             if self.distill_weight and local_similarity is not None:
-                components["distill"] = distillation(local_similarity, similarity, self.distill_temperature)
+                teacher = local_similarity * (self.temperature / self.local_temperature)
+                components["distill"] = distillation(teacher, similarity, self.distill_temperature)
         if embeds is not None and self.intra_weight:
             components["intra"] = intra_modal_consistency(*embeds, self.intra_margin)
         components = {name: value for name, value in components.items() if weights[name]}
@@ -160,19 +175,27 @@ class CMCLoss(nn.Module):
         loss = torch.stack([weights[name] * value for name, value in components.items()]).sum()
         return CMCTerms(loss, components, local_similarity)
 
-    def _inter(self, similarity: Tensor, negatives: Tensor) -> Tensor:
+    def _inter_global(self, similarity: Tensor, negatives: Tensor) -> Tensor:
         if self.objective == "hinge":
             return hinge(similarity, negatives, self.margin, self.hardest_negatives)
         if self.objective == "infonce":
             return infonce(similarity, negatives, self.temperature)
         return sigmoid(similarity, negatives, self.temperature, self.sigmoid_bias)
 
+    def _inter_local(self, similarity: Tensor, negatives: Tensor) -> Tensor:
+        if self.objective == "hinge":
+            cost = hinge(similarity, negatives, self.local_margin, self.hardest_negatives)
+            return cost * (self.margin / self.local_margin)
+        if self.objective == "infonce":
+            return infonce(similarity, negatives, self.local_temperature)
+        return sigmoid(similarity, negatives, self.local_temperature, self.local_sigmoid_bias)
+
     def _local(
         self, images: Tensor, texts: Tensor, image_mask: Tensor | None, text_mask: Tensor | None, negatives: Tensor
     ) -> tuple[Tensor, Tensor]:
         if not (self.objective == "hinge" and self.hardest_negatives):
             similarity = self._similarity(images, texts, image_mask, text_mask)
-            return self._inter(similarity, negatives), similarity
+            return self._inter_local(similarity, negatives), similarity
         with torch.no_grad():
             similarity = self._similarity(images, texts, image_mask, text_mask)
         rows, columns, has_negative = hardest_pairs(similarity, negatives)
@@ -187,8 +210,9 @@ class CMCLoss(nn.Module):
             scale=self.scale,
         )
         positive, of_image, of_text = scores.chunk(3)
-        costs = (self.margin + of_image - positive).clamp(min=0) + (self.margin + of_text - positive).clamp(min=0)
-        return (costs * has_negative).sum(), similarity
+        margin = self.local_margin
+        costs = (margin + of_image - positive).clamp(min=0) + (margin + of_text - positive).clamp(min=0)
+        return (costs * has_negative).sum() * (self.margin / margin), similarity
 
     def _similarity(
         self, images: Tensor, texts: Tensor, image_mask: Tensor | None, text_mask: Tensor | None

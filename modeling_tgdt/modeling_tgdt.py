@@ -1,7 +1,7 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """PyTorch TGDT model: Token-Guided Dual Transformer (arXiv 2306.08789)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -9,11 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-from transformers.activations import ACT2FN
-from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
@@ -21,6 +18,7 @@ from typing_extensions import Unpack
 
 from .backbones_tgdt import build_backbone, copy_weights, grid_boxes, grid_tokens, load_tower, run_vision_backbone
 from .configuration_tgdt import TGDTConfig
+from .heads_tgdt import TGDTAttention, TGDTBoxEmbedding, TGDTEncoder, TGDTEncoderLayer, TGDTLinear, pick, run_layers
 from .loss_tgdt import CMCLoss
 from .similarity_tgdt import token_similarity
 
@@ -122,158 +120,6 @@ def _to_tuple(output: ModelOutput) -> tuple[Any, ...]:
     )
 
 
-def eager_attention_forward(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor]:
-    """Scaled dot-product attention in plain PyTorch, (B, heads, S, head_dim) -> (B, S, heads, head_dim)."""
-    scores = query @ key.transpose(-1, -2) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = F.dropout(weights, p=dropout, training=module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
-
-
-class TGDTAttention(nn.Module):
-    """Multi-head attention through the attention implementations of transformers."""
-
-    def __init__(self, config: TGDTConfig, hidden_size: int) -> None:
-        super().__init__()
-        self.config = config
-        self.head_dim = hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.attention_dropout = config.attention_probs_dropout_prob
-        self.is_causal = False
-        self.q_proj = nn.Linear(hidden_size, hidden_size)
-        self.k_proj = nn.Linear(hidden_size, hidden_size)
-        self.v_proj = nn.Linear(hidden_size, hidden_size)
-        self.out_proj = nn.Linear(hidden_size, hidden_size)
-
-    def forward(
-        self, hidden_states: Tensor, attention_mask: Any = None, context: Tensor | None = None, **kwargs: Any
-    ) -> tuple[Tensor, Tensor | None]:
-        """Attend from (B, S, H) to `context` (B, T, H), by default to itself.
-
-        Returns:
-            (B, S, H), and the attention weights where the implementation gives them.
-        """
-        context = hidden_states if context is None else context
-        query = self._heads(self.q_proj(hidden_states))
-        key, value = self._heads(self.k_proj(context)), self._heads(self.v_proj(context))
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        output, weights = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            is_causal=False,
-            **kwargs,
-        )
-        return self.out_proj(output.reshape(hidden_states.shape).contiguous()), weights
-
-    def _heads(self, states: Tensor) -> Tensor:
-        return states.view(*states.shape[:-1], -1, self.head_dim).transpose(1, 2)
-
-
-class TGDTEncoderLayer(GradientCheckpointingLayer):
-    """Post-norm transformer layer (reference: `nn.TransformerEncoderLayer`, 4 heads, ReLU)."""
-
-    def __init__(self, config: TGDTConfig, hidden_size: int) -> None:
-        super().__init__()
-        self.self_attn = TGDTAttention(config, hidden_size)
-        self.fc1 = nn.Linear(hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, hidden_size)
-        self.activation_fn = ACT2FN[config.hidden_act]
-        self.layer_norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.layer_norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(
-        self, hidden_states: Tensor, attention_mask: Any = None, context: Tensor | None = None, **kwargs: Any
-    ) -> Tensor:
-        """Map (B, S, H) to (B, S, H), attending to `context` (B, T, H) or to itself."""
-        attended, _ = self.self_attn(hidden_states, attention_mask, context, **kwargs)
-        hidden_states = self.layer_norm1(hidden_states + self.dropout(attended))
-        update = self.fc2(self.dropout(self.activation_fn(self.fc1(hidden_states))))
-        return self.layer_norm2(hidden_states + self.dropout(update))
-
-
-def _run_layers(layers: nn.ModuleList, config: TGDTConfig, hidden_states: Tensor, mask: Tensor | None) -> Tensor:
-    if not layers:
-        return hidden_states
-    attention_mask = create_bidirectional_mask(config=config, inputs_embeds=hidden_states, attention_mask=mask)
-    for layer in layers:
-        hidden_states = layer(hidden_states, attention_mask)
-    return hidden_states
-
-
-def _pick(states: Tensor, position: Tensor) -> Tensor:
-    return states[torch.arange(states.shape[0], device=states.device), position]
-
-
-class TGDTEncoder(nn.Module):
-    """A stack of layers with no final norm; zero layers are the identity."""
-
-    def __init__(self, config: TGDTConfig, hidden_size: int, num_layers: int) -> None:
-        super().__init__()
-        self.config = config
-        self.layers = nn.ModuleList([TGDTEncoderLayer(config, hidden_size) for _ in range(num_layers)])
-
-    def forward(self, hidden_states: Tensor, mask: Tensor | None, position: Tensor | None = None) -> Tensor:
-        """Encode (B, S, H) under a boolean key mask (B, S), true where attended; `None` attends everywhere.
-
-        Returns:
-            (B, S, H); with a position (B,) only what stands there, (B, H), and the last layer computes no other.
-        """
-        if position is None:
-            return _run_layers(self.layers, self.config, hidden_states, mask)
-        if not self.layers:
-            return _pick(hidden_states, position)
-        states = _run_layers(self.layers[:-1], self.config, hidden_states, mask)
-        picked = _pick(states, position)[:, None]
-        attention_mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=picked, attention_mask=mask, encoder_hidden_states=states
-        )
-        return self.layers[-1](picked, attention_mask, states)[:, 0]
-
-
-class TGDTBoxEmbedding(nn.Module):
-    """Join region features with their boxes and areas (paper, section III-A; reference `concat-and-process`)."""
-
-    def __init__(self, config: TGDTConfig) -> None:
-        super().__init__()
-        size = config.region_feature_size
-        self.mode = config.box_encoding
-        if self.mode == "concat":
-            self.fc1 = nn.Linear(size + 5, size)
-            self.fc2 = nn.Linear(size, size)
-        elif self.mode == "sum":
-            self.fc1 = nn.Linear(5, size)
-
-    def forward(self, features: Tensor, boxes: Tensor | None) -> Tensor:
-        """Map features (B, R, F) and boxes (B, R, 4), xyxy in [0, 1], to (B, R, F). `None`: positions unknown."""
-        if self.mode == "none" or (self.mode == "sum" and boxes is None):
-            return features
-        boxes = features.new_zeros(*features.shape[:2], 4) if boxes is None else boxes.to(features.dtype)
-        x1, y1, x2, y2 = boxes.unbind(-1)
-        geometry = torch.cat([boxes, ((x2 - x1) * (y2 - y1))[..., None]], dim=-1)
-        if self.mode == "sum":
-            return features + self.fc1(geometry)
-        return self.fc2(F.relu(self.fc1(torch.cat([features, geometry], dim=-1))))
-
-
 class TGDTPreTrainedModel(PreTrainedModel):
     """Weights, loading and attention support shared by TGDT models."""
 
@@ -288,6 +134,13 @@ class TGDTPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if not isinstance(module, TGDTLinear):
+            super()._init_weights(module)
+            return
+        init.normal_(module.weight, std=module.initializer_range)
+        init.zeros_(module.bias)
 
 
 class TGDTRegionEncoder(TGDTPreTrainedModel):
@@ -307,7 +160,7 @@ class TGDTRegionEncoder(TGDTPreTrainedModel):
     @capture_outputs(tie_last_hidden_states=False)
     def forward(self, hidden_states: Tensor, mask: Tensor, **kwargs: Unpack[TGDTKwargs]) -> BaseModelOutput:
         """Encode (B, R, F) under a boolean key mask (B, R)."""
-        return BaseModelOutput(last_hidden_state=_run_layers(self.layers, self.config, hidden_states, mask))
+        return BaseModelOutput(last_hidden_state=run_layers(self.layers, self.config, hidden_states, mask))
 
 
 class TGDTModel(TGDTPreTrainedModel):
@@ -560,6 +413,9 @@ class TGDTModel(TGDTPreTrainedModel):
             objective=config.objective,
             temperature=config.temperature,
             sigmoid_bias=config.sigmoid_bias,
+            local_margin=config.local_margin,
+            local_temperature=config.local_temperature,
+            local_sigmoid_bias=config.local_sigmoid_bias,
             reduction=config.similarity_reduction,
             scale=config.similarity_scale,
             distill_weight=config.distill_loss_weight,
@@ -610,6 +466,9 @@ class TGDTModel(TGDTPreTrainedModel):
     ) -> "TGDTModel":
         """Put new TGDT encoders on pretrained backbones.
 
+        Unless the overrides say otherwise, the new layers start as the identity (`encoder_layer_type="residual"`) and
+        boxes are added (`box_encoding="sum"`): the model begins at what its backbones give.
+
         Args:
             vision_model: Hub id or directory of a vision encoder, or of an image-text model whose vision tower is
                 taken; `None` for precomputed region features.
@@ -631,8 +490,9 @@ class TGDTModel(TGDTPreTrainedModel):
             towers["vision"] = load_tower(vision_model, "vision", dtype)
         if text_num_hidden_layers is not None:
             towers["text"].config.num_hidden_layers = text_num_hidden_layers
-        configs: dict[str, Any] = {f"{name}_config": tower.config for name, tower in towers.items()}
-        model = cls._from_config(cls.config_class(**configs, **config_overrides), dtype=towers["text"].dtype)
+        fields: dict[str, Any] = {"encoder_layer_type": "residual", "box_encoding": "sum", **config_overrides}
+        fields |= {f"{name}_config": tower.config for name, tower in towers.items()}
+        model = cls._from_config(cls.config_class(**fields), dtype=towers["text"].dtype)
         for name, tower in towers.items():
             copy_weights(tower, getattr(model, f"{name}_model"))
         return model.eval()
@@ -726,7 +586,7 @@ class TGDTModel(TGDTPreTrainedModel):
         if self.config.token_source == "local":
             return local, encoder(states, mask, slot)
         encoded = encoder(states, mask)
-        return encoded, _pick(encoded, slot)
+        return encoded, pick(encoded, slot)
 
 
 def word_mask(attended: Tensor, num_prefix_tokens: int, num_suffix_tokens: int) -> Tensor:

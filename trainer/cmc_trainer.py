@@ -215,14 +215,14 @@ class CMCTrainer(Trainer):
         core: Any = self.accelerator.unwrap_model(self.model)
         if self.args.gather_across_devices:
             pairs = gather_pairs(pairs)
-        loss_module = stage_loss(core, self.args.train_stage, self._margin(core.config.margin))
+        loss_module = stage_loss(core, self.args.train_stage, self._margin_share())
         loss, components, _ = core.compute_loss(**pairs.tensors(), loss_module=loss_module)
         self._check_and_record(loss, components, pairs)
         return loss
 
-    def _margin(self, margin: float) -> float:
+    def _margin_share(self) -> float:
         steps = self.args.margin_warmup_steps
-        return margin * min(1.0, (self.state.global_step + 1) / steps) if steps else margin
+        return min(1.0, (self.state.global_step + 1) / steps) if steps else 1.0
 
     def _check_and_record(self, loss: Tensor, components: dict[str, Tensor], pairs: PairEmbeddings) -> None:
         if not torch.isfinite(loss):

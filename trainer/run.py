@@ -39,9 +39,9 @@ _HELD_OUT_SHARE, _HELD_OUT_AT_MOST = 0.1, 1000
 # What a recipe changes in a model that is trained already: losses, mixed score, dropout. The rest is its shape.
 _TUNABLE = {
     "similarity_reduction", "similarity_scale", "global_score_weight", "local_score_weight", "objective", "margin",
-    "intra_margin", "global_loss_weight", "local_loss_weight", "intra_loss_weight", "hardest_negatives", "temperature",
-    "sigmoid_bias", "distill_loss_weight", "distill_temperature", "detach_global_encoder", "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
+    "local_margin", "intra_margin", "global_loss_weight", "local_loss_weight", "intra_loss_weight", "temperature",
+    "local_temperature", "sigmoid_bias", "local_sigmoid_bias", "hardest_negatives", "distill_loss_weight",
+    "distill_temperature", "detach_global_encoder", "hidden_dropout_prob", "attention_probs_dropout_prob",
 }  # fmt: skip
 
 

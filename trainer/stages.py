@@ -96,19 +96,19 @@ def frozen_modules(model: nn.Module) -> list[nn.Module]:
     return found
 
 
-def stage_loss(model: Any, stage: str, margin: float | None = None) -> CMCLoss:
+def stage_loss(model: Any, stage: str, margin_share: float = 1.0) -> CMCLoss:
     """Return the model's own loss, cut to what a stage trains.
 
     Args:
         model: TGDTModel.
         stage: `"local"` keeps the token term, `"global"` the global, consistency and distillation terms.
-        margin: Replaces the configured margin, for a warm-up.
+        margin_share: Share of the configured margins, for a warm-up.
     """
     loss: CMCLoss = model.loss_module()
     if stage == "local":
         loss.global_weight = loss.intra_weight = loss.distill_weight = 0.0
     elif stage == "global":
         loss.local_weight = 0.0
-    if margin is not None:
-        loss.margin = margin
+    loss.margin *= margin_share
+    loss.local_margin *= margin_share
     return loss

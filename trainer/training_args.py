@@ -36,7 +36,7 @@ class CMCTrainingArguments(TrainingArguments):
             disk. Needs `freeze` to hold `"vision"`.
         token_cache_dir: Where these tokens are kept; `output_dir/token_cache` when omitted.
         on_error: What an unreadable picture does: `"raise"`, `"skip"` (counted and listed) or `"placeholder"`.
-        margin_warmup_steps: Steps over which the hinge's margin grows from 0.
+        margin_warmup_steps: Steps over which the hinge's margins grow from 0.
         lr_step_epochs: Epochs after which the learning rate falls to a tenth, again and again, with a linear warm-up
             over `warmup_steps`: the authors' schedule. `lr_scheduler_type` rules when omitted.
         collapse_threshold: Mean cosine between different photos of a batch above which a warning names the step.
@@ -83,7 +83,7 @@ class CMCTrainingArguments(TrainingArguments):
         default="raise",
         metadata={"help": "What an unreadable picture does.", "choices": ["raise", "skip", "placeholder"]},
     )
-    margin_warmup_steps: int = field(default=0, metadata={"help": "Steps over which the margin grows from 0."})
+    margin_warmup_steps: int = field(default=0, metadata={"help": "Steps over which the margins grow from 0."})
     lr_step_epochs: int | None = field(
         default=None, metadata={"help": "Epochs after which the learning rate falls to a tenth (authors' schedule)."}
     )

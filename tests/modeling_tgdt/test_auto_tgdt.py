@@ -75,6 +75,7 @@ def test_only_what_the_model_needs_is_copied(tmp_path: Path) -> None:
     needed = {
         "backbones_tgdt.py",
         "configuration_tgdt.py",
+        "heads_tgdt.py",
         "image_loading_tgdt.py",
         "image_options_tgdt.py",
         "image_processing_pil_tgdt.py",

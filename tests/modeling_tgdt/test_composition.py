@@ -98,6 +98,7 @@ def test_pretrained_backbones_keep_their_weights(text: str, vision: str, tmp_pat
         str(tmp_path / "vision"), str(tmp_path / "text"), projection_dim=32, num_local_layers=1
     )
     assert not model.training and model.config.projection_dim == 32
+    assert model.config.encoder_layer_type == "residual" and model.config.box_encoding == "sum"
     vision_model = AutoModel.from_pretrained(tmp_path / "vision")
     pixels = INPUTS["pixel_values"]
     features, _, _ = model.encode_regions(pixels)
@@ -129,8 +130,9 @@ def test_towers_of_image_text_models_are_taken(name: str, tmp_path: Path) -> Non
 def test_text_alone_makes_a_region_model(tmp_path: Path) -> None:
     BertModel(TEXT["bert"]).save_pretrained(tmp_path)
     model = TGDTModel.from_vision_text_pretrained(
-        None, str(tmp_path), dtype=torch.bfloat16, region_feature_size=16, projection_dim=32
+        None, str(tmp_path), dtype=torch.bfloat16, region_feature_size=16, projection_dim=32, box_encoding="concat"
     )
+    assert model.config.box_encoding == "concat"
     assert model.dtype == torch.bfloat16 and model.vision_model is None
     assert len(model.region_encoder.layers) == 4
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modeling_tgdt import TGDTModel
+from modeling_tgdt.heads_tgdt import TGDTLinear
 from modeling_tgdt.modeling_tgdt import TGDTOutput
 from tests.modeling_tgdt import tiny
 from tests.modeling_tgdt.backbones import TEXT, VISION
@@ -20,6 +21,7 @@ OPTIONS = {
     "regions-sum-zeros": {"box_encoding": "sum", "image_global_token": "zeros", "share_local_encoder": True},
     "regions-global-tokens": {"box_encoding": "none", "token_source": "global", "similarity_reduction": "sum"},
     "regions-mean-captions": {"text_global_token": "mean"},
+    "regions-residual": {"encoder_layer_type": "residual", "box_encoding": "sum"},
     "swin-roberta": {"text_config": TEXT["roberta"], "vision_config": VISION["swin"]},
     "vit-modernbert": {"text_config": TEXT["modernbert"], "vision_config": VISION["vit"]},
 }
@@ -27,7 +29,11 @@ OPTIONS = {
 
 @pytest.fixture(params=OPTIONS)
 def model(request: pytest.FixtureRequest) -> TGDTModel:
-    return tiny.tiny_model(**({"vision": None} | OPTIONS[request.param]))
+    model = tiny.tiny_model(**({"vision": None} | OPTIONS[request.param]))
+    for module in model.modules():
+        if isinstance(module, TGDTLinear) and not module.weight.any():  # new layers do nothing yet
+            torch.nn.init.normal_(module.weight, std=0.3)
+    return model
 
 
 def inputs_of(model: TGDTModel) -> Inputs:

@@ -1,12 +1,14 @@
 """CMC loss: the recorded reference, nested loops, and properties."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from modeling_tgdt import CMCLoss, token_similarity
+from modeling_tgdt import CMCLoss, TGDTConfig, TGDTModel, token_similarity
 from modeling_tgdt.loss_tgdt import hinge, negative_mask
 from tests.reference import REFERENCE, load_alignment
 
@@ -78,11 +80,12 @@ def slow_hinge(scores, ids, margin, hardest):
 def slow_cmc(images, texts, regions, words, region_mask, word_mask, ids, hardest):
     unit = images @ texts.T
     local = token_similarity(regions, words, region_mask, word_mask, reduction="mean")
+    ranked = 4 * slow_hinge(local, ids, 0.05, hardest)  # in units of the global margin, 0.2
     intra = images.sum() * 0
     for i in range(len(images)):
         gaps = [(texts[i] @ texts[j] - images[i] @ images[j]).abs() for j in range(len(images))]
         intra = intra + (torch.stack(gaps).max() - 0.1).clamp(min=0)
-    return 2 * slow_hinge(unit, ids, 0.2, hardest) + 3 * slow_hinge(local, ids, 0.2, hardest) + 0.5 * intra
+    return 2 * slow_hinge(unit, ids, 0.2, hardest) + 3 * ranked + 0.5 * intra
 
 
 def random_pairs(seed, batch):
@@ -100,11 +103,50 @@ def random_pairs(seed, batch):
 def test_values_and_gradients_equal_nested_loops(seed, batch, hardest):
     inputs, ids = random_pairs(seed, batch)
     tensors = [t.clone().requires_grad_() for t in inputs[:4]]
-    loss_module = CMCLoss(0.2, 0.1, 2.0, 3.0, 0.5, hardest, reduction="mean")
+    loss_module = CMCLoss(0.2, 0.1, 2.0, 3.0, 0.5, hardest, reduction="mean", local_margin=0.05)
     loss = loss_module(*tensors, *inputs[4:], image_ids=ids)["loss"]
     expected = slow_cmc(*tensors, *inputs[4:], ids, hardest)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(gradients(loss, *tensors), gradients(expected, *tensors))
+
+
+def local_loss(objective, wrong_words, **options):
+    """The token term of two photos of twelve things each, one thing per word, which differ in `wrong_words` things."""
+    things = torch.eye(24)
+    words = torch.stack([things[:12], torch.cat([things[12 : 12 + wrong_words], things[wrong_words:12]])])
+    config = TGDTConfig(objective=objective, **options)
+    loss_module = TGDTModel.loss_module(SimpleNamespace(config=config))
+    return loss_module(torch.eye(2), torch.eye(2), words, words)["local"].item()
+
+
+@pytest.mark.parametrize("hardest", [True, False])
+@pytest.mark.parametrize("objective", ["hinge", "infonce", "sigmoid"])
+def test_one_wrong_word_of_twelve_settles_the_token_loss(objective, hardest):
+    # The sigmoid's bias puts the even score between the two: 1 and 11/12.
+    options = {"hardest_negatives": hardest, "local_sigmoid_bias": -(23 / 24) / 0.015}
+    alike, told_apart = (local_loss(objective, wrong, **options) for wrong in (0, 1))
+    assert told_apart < 0.1 * alike
+    # With the global term's temperature and margin much of it stays, and writing the caption into every word pays.
+    blunt = options | {"local_temperature": 0.05, "local_margin": 0.2, "local_sigmoid_bias": -(23 / 24) / 0.05}
+    assert local_loss(objective, 1, **blunt) > 0.2 * local_loss(objective, 0, **blunt)
+
+
+def test_both_hinges_charge_the_margin_for_what_is_not_told_apart():
+    assert local_loss("hinge", 0) == pytest.approx(4 * 0.2)
+    assert local_loss("hinge", 0, local_margin=0.01, margin=0.5) == pytest.approx(4 * 0.5)
+    assert local_loss("hinge", 1, local_margin=0.2) == pytest.approx(4 * (0.2 - 1 / 12))
+
+
+def test_distillation_reads_tokens_at_their_own_temperature():
+    inputs, _ = random_pairs(6, 4)
+    scores = token_similarity(*inputs[2:], reduction="mean")
+    options = {"intra_weight": 0, "global_weight": 0, "local_weight": 0, "distill_weight": 1.0, "reduction": "mean"}
+    found = CMCLoss(temperature=0.1, local_temperature=0.04, distill_temperature=0.5, **options)(*inputs)["distill"]
+    expected = 0
+    for teacher, student in ((scores, inputs[0] @ inputs[1].T), (scores.T, inputs[1] @ inputs[0].T)):
+        target = (teacher / 0.2).softmax(1)
+        expected += (target * (target.log() - (student / 0.5).log_softmax(1))).sum() / 8
+    torch.testing.assert_close(found, expected)
 
 
 def test_zero_at_the_margin():

@@ -10,6 +10,7 @@ from transformers import Trainer, TrainingArguments
 from tests.trainer.scenes_model import processor, scenes, tiny_model
 from trainer import CaptionDataset, CMCTrainer, CMCTrainingArguments, TGDTDataCollator
 from trainer.encoding import EncodeOptions
+from trainer.stages import stage_loss
 
 
 def make_trainer(tmp_path, model=None, dataset=None, **options):
@@ -245,8 +246,10 @@ def test_margin_warm_up(tmp_path):
     margins = []
     for step in range(6):
         trainer.state.global_step = step
-        margins.append(trainer._margin(0.2))
-    assert margins == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.2, 0.2])
+        loss = stage_loss(trainer.model, "joint", trainer._margin_share())
+        margins.append((loss.margin, loss.local_margin))
+    expected = [(0.2 * share, 0.06 * share) for share in (0.25, 0.5, 0.75, 1, 1, 1)]
+    assert margins == [pytest.approx(pair) for pair in expected]
 
 
 def test_no_batch_holds_two_captions_of_a_photo(tmp_path):

@@ -1,0 +1,204 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Encoders that TGDT puts on its backbones: layers over regions and words, and where boxes join features."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_tgdt import TGDTConfig
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Scaled dot-product attention in plain PyTorch, (B, heads, S, head_dim) -> (B, S, heads, head_dim)."""
+    scores = query @ key.transpose(-1, -2) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class TGDTLinear(nn.Linear):
+    """Linear map whose initial weights have a standard deviation of their own.
+
+    Args:
+        in_features: Width of the input.
+        out_features: Width of the output.
+        initializer_range: That standard deviation; 0 makes a map that starts at zero.
+    """
+
+    def __init__(self, in_features: int, out_features: int, initializer_range: float) -> None:
+        super().__init__(in_features, out_features)
+        self.initializer_range = initializer_range  # TGDTPreTrainedModel._init_weights reads it
+
+
+class TGDTAttention(nn.Module):
+    """Multi-head attention through the attention implementations of transformers."""
+
+    def __init__(self, config: TGDTConfig, hidden_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.head_dim = hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.is_causal = False
+        self.q_proj = nn.Linear(hidden_size, hidden_size)
+        self.k_proj = nn.Linear(hidden_size, hidden_size)
+        self.v_proj = nn.Linear(hidden_size, hidden_size)
+        self.out_proj = _last_projection(config, hidden_size, hidden_size)
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Any = None, context: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend from (B, S, H) to `context` (B, T, H), by default to itself.
+
+        Returns:
+            (B, S, H), and the attention weights where the implementation gives them.
+        """
+        context = hidden_states if context is None else context
+        query = self._heads(self.q_proj(hidden_states))
+        key, value = self._heads(self.k_proj(context)), self._heads(self.v_proj(context))
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            is_causal=False,
+            **kwargs,
+        )
+        return self.out_proj(output.reshape(hidden_states.shape).contiguous()), weights
+
+    def _heads(self, states: Tensor) -> Tensor:
+        return states.view(*states.shape[:-1], -1, self.head_dim).transpose(1, 2)
+
+
+class TGDTEncoderLayer(GradientCheckpointingLayer):
+    """Transformer layer (reference: `nn.TransformerEncoderLayer`, 4 heads, ReLU), see `TGDTConfig.encoder_layer_type`.
+
+    Post-norm layers normalise after each sum. Residual ones normalise before attention and feed-forward block, whose
+    last projections start at zero: a new layer is the identity.
+    """
+
+    def __init__(self, config: TGDTConfig, hidden_size: int) -> None:
+        super().__init__()
+        self.is_residual = config.encoder_layer_type == "residual"
+        self.self_attn = TGDTAttention(config, hidden_size)
+        self.fc1 = nn.Linear(hidden_size, config.intermediate_size)
+        self.fc2 = _last_projection(config, config.intermediate_size, hidden_size)
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.layer_norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.layer_norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Any = None, context: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Map (B, S, H) to (B, S, H), attending to `context` (B, T, H) or to itself."""
+        if self.is_residual:
+            context = None if context is None else self.layer_norm1(context)
+            attended, _ = self.self_attn(self.layer_norm1(hidden_states), attention_mask, context, **kwargs)
+            hidden_states = hidden_states + self.dropout(attended)
+            return hidden_states + self._feed_forward(self.layer_norm2(hidden_states))
+        attended, _ = self.self_attn(hidden_states, attention_mask, context, **kwargs)
+        hidden_states = self.layer_norm1(hidden_states + self.dropout(attended))
+        return self.layer_norm2(hidden_states + self._feed_forward(hidden_states))
+
+    def _feed_forward(self, hidden_states: Tensor) -> Tensor:
+        return self.dropout(self.fc2(self.dropout(self.activation_fn(self.fc1(hidden_states)))))
+
+
+def _last_projection(config: TGDTConfig, in_features: int, out_features: int) -> TGDTLinear:
+    """Return the projection that ends a block; a residual block adds nothing at first."""
+    is_residual = config.encoder_layer_type == "residual"
+    return TGDTLinear(in_features, out_features, 0.0 if is_residual else config.initializer_range)
+
+
+def run_layers(layers: nn.ModuleList, config: TGDTConfig, hidden_states: Tensor, mask: Tensor | None) -> Tensor:
+    """Run layers over (B, S, H) under a boolean key mask (B, S); `None` attends everywhere."""
+    if not layers:
+        return hidden_states
+    attention_mask = create_bidirectional_mask(config=config, inputs_embeds=hidden_states, attention_mask=mask)
+    for layer in layers:
+        hidden_states = layer(hidden_states, attention_mask)
+    return hidden_states
+
+
+def pick(states: Tensor, position: Tensor) -> Tensor:
+    """Return what stands at a position (B,) of states (B, S, H): (B, H)."""
+    return states[torch.arange(states.shape[0], device=states.device), position]
+
+
+class TGDTEncoder(nn.Module):
+    """A stack of layers with no final norm; zero layers are the identity."""
+
+    def __init__(self, config: TGDTConfig, hidden_size: int, num_layers: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList([TGDTEncoderLayer(config, hidden_size) for _ in range(num_layers)])
+
+    def forward(self, hidden_states: Tensor, mask: Tensor | None, position: Tensor | None = None) -> Tensor:
+        """Encode (B, S, H) under a boolean key mask (B, S), true where attended; `None` attends everywhere.
+
+        Returns:
+            (B, S, H); with a position (B,) only what stands there, (B, H), and the last layer computes no other.
+        """
+        if position is None:
+            return run_layers(self.layers, self.config, hidden_states, mask)
+        if not self.layers:
+            return pick(hidden_states, position)
+        states = run_layers(self.layers[:-1], self.config, hidden_states, mask)
+        picked = pick(states, position)[:, None]
+        attention_mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=picked, attention_mask=mask, encoder_hidden_states=states
+        )
+        return self.layers[-1](picked, attention_mask, states)[:, 0]
+
+
+class TGDTBoxEmbedding(nn.Module):
+    """Join region features with their boxes and areas (paper, section III-A; reference `concat-and-process`)."""
+
+    def __init__(self, config: TGDTConfig) -> None:
+        super().__init__()
+        size = config.region_feature_size
+        self.mode = config.box_encoding
+        if self.mode == "concat":
+            self.fc1 = nn.Linear(size + 5, size)
+            self.fc2 = nn.Linear(size, size)
+        elif self.mode == "sum":
+            self.fc1 = TGDTLinear(5, size, config.box_initializer_range)
+
+    def forward(self, features: Tensor, boxes: Tensor | None) -> Tensor:
+        """Map features (B, R, F) and boxes (B, R, 4), xyxy in [0, 1], to (B, R, F). `None`: positions unknown."""
+        if self.mode == "none" or (self.mode == "sum" and boxes is None):
+            return features
+        boxes = features.new_zeros(*features.shape[:2], 4) if boxes is None else boxes.to(features.dtype)
+        x1, y1, x2, y2 = boxes.unbind(-1)
+        geometry = torch.cat([boxes, ((x2 - x1) * (y2 - y1))[..., None]], dim=-1)
+        if self.mode == "sum":
+            return features + self.fc1(geometry)
+        return self.fc2(F.relu(self.fc1(torch.cat([features, geometry], dim=-1))))
+
+
+__all__ = ["TGDTAttention", "TGDTBoxEmbedding", "TGDTEncoder", "TGDTEncoderLayer", "TGDTLinear", "pick", "run_layers"]
