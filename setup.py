@@ -3,9 +3,9 @@
 from setuptools import Extension, setup
 
 kernel = Extension(
-    "modeling_tgdt._maxsim",
-    sources=["modeling_tgdt/csrc/maxsim.cpp"],
-    depends=["modeling_tgdt/csrc/maxsim_body.inc", "modeling_tgdt/csrc/maxsim_amx.inc"],
+    "modeling_tgdt.kernels._maxsim",
+    sources=["modeling_tgdt/kernels/csrc/maxsim.cpp"],
+    depends=["modeling_tgdt/kernels/csrc/maxsim_body.inc", "modeling_tgdt/kernels/csrc/maxsim_amx.inc"],
     language="c++",
     # gcc warns of values that its own intrinsics leave undefined on purpose
     extra_compile_args=[

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from modeling_tgdt.index_tgdt import TGDTIndex
-from modeling_tgdt.maxsim_tgdt import kernel_isa
+from modeling_tgdt.kernels.maxsim import kernel_isa
 
 from .report import command, limits, machine, write_section
 

@@ -35,7 +35,7 @@ from transformers import BertConfig, ResNetConfig
 
 from modeling_tgdt import TGDTConfig, TGDTModel
 from modeling_tgdt.loss_tgdt import hinge, intra_modal_consistency, negative_mask
-from trainer.stages import frozen_modules, training_stage
+from trainer.training.stages import frozen_modules, training_stage
 
 from .report import report
 

@@ -201,7 +201,7 @@ def _front_matter(record: Mapping[str, Any], data: DataSource | None, name: str)
 
 def _results_part(record: Mapping[str, Any]) -> dict[str, Any]:
     from trainer.report import results_table
-    from trainer.shortlist_sweep import sweep_table
+    from trainer.scoring.shortlist_sweep import sweep_table
 
     results, protocol = measured(record), record.get("protocol") or "standard"
     sweep = record.get("shortlist_sweep") if record.get("command") else None

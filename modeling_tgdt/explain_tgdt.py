@@ -15,9 +15,9 @@ from PIL import Image
 from .encoding_tgdt import evaluating
 from .image_loading_tgdt import upright_picture
 from .modeling_tgdt import TGDTModel
-from .overlay_tgdt import draw_alignment
 from .picture_sources_tgdt import read_picture
 from .processing_tgdt import TGDTProcessor
+from .retriever.overlay import draw_alignment
 from .word_groups_tgdt import merge_pieces
 
 

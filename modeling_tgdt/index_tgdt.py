@@ -6,23 +6,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 
-from .engines_tgdt import ExactEngine
-from .faiss_engine_tgdt import FaissEngine
-from .gallery_tgdt import MANIFEST, Gallery
-from .local_tgdt import LocalBackend, Query, SearchMode, SearchResult
-from .maxsim_tgdt import RaggedQueries
-from .metadata_tgdt import Condition, metadata_table
-from .qdrant_tgdt import QdrantBackend
-from .quantize_tgdt import check_token_dtype, pool_tokens
-from .validate_tgdt import check_globals, check_ids, ragged_tokens
+from .gallery.exact import ExactEngine
+from .gallery.faiss_engine import FaissEngine
+from .gallery.files import MANIFEST, Gallery
+from .gallery.local import LocalBackend, Query, SearchMode, SearchResult
+from .gallery.metadata import Condition, metadata_table
+from .gallery.validate import check_globals, check_ids, ragged_tokens
+from .kernels.maxsim import RaggedQueries
+from .kernels.quantize import check_token_dtype, pool_tokens
+
+if TYPE_CHECKING:
+    from .gallery.qdrant import QdrantBackend
 
 Kind = Literal["image", "text"]
-Backend = LocalBackend | QdrantBackend
 ENGINES = ("exact", "faiss", "qdrant")
 
 
@@ -48,7 +49,7 @@ class TGDTIndex:
         'cat'
     """
 
-    def __init__(self, path: Path, backend: Backend) -> None:
+    def __init__(self, path: Path, backend: LocalBackend | QdrantBackend) -> None:
         self.path = path
         self._backend = backend
 
@@ -412,6 +413,8 @@ class TGDTIndex:
 def complete_engine_options(engine: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Check the options of an engine, and that it has its library, before anything is written."""
     if engine == "qdrant":
+        from .gallery.qdrant import QdrantBackend  # its library takes seconds to import
+
         return QdrantBackend.complete_options(options)
     if engine == "faiss":
         FaissEngine(**options)
@@ -420,10 +423,12 @@ def complete_engine_options(engine: str, options: Mapping[str, Any]) -> dict[str
     return dict(options)
 
 
-def make_backend(gallery: Gallery) -> Backend:
+def make_backend(gallery: Gallery) -> LocalBackend | QdrantBackend:
     """Make the backend that a gallery's settings name."""
     settings = gallery.snapshot.manifest.settings
     if settings["engine"] == "qdrant":
+        from .gallery.qdrant import QdrantBackend
+
         return QdrantBackend(gallery)
     if settings["engine"] == "faiss":
         return LocalBackend(gallery, FaissEngine(**settings["engine_options"]))

@@ -4,17 +4,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-
-try:
-    import datasets
-except ImportError:  # only needed for data sets
-    datasets = None
 
 from .image_loading_tgdt import FORMATS, download, known_formats
 
@@ -96,7 +92,7 @@ def picture_items(source: Any) -> Iterator[tuple[str | None, Any]]:
     """
     if isinstance(source, str | os.PathLike):
         yield from list_pictures(source)
-    elif datasets is not None and isinstance(source, datasets.Dataset | datasets.IterableDataset):
+    elif _is_dataset(source):
         yield from _dataset_items(source)
     elif isinstance(source, Mapping) or not isinstance(source, Iterable):
         raise TypeError(
@@ -109,7 +105,13 @@ def picture_items(source: Any) -> Iterator[tuple[str | None, Any]]:
             yield (Path(item).as_posix() if named and "://" not in str(item) else item if named else None), item
 
 
+def _is_dataset(source: Any) -> bool:
+    datasets = sys.modules.get("datasets")  # whoever holds a data set has imported the library, which takes seconds
+    return datasets is not None and isinstance(source, datasets.Dataset | datasets.IterableDataset)
+
+
 def _dataset_items(dataset: Any) -> Iterator[tuple[str | None, Any]]:
+    datasets = sys.modules["datasets"]
     features = dataset.features or {}
     columns = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
     column = "image" if "image" in columns else next(iter(columns), None)

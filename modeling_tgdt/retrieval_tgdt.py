@@ -17,16 +17,12 @@ import torch
 
 from .encoding_tgdt import Embeddings, Encoder, PreparedImage, evaluating
 from .explain_tgdt import Alignment, explain, scored_words
-from .fingerprint_tgdt import check_gallery_model, model_identity
-from .gallery_filling_tgdt import AddReport, GalleryFiller, OnError, name_items
+from .gallery.local import SearchMode
 from .index_tgdt import Kind, TGDTIndex
-from .local_tgdt import SearchMode
-from .matches_tgdt import Match, match_words
 from .modeling_tgdt import TGDTModel
 from .picture_sources_tgdt import picture_items
-from .pooling_tgdt import PoolingCost, pooling_costs
 from .processing_tgdt import TGDTProcessor
-from .retriever_files_tgdt import (
+from .retriever.directory import (
     find_directory,
     find_model,
     open_index,
@@ -34,7 +30,11 @@ from .retriever_files_tgdt import (
     read_reference,
     save_gallery,
 )
-from .shortlist_tgdt import shortlist_ranks, smallest_shortlist
+from .retriever.filling import AddReport, GalleryFiller, OnError, name_items
+from .retriever.fingerprint import check_gallery_model, model_identity
+from .retriever.matches import Match, match_words
+from .retriever.pooling import PoolingCost, pooling_costs
+from .retriever.shortlist import shortlist_ranks, smallest_shortlist
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modeling_tgdt import TGDTIndex
+from modeling_tgdt.gallery.storage import replace_json
 from modeling_tgdt.image_loading_tgdt import FORMATS, open_image
 from modeling_tgdt.picture_sources_tgdt import read_picture
-from modeling_tgdt.retriever_files_tgdt import REFERENCE, find_model, read_reference
-from modeling_tgdt.storage_tgdt import replace_json
+from modeling_tgdt.retriever.directory import REFERENCE, find_model, read_reference
 from tests.tiny_retrieval import random_picture
-from trainer.annotations import read_annotations, read_delimited
+from trainer.data.annotations import read_annotations, read_delimited
+from trainer.data.region_features import open_region_store
 from trainer.recipe import load_recipe
-from trainer.region_features import open_region_store
 
 FUZZ = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

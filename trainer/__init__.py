@@ -1,14 +1,49 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
-"""Training and evaluation of TGDT models."""
+"""Training and evaluation of TGDT models. Names are imported when asked for, so the command line starts at once."""
 
-from .caption_dataset import CaptionDataset, IterableCaptionDataset
-from .cmc_trainer import CMCTrainer
-from .column_encoding import ColumnEncoder
-from .data_collator import TGDTDataCollator
-from .datasets import load_captions
-from .evaluation import evaluate_retrieval
-from .projection_init import warm_start
-from .training_args import CMCTrainingArguments
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .cmc_trainer import CMCTrainer
+    from .data.caption_dataset import CaptionDataset, IterableCaptionDataset
+    from .data.column_encoding import ColumnEncoder
+    from .data_collator import TGDTDataCollator
+    from .datasets import load_captions
+    from .evaluation import evaluate_retrieval
+    from .scoring.grounding import evaluate_grounding
+    from .scoring.look_alikes import look_alike_accuracy
+    from .training.projection_init import warm_start
+    from .training_args import CMCTrainingArguments
+
+_MODULES = {
+    "CMCTrainer": "cmc_trainer",
+    "CMCTrainingArguments": "training_args",
+    "CaptionDataset": "data.caption_dataset",
+    "ColumnEncoder": "data.column_encoding",
+    "IterableCaptionDataset": "data.caption_dataset",
+    "TGDTDataCollator": "data_collator",
+    "evaluate_grounding": "scoring.grounding",
+    "evaluate_retrieval": "evaluation",
+    "load_captions": "datasets",
+    "look_alike_accuracy": "scoring.look_alikes",
+    "warm_start": "training.projection_init",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name where it stands."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted([*globals(), *_MODULES])
+
 
 __all__ = [
     "CMCTrainer",
@@ -17,7 +52,9 @@ __all__ = [
     "ColumnEncoder",
     "IterableCaptionDataset",
     "TGDTDataCollator",
+    "evaluate_grounding",
     "evaluate_retrieval",
     "load_captions",
+    "look_alike_accuracy",
     "warm_start",
 ]

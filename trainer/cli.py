@@ -45,11 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             command.add_arguments(sub)
     args = parser.parse_args(argv)
     _set_up_logging(args.quiet)
-    from modeling_tgdt.storage_tgdt import GalleryBusyError
+    from modeling_tgdt.gallery.storage import GalleryBusyError
 
     try:
         code = command.run(args) or 0
-        if sharding := sys.modules.get("trainer.sharding"):  # imported by the verbs that share work over processes
+        if sharding := sys.modules.get(
+            "trainer.scoring.sharding"
+        ):  # imported by the verbs that share work over processes
             sharding.leave_process_group()
         sys.stdout.flush()
         return code

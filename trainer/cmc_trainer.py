@@ -17,19 +17,19 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, has_length
 from transformers.utils import logging
 
-from .caption_dataset import CaptionDataset, IterableCaptionDataset
-from .checkpoints import last_complete_checkpoint
+from .data.caption_dataset import CaptionDataset, IterableCaptionDataset
+from .data.skip_report import SkipReport
 from .data_collator import TGDTDataCollator
 from .datasets import load_captions
 from .distributed import PairEmbeddings, gather_pairs
-from .encoding import EncodeOptions
 from .evaluation import evaluate_retrieval
-from .grad_cache import cached_loss, split_inputs
-from .mining import HardNegativeMining
 from .report import write_json
 from .samplers import DistinctPhotoSampler
-from .skip_report import SkipReport
-from .stages import TOWERS, frozen_modules, stage_loss, training_stage
+from .scoring.encoding import EncodeOptions
+from .training.checkpoints import last_complete_checkpoint
+from .training.grad_cache import cached_loss, split_inputs
+from .training.mining import HardNegativeMining
+from .training.stages import TOWERS, frozen_modules, stage_loss, training_stage
 from .training_args import CMCTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -355,7 +355,7 @@ class CMCTrainer(Trainer):
             *args: As for `transformers.Trainer.create_model_card`.
             **kwargs: As for it; `license`, `tags`, `language`, `finetuned_from`, `dataset_tags` replace front matter.
         """
-        from .model_card import front_matter, write_trainer_card
+        from .publishing.model_card import front_matter, write_trainer_card
 
         if self.is_world_process_zero():
             write_trainer_card(self, **front_matter(*args, **kwargs))
@@ -382,7 +382,7 @@ class CMCTrainer(Trainer):
 
     def _cached(self, model: Any, args: CMCTrainingArguments, processor: Any, photos: Any) -> Any:
         """Replace the pictures of a data set by the tokens of the frozen vision backbone."""
-        from .token_cache import cache_tokens
+        from .training.token_cache import cache_tokens
 
         if isinstance(photos, dict):
             return {name: self._cached(model, args, processor, part) for name, part in photos.items()}

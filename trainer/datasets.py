@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from .annotations import (
+from .data.annotations import (
     PhotoRecord,
     caption_file_of,
     delimiter_of,
@@ -18,14 +18,14 @@ from .annotations import (
     read_annotations,
     read_delimited,
 )
-from .canonical import STREAM_FEATURES, attach_regions, canonicalise, canonicalise_stream, dataset_of_records
-from .caption_dataset import CaptionDataset, IterableCaptionDataset
-from .columns import nearest
-from .image_policy import drop_unreadable, drop_unreadable_stream
+from .data.canonical import STREAM_FEATURES, attach_regions, canonicalise, canonicalise_stream, dataset_of_records
+from .data.caption_dataset import CaptionDataset, IterableCaptionDataset
+from .data.columns import nearest
+from .data.image_policy import drop_unreadable, drop_unreadable_stream
+from .data.region_features import ArrayStore, RegionReader, read_arrays
+from .data.skip_report import SkipReport
+from .data.splits import NoSplitError, is_of_split, same_splits
 from .images import OnError, UnreadableImageError, check_policy
-from .region_features import ArrayStore, RegionReader, read_arrays
-from .skip_report import SkipReport
-from .splits import NoSplitError, is_of_split, same_splits
 
 _TABLES = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".arrow": "arrow"}
 _DELIMITED = {".csv", ".tsv", ".txt"}

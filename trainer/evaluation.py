@@ -11,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from .columns import nearest
-from .embeddings import RetrievalEmbeddings
-from .encoding import EncodeOptions, encode_dataset
-from .metrics import retrieval_summary
-from .scoring import Direction, ScoreConfig, exhaustive_positions, query_milliseconds, two_stage_positions
+from .data.columns import nearest
+from .scoring.embeddings import RetrievalEmbeddings
+from .scoring.encoding import EncodeOptions, encode_dataset
+from .scoring.metrics import retrieval_summary
+from .scoring.positions import Direction, ScoreConfig, exhaustive_positions, query_milliseconds, two_stage_positions
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import yaml
 
 from modeling_tgdt import TGDTConfig
 
-from .columns import nearest
+from .data.columns import nearest
 from .training_args import CMCTrainingArguments
 
 RECIPES = Path(__file__).parent / "recipes"

@@ -19,17 +19,17 @@ from hub_cards.cards import read_record, write_model_card
 from hub_cards.facts import base_models
 from modeling_tgdt import TGDTConfig, TGDTImageProcessor, TGDTModel, TGDTProcessor
 
-from .checkpoints import last_complete_checkpoint
 from .cmc_trainer import CMCTrainer
+from .data.splits import NoSplitError
 from .datasets import load_captions
 from .evaluation import evaluate_retrieval
-from .projection_init import warm_start
 from .recipe import Recipe
 from .report import plot_curves, write_json
 from .scenes import make_scenes
-from .splits import NoSplitError
-from .stages import trained_modes
 from .tokenizers import build_word_tokenizer
+from .training.checkpoints import last_complete_checkpoint
+from .training.projection_init import warm_start
+from .training.stages import trained_modes
 from .training_args import CMCTrainingArguments
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .metrics import pad_rows
+from .scoring.metrics import pad_rows
 
 
 class DistinctPhotoSampler(torch.utils.data.Sampler[int]):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
-from .stages import STAGES, TOWERS
+from .training.stages import STAGES, TOWERS
 
 
 @dataclass

@@ -23,15 +23,15 @@ from hub_cards.cards import (
     space_card,
     write_model_card,
 )
-from hub_cards.recipe_cards import FOLDER, RECIPES, recipe_card, write_recipe_cards
-from hub_cards.recipe_cards import main as write_named_cards
 from hub_cards.results import eval_result_entries
 from hub_cards.sources import data_source, mask_tokens, public_command
 from tests.hub_cards.recording_hub import recording_hub
 from tests.tiny_retrieval import picture_folder, random_picture, tiny_model, tiny_processor, tiny_retriever
 from trainer import CMCTrainer, CMCTrainingArguments
-from trainer.model_card import front_matter, trainer_record
-from trainer.publishing import _copy_records
+from trainer.publishing.model_card import front_matter, trainer_record
+from trainer.publishing.publish import _copy_records
+from trainer.publishing.recipe_cards import FOLDER, RECIPES, recipe_card, write_recipe_cards
+from trainer.publishing.recipe_cards import main as write_named_cards
 
 SWEEP = [{"candidates": 10.0, "rsum": 300.5, "query_ms": 1.5}, {"candidates": 50.0, "rsum": 321.25, "query_ms": 2.5}]
 RECORD: dict[str, Any] = {
@@ -225,7 +225,7 @@ def test_cards_validate_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_recipe_cards_are_the_written_ones(tmp_path: Path) -> None:
     for path in write_recipe_cards(tmp_path):
         assert path.read_text() == (FOLDER / path.parent.name / "README.md").read_text(), (
-            "python -m hub_cards.recipe_cards"
+            "python -m trainer.publishing.recipe_cards"
         )
 
 
@@ -252,7 +252,7 @@ def test_the_record_of_a_run_is_kept_without_its_folders(tmp_path: Path) -> None
 
 def test_the_command_writes_the_cards_of_named_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr("hub_cards.recipe_cards.write_recipe_cards", lambda runs: asked.append(runs))
+    monkeypatch.setattr("trainer.publishing.recipe_cards.write_recipe_cards", lambda runs: asked.append(runs))
     write_named_cards(["f30k=runs/7", "coco=runs/a=b"])
     assert asked == [{"f30k": "runs/7", "coco": "runs/a=b"}]
     for bad in ("f30k", "unknown=runs/7"):

@@ -9,7 +9,7 @@ import evaluate
 import numpy as np
 import pytest
 
-from trainer.metrics import metric_folder, metric_module
+from trainer.scoring.metrics import metric_folder, metric_module
 
 SCORES = [[0.9, 0.8, 0.1, 0.2], [0.3, 0.1, 0.7, 0.6]]
 

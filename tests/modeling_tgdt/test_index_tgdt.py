@@ -14,13 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-import modeling_tgdt.maxsim_tgdt as maxsim_tgdt
-import modeling_tgdt.ranking_tgdt as ranking_tgdt
-import modeling_tgdt.scan_tgdt as scan_tgdt
+import modeling_tgdt.gallery.scan as scan_module
+import modeling_tgdt.kernels.maxsim as maxsim_module
+import modeling_tgdt.kernels.ranking as ranking_module
 from modeling_tgdt.index_tgdt import TGDTIndex
-from modeling_tgdt.quantize_tgdt import STORAGE_DTYPES
-
-from .index_twin import TOLERANCE, Twin, ragged, unit
+from modeling_tgdt.kernels.quantize import STORAGE_DTYPES
+from tests.modeling_tgdt.gallery.index_twin import TOLERANCE, Twin, ragged, unit
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "reference" / "retrieval_small.safetensors"
 DIM = 12
@@ -35,7 +34,7 @@ def make(path: Path, items: int = 30, **options) -> tuple[TGDTIndex, np.random.G
 
 
 def without_kernel(monkeypatch) -> None:
-    for module in (maxsim_tgdt, scan_tgdt, ranking_tgdt):
+    for module in (maxsim_module, scan_module, ranking_module):
         monkeypatch.setattr(module, "kernel", None)
 
 
@@ -331,7 +330,7 @@ def test_refusals_name_the_next_step(tmp_path) -> None:
 
 
 def test_another_format_version_is_refused(tmp_path) -> None:
-    from modeling_tgdt.storage_tgdt import read_json, replace_json
+    from modeling_tgdt.gallery.storage import read_json, replace_json
 
     make(tmp_path / "g")
     path = tmp_path / "g" / "manifest.json"
@@ -375,7 +374,7 @@ def test_a_write_that_never_began_leaves_the_lock_free(tmp_path, monkeypatch) ->
     with TGDTIndex.open(tmp_path / "g") as other:
         other.add(["theirs"], *batch)
     with monkeypatch.context() as patch:
-        patch.setattr("modeling_tgdt.gallery_tgdt.Manifest.read", lambda root: 1 / 0)
+        patch.setattr("modeling_tgdt.gallery.files.Manifest.read", lambda root: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             index.add(["ours"], *batch)
     index.add(["ours"], *batch)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_tgdt.quantize_tgdt import STORAGE_DTYPES, encode_tokens
-
-from .index_twin import TOLERANCE, local_similarity, ragged
+from modeling_tgdt.kernels.quantize import STORAGE_DTYPES, encode_tokens
+from tests.modeling_tgdt.gallery.index_twin import TOLERANCE, local_similarity, ragged
 
 pytest.importorskip("triton", reason="needs the package triton")
 from modeling_tgdt.triton_maxsim_tgdt import TokenSpans, tile_size, triton_maxsim  # noqa: E402

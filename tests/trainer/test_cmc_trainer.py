@@ -9,8 +9,8 @@ from transformers import Trainer, TrainingArguments
 
 from tests.trainer.scenes_model import processor, scenes, tiny_model
 from trainer import CaptionDataset, CMCTrainer, CMCTrainingArguments, TGDTDataCollator
-from trainer.encoding import EncodeOptions
-from trainer.stages import stage_loss
+from trainer.scoring.encoding import EncodeOptions
+from trainer.training.stages import stage_loss
 
 
 def make_trainer(tmp_path, model=None, dataset=None, **options):
@@ -281,7 +281,7 @@ def test_bad_pictures_are_skipped_and_listed(tmp_path):
         make_trainer(tmp_path, dataset=broken, max_steps=30, per_device_train_batch_size=24).train()
     trainer = make_trainer(tmp_path, dataset=broken, on_error="skip", max_steps=2)
     trainer.train()
-    assert [name for name, _ in trainer.skip_report] == [str(rows[3]["image_id"])]
+    assert [name for name, _ in trainer.data.skip_report] == [str(rows[3]["image_id"])]
 
 
 def test_plain_trainer_trains_it_too(tmp_path):
@@ -333,7 +333,7 @@ def test_encoding_follows_the_arguments(tmp_path):
         tmp_path, per_device_eval_batch_size=5, dataloader_num_workers=2, on_error="skip", disable_tqdm=True
     )
     options = trainer.encode_options()
-    assert options == EncodeOptions(5, 2, on_error="skip", report=trainer.skip_report, progress=False)
+    assert options == EncodeOptions(5, 2, on_error="skip", report=trainer.data.skip_report, progress=False)
     assert EncodeOptions.of_arguments(trainer.args) == EncodeOptions(5, 2, progress=False)
 
 

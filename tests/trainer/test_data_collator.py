@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.trainer.tiny import caption_of, picture, tiny_model, tiny_processor
 from trainer.data_collator import TGDTDataCollator, normalise_caption, stable_id
-
-from .tiny import caption_of, picture, tiny_model, tiny_processor
 
 # Ids go into saved files: this number must never change.
 STABLE = 4305051443082082365

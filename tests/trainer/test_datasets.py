@@ -9,14 +9,13 @@ import datasets
 import numpy as np
 import pytest
 
-from trainer.caption_dataset import CaptionDataset, IterableCaptionDataset
-from trainer.columns import find_columns
+from tests.trainer.tiny import caption_of, photo_folder, photo_rows
+from trainer.data.caption_dataset import CaptionDataset, IterableCaptionDataset
+from trainer.data.columns import find_columns
+from trainer.data.region_features import open_region_store
+from trainer.data.skip_report import SkipReport
+from trainer.data.splits import NoSplitError
 from trainer.datasets import load_captions
-from trainer.region_features import open_region_store
-from trainer.skip_report import SkipReport
-from trainer.splits import NoSplitError
-
-from .tiny import caption_of, photo_folder, photo_rows
 
 IDS = ["photo0000", "photo0001", "photo0002"]
 CAPTIONS = [[caption_of(number, version) for version in range(2)] for number in range(3)]

@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from trainer import scoring
-from trainer.caption_dataset import CaptionDataset
-from trainer.embeddings import RetrievalEmbeddings
-from trainer.encoding import EncodeOptions, encode_dataset
+from tests.trainer.tiny import photo_rows, tiny_model, tiny_processor
+from trainer.data.caption_dataset import CaptionDataset
+from trainer.data.skip_report import SkipReport
 from trainer.evaluation import evaluate_retrieval, retrieval_metrics
-from trainer.scoring import ScoreConfig
-from trainer.shortlist_sweep import plot_sweep, shortlist_sweep, sweep_table
-from trainer.skip_report import SkipReport
-
-from .tiny import photo_rows, tiny_model, tiny_processor
+from trainer.scoring import positions as scoring
+from trainer.scoring.embeddings import RetrievalEmbeddings
+from trainer.scoring.encoding import EncodeOptions, encode_dataset
+from trainer.scoring.positions import ScoreConfig
+from trainer.scoring.shortlist_sweep import plot_sweep, shortlist_sweep, sweep_table
 
 QUIET = EncodeOptions(progress=False)
 
@@ -152,9 +151,9 @@ SHARDED = """
 import datasets, json, sys, torch
 from accelerate import PartialState
 from tests.trainer.tiny import tiny_model, tiny_processor
-from trainer.encoding import EncodeOptions
+from trainer.scoring.encoding import EncodeOptions
 from trainer.evaluation import evaluate_retrieval
-from trainer.sharding import leave_process_group
+from trainer.scoring.sharding import leave_process_group
 state = PartialState(cpu=True)
 torch.set_num_threads(1)
 photos = datasets.load_from_disk(sys.argv[1])

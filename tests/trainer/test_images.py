@@ -9,12 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.caption_dataset import CaptionDataset
+from tests.trainer.tiny import caption_of, picture
+from trainer.data.caption_dataset import CaptionDataset
+from trainer.data.skip_report import SkipReport
 from trainer.datasets import load_captions
 from trainer.images import UnreadableImageError, read_image, why_unreadable
-from trainer.skip_report import SkipReport
-
-from .tiny import caption_of, picture
 
 
 def jpeg(image: Image.Image, **options: Any) -> bytes:

@@ -12,7 +12,7 @@ import torch
 
 from tests.trainer.scenes_model import processor, scenes, tiny_model
 from trainer import CMCTrainer, CMCTrainingArguments
-from trainer.sharding import leave_process_group
+from trainer.scoring.sharding import leave_process_group
 
 
 def batches_of(out: Path, dataset: Any, **options: Any) -> list[tuple[list[int], list[list[int]]]]:

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from tests.trainer.scenes_model import processor, scenes, tiny_model
 from trainer import CMCTrainer, CMCTrainingArguments
-from trainer.mining import HardNegativeMining
-from trainer.sharding import leave_process_group
+from trainer.scoring.sharding import leave_process_group
+from trainer.training.mining import HardNegativeMining
 
 
 def main(out: Path, per_device: int, mini_batch_size: int | None) -> None:

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from modeling_tgdt.pooling_tgdt import pooling_costs
-from modeling_tgdt.shortlist_tgdt import shortlist_ranks, shortlist_recall, smallest_shortlist
+from modeling_tgdt.retriever.pooling import pooling_costs
+from modeling_tgdt.retriever.shortlist import shortlist_ranks, shortlist_recall, smallest_shortlist
 from trainer.commands.search import MODES, add_gallery_arguments, load_retriever
 
 _SIZES = (10, 20, 50, 100, 200, 500, 1000)

@@ -77,11 +77,11 @@ def run(args: argparse.Namespace) -> int:
     from accelerate import PartialState
 
     from modeling_tgdt import TGDTModel, TGDTProcessor
+    from trainer.data.skip_report import SkipReport
     from trainer.datasets import load_captions
-    from trainer.encoding import EncodeOptions, encode_dataset
     from trainer.report import results_table, write_json
-    from trainer.scoring import ScoreConfig
-    from trainer.skip_report import SkipReport
+    from trainer.scoring.encoding import EncodeOptions, encode_dataset
+    from trainer.scoring.positions import ScoreConfig
 
     state = PartialState()  # under `accelerate launch` the processes share encoding and scoring
     model = TGDTModel.from_pretrained(args.model).eval().to(state.device)
@@ -134,14 +134,14 @@ def _results(embeddings: Any, score: Any, args: argparse.Namespace) -> dict[str,
 
 
 def _sweep(embeddings: Any, score: Any, args: argparse.Namespace) -> list[dict[str, float]]:
-    from trainer.shortlist_sweep import shortlist_sweep
+    from trainer.scoring.shortlist_sweep import shortlist_sweep
 
     return shortlist_sweep(embeddings, args.sweep, score=score, progress=not args.quiet) if args.sweep else []
 
 
 def _report_sweep(rows: list[dict[str, float]], output: str | None) -> None:
     from trainer.report import write_json
-    from trainer.shortlist_sweep import plot_sweep, sweep_table
+    from trainer.scoring.shortlist_sweep import plot_sweep, sweep_table
 
     print(f"\nShortlist size against recall and time:\n{sweep_table(rows)}")
     if output:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.devices import add_device_argument
+from trainer.commands.devices import add_device_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from modeling_tgdt.index_tgdt import TGDTIndex
-from modeling_tgdt.quantize_tgdt import STORAGE_DTYPES
+from modeling_tgdt.kernels.quantize import STORAGE_DTYPES
+from trainer.commands.devices import add_device_argument
 from trainer.commands.search import parse_pairs
-from trainer.devices import add_device_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Embed everything and say what was left out."""
     from modeling_tgdt.retrieval_tgdt import TGDTRetriever
-    from modeling_tgdt.retriever_files_tgdt import open_index, write_reference
+    from modeling_tgdt.retriever.directory import open_index, write_reference
 
     source, out = Path(args.source), Path(args.out)
     _check_source(source, args.texts)
@@ -97,7 +97,7 @@ def _metadata(args: argparse.Namespace, texts: list[tuple[str, str]]) -> list[di
     if args.metadata is None:
         return None
     from modeling_tgdt.picture_sources_tgdt import list_pictures
-    from trainer.index_metadata import read_metadata
+    from trainer.data.index_metadata import read_metadata
 
     items = texts if args.texts else list_pictures(args.source)
     return read_metadata(Path(args.metadata), [name for name, _ in items])
@@ -109,7 +109,7 @@ def _gallery(retriever: Any, args: argparse.Namespace, out: Path) -> TGDTIndex:
     Raises:
         ValueError: When it has others: they are fixed when a gallery is made.
     """
-    from modeling_tgdt.retriever_files_tgdt import INDEX_FOLDER
+    from modeling_tgdt.retriever.directory import INDEX_FOLDER
 
     given = {key: getattr(args, key) for key in ("token_dtype", "pool_factor", "engine")}
     asked = {"kind": "text" if args.texts else "image"} | {k: v for k, v in given.items() if v is not None}
@@ -132,7 +132,7 @@ def _build_engine(index: TGDTIndex, added: int) -> None:
 
     Until then stage one scans the new items exactly.
     """
-    from modeling_tgdt.faiss_engine_tgdt import FaissEngine
+    from modeling_tgdt.gallery.faiss_engine import FaissEngine
 
     if index.settings["engine"] != "faiss":
         return

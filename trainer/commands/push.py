@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Push, and say where everything is."""
-    from trainer.publishing import network_errors, publish
+    from trainer.publishing.publish import network_errors, publish
 
     if not Path(args.directory).is_dir():
         raise ValueError(f"expected a directory with a model, found none at {args.directory!r}.")

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trainer.devices import add_device_argument
+from trainer.commands.devices import add_device_argument
 
 MODES = ("two_stage", "global", "local")
 
@@ -122,7 +122,7 @@ def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pictures_folder(args: argparse.Namespace) -> Path:
-    from modeling_tgdt.retriever_files_tgdt import read_reference
+    from modeling_tgdt.retriever.directory import read_reference
 
     if args.pictures is not None:
         return Path(args.pictures)
@@ -135,8 +135,8 @@ def _pictures_folder(args: argparse.Namespace) -> Path:
 def _draw_sheet(hits: list[Any], folder: Path, path: str) -> None:
     from PIL import Image, ImageOps
 
-    from modeling_tgdt.overlay_tgdt import contact_sheet
     from modeling_tgdt.picture_sources_tgdt import read_picture
+    from modeling_tgdt.retriever.overlay import contact_sheet
 
     if not hits:
         raise ValueError("there are no results to draw.")

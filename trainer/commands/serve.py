@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         import uvicorn
 
-        from trainer.serve import ServeLimits, create_app
+        from trainer.serving.service import ServeLimits, create_app
     except ImportError as error:
         raise ImportError(f"tgdt serve needs {error.name}; install it with `pip install 'tgdt[serve]'`.") from error
     if not 0 <= args.port < 65536:

@@ -1,0 +1,162 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Approximate stage one with FAISS, for galleries whose exact scan has become too slow."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import Any
+
+import numpy as np
+
+from ..kernels.ranking import Ranked
+from .files import Gallery, Snapshot
+from .scan import exact_best, recheck
+from .storage import clear_os_errors, file_crc
+
+try:
+    import faiss as _faiss
+except ImportError:
+    _faiss = None  # type: ignore[assignment]
+
+faiss: Any = _faiss  # its stubs lack the Python wrappers
+_BLOCK = 1 << 16
+_SELECTIVE = 20  # a filter that leaves less than 1 / 20 of the rows is scanned exactly
+
+
+class FaissEngine:
+    """HNSW or IVF-PQ over the rows of the last `compact()`; newer rows are scanned exactly until the next one.
+
+    Whatever it finds is scored again in float32, so only the recall of the shortlist is approximate. Below `min_rows`
+    the exact scan is used, whose recall is 1. Up to about 150,000 rows it is faster as well: see
+    benchmarks/RESULTS.md.
+
+    Args:
+        min_rows: Size from which an approximate index is built.
+        factory: FAISS factory string; by default HNSW32, and IVF-PQ above a million rows.
+        oversample: How many times the shortlist is fetched before it is scored again.
+        ef_search: Breadth of the HNSW search.
+        nprobe: Cells visited by IVF.
+        train_rows: Sample that IVF and PQ are trained on.
+    """
+
+    def __init__(
+        self,
+        min_rows: int = 500_000,
+        factory: str | None = None,
+        oversample: int = 4,
+        ef_search: int = 512,
+        nprobe: int = 64,
+        train_rows: int = 100_000,
+    ) -> None:
+        if faiss is None:
+            raise ImportError("engine='faiss' needs FAISS; install it with `pip install 'tgdt[faiss]'`.")
+        self.min_rows, self.factory, self.oversample = min_rows, factory, oversample
+        self.ef_search, self.nprobe, self.train_rows = ef_search, nprobe, train_rows
+        self._loaded: tuple[str, Any] | None = None
+
+    def shortlist(self, snapshot: Snapshot, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> Ranked:
+        """See `Engine.shortlist`; recall is approximate for rows older than the last compaction."""
+        index = self._index(snapshot)
+        if index is None or (allowed is not None and allowed.sum() * _SELECTIVE < len(allowed)):
+            return exact_best(snapshot.segments, queries, k, allowed)
+        found = self._approximate(index, queries, min(self.oversample * k, index.ntotal), allowed)
+        newer = self._newer(snapshot, index.ntotal, queries, k, allowed)
+        rows = [np.concatenate([a[a >= 0], b]) for a, b in zip(found, newer, strict=True)]
+        return recheck(snapshot.segments, queries, rows, k)
+
+    def rebuild(self, gallery: Gallery) -> None:
+        """Build the index over a compacted gallery and commit its file."""
+        snapshot = gallery.snapshot
+        if len(snapshot.alive) < self.min_rows:
+            return
+        index = self._checked(snapshot)
+        path = gallery.root / f"engine-{uuid.uuid4().hex[:12]}.bin"
+        with clear_os_errors(gallery.root, "store the engine of"):
+            path.write_bytes(faiss.serialize_index(index).data)
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        length = path.stat().st_size
+        gallery.set_engine_files({path.name: [length, file_crc(path, length) or 0]})
+        self._loaded = (path.name, index)
+
+    def _build(self, snapshot: Snapshot) -> Any:
+        total, dim = len(snapshot.alive), snapshot.manifest.settings["dim"]
+        cells = int(4 * total**0.5)
+        large = f"IVF{cells},PQ{dim // 4}x8" if dim % 4 == 0 else f"IVF{cells},SQ8"
+        index = faiss.index_factory(
+            dim, self.factory or ("HNSW32" if total < 1_000_000 else large), faiss.METRIC_INNER_PRODUCT
+        )
+        if not index.is_trained:
+            sample = np.random.default_rng(0).permutation(total)[: self.train_rows]
+            numbers = np.searchsorted(snapshot.bases, np.sort(sample), side="right") - 1
+            rows = np.sort(sample) - snapshot.bases[numbers]
+            parts = [s.globals[rows[numbers == number]] for number, s in enumerate(snapshot.segments)]
+            index.train(np.concatenate(parts))
+        for segment in snapshot.segments:
+            for start in range(0, len(segment), _BLOCK):
+                index.add(np.ascontiguousarray(segment.globals[start : start + _BLOCK]))
+        return index
+
+    def _checked(self, snapshot: Snapshot) -> Any:
+        """Build an index that can be searched; FAISS takes no filter for some kinds of it."""
+        try:
+            index = self._build(snapshot)
+            self._approximate(index, np.zeros((1, index.d), np.float32), 1, np.ones(index.ntotal, bool))
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ValueError(
+                f"engine option factory={self.factory!r} makes no FAISS index that can be searched under a filter, of "
+                f"{len(snapshot.alive)} items: {reason}. Take another one, such as 'HNSW32'."
+            ) from error
+        return index
+
+    def _index(self, snapshot: Snapshot) -> Any:
+        for name, (length, crc) in snapshot.manifest.engine_files.items():
+            if self._loaded is None or self._loaded[0] != name:
+                if not (snapshot.root / name).exists():
+                    raise ValueError(
+                        f"{name} in {str(snapshot.root)!r} is gone, as after another writer's compact(); refresh() "
+                        "the index, or compact() it when the file stays away."
+                    )
+                if file_crc(snapshot.root / name, length) != crc:  # FAISS would trust it
+                    raise ValueError(f"{name} in {str(snapshot.root)!r} is damaged; compact() builds it again.")
+                self._loaded = (name, faiss.read_index(str(snapshot.root / name)))
+            return self._loaded[1]
+        return None
+
+    def _approximate(self, index: Any, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> np.ndarray:
+        options: dict[str, Any] = {}
+        if allowed is not None:
+            bits = np.packbits(allowed[: index.ntotal], bitorder="little")
+            options["sel"] = faiss.IDSelectorBitmap(bits)
+        return index.search(queries, k, params=self._parameters(index, k, options))[1]
+
+    def _parameters(self, index: Any, k: int, options: dict[str, Any]) -> Any:
+        """Return the search parameters of an index; those of the index inside go in by a wrapper."""
+        index = faiss.downcast_index(index)
+        if isinstance(index, faiss.IndexPreTransform):
+            return faiss.SearchParametersPreTransform(index_params=self._parameters(index.index, k, options))
+        if isinstance(index, faiss.IndexRefine):
+            inner = self._parameters(index.base_index, k, options)
+            return faiss.IndexRefineSearchParameters(k_factor=index.k_factor, base_index_params=inner)
+        if hasattr(index, "hnsw"):
+            return faiss.SearchParametersHNSW(efSearch=max(self.ef_search, k), **options)
+        if hasattr(index, "nprobe"):
+            return faiss.SearchParametersIVF(nprobe=self.nprobe, **options)
+        return faiss.SearchParameters(**options)
+
+    def _newer(
+        self, snapshot: Snapshot, built: int, queries: np.ndarray, k: int, allowed: np.ndarray | None
+    ) -> list[np.ndarray]:
+        total = len(snapshot.alive)
+        if built == total:
+            return [np.zeros(0, np.int64)] * len(queries)
+        number = int(np.searchsorted(snapshot.bases, built, side="right")) - 1
+        base = int(snapshot.bases[number])
+        mask = np.ones(total - base, bool) if allowed is None else allowed[base:].copy()
+        mask[: built - base] = False
+        if not mask.any():
+            return [np.zeros(0, np.int64)] * len(queries)
+        best = exact_best(snapshot.segments[number:], queries, min(k, int(mask.sum())), mask)
+        return np.split(base + best.rows, best.offsets[1:-1])

@@ -1,0 +1,355 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""The files of a gallery as a whole: snapshots for readers, commits of the one writer.
+
+    manifest.json     format version, settings, and the committed length and CRC-32 of every file
+    segment-*/        see `segment.py`
+    deleted-*.i64     row numbers deleted since the last compaction, appended
+    engine-*.bin      a stage-one engine's file, when it has one
+    writer.lock       held by the writer's process
+
+A commit appends to files behind their committed length, syncs them, and replaces the manifest. Until the replacement
+the old state holds, so a crash at any byte loses nothing; the next writer overwrites what was left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..kernels.quantize import STORAGE_DTYPES
+from .metadata import merged_schema
+from .segment import RESTORE, Batch, Segment, SegmentRecord, append_to_segment, select_rows
+from .storage import WriterLock, append_bytes, clear_os_errors, file_crc, read_json, replace_json, sync_directory
+
+try:
+    import pyarrow as pa
+except ImportError:
+    pa = None
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+_COMPACT_BYTES = 1 << 26
+_LARGEST = 1 << 48  # bytes or rows; beyond it sizes would overflow
+_FILE_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+_OWN_NAME = re.compile(r"segment-[0-9a-f]{12}|deleted-[0-9a-f]{12}\.i64|engine-[0-9a-f]{12}\.bin")
+_SETTINGS = {
+    "token_dtype": STORAGE_DTYPES,
+    "engine": ("exact", "faiss", "qdrant"),
+    "kind": ("image", "text"),
+    "reduction": ("mean", "sum"),
+}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Committed state of a gallery."""
+
+    settings: dict[str, Any]
+    commit: int = 0
+    segments: tuple[SegmentRecord, ...] = ()
+    deleted: dict[str, list[int]] = field(default_factory=dict)  # at most one file: name -> [bytes, crc]
+    engine_files: dict[str, list[int]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, root: Path) -> Manifest:
+        """Read and check `manifest.json`."""
+        path = root / MANIFEST
+        if not path.exists():
+            raise FileNotFoundError(f"no gallery at {str(root)!r} ({MANIFEST} is missing); make one with create().")
+        content = read_json(path)
+        version = content.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"{str(root)!r} has format version {version!r}, this tgdt reads version {FORMAT_VERSION}; "
+                "install the tgdt release that wrote it, or build the gallery again."
+            )
+        try:
+            content["segments"] = tuple(SegmentRecord(**record) for record in content["segments"])
+            manifest = cls(**content)
+            manifest.check()
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{str(path)!r} is no manifest that tgdt wrote: {error}. {RESTORE}") from error
+        return manifest
+
+    def check(self) -> None:
+        """Raise for a name that leads out of the directory, a length that is none, or settings that are no gallery's.
+
+        A gallery may come from anybody, and a checksum does not tell who wrote it.
+        """
+        files = [entry for record in self.segments for entry in record.files.items()]
+        for name in [*self.file_names(), *(name for name, _ in files)]:
+            if not _FILE_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no file of a gallery")
+        sizes = [size for _, size in [*files, *self.deleted.items(), *self.engine_files.items()]]
+        counts = [self.commit, *(number for record in self.segments for number in (record.rows, record.tokens))]
+        for number in [*counts, *(value for length, crc in sizes for value in (length, crc))]:
+            if type(number) is not int or not 0 <= number < _LARGEST:
+                raise ValueError(f"{number!r} is no count")
+        for record in self.segments:
+            _check_numbers({"max_norm": record.max_norm, "max_residual": record.max_residual})
+        _check_settings(self.settings)
+
+    def write(self, root: Path) -> None:
+        """Commit: replace `manifest.json`; ValueError for what `read` would refuse."""
+        self.check()
+        replace_json(root / MANIFEST, {"format_version": FORMAT_VERSION, **asdict(self)})
+
+    def file_names(self) -> set[str]:
+        """Names in the gallery's directory that belong to this state."""
+        return {record.name for record in self.segments} | set(self.deleted) | set(self.engine_files)
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
+    for key in ("dim", "pool_factor", "segment_rows"):
+        if type(settings[key]) is not int or not 1 <= settings[key] < _LARGEST:
+            raise ValueError(f"{key} is {settings[key]!r}, expected an integer from 1")
+    for key, known in _SETTINGS.items():
+        if settings[key] not in known:
+            raise ValueError(f"{key} is {settings[key]!r}, expected one of {list(known)}")
+    _check_numbers({key: settings[key] for key in ("global_weight", "local_weight", "scale")})
+    dict(settings["engine_options"])
+
+
+def _check_numbers(numbers: dict[str, Any]) -> None:
+    for key, value in numbers.items():
+        if type(value) not in (int, float) or not abs(value) < _LARGEST:
+            raise ValueError(f"{key} is {value!r}, expected a number")
+
+
+def is_own_name(name: str) -> bool:
+    """Tell whether a name in a gallery's directory is of its own making, besides manifest and lock."""
+    return _OWN_NAME.fullmatch(name) is not None
+
+
+class Snapshot:
+    """Everything a reader needs, fixed at one commit; later commits never change it."""
+
+    def __init__(self, root: Path, manifest: Manifest, previous: Snapshot | None = None) -> None:
+        self.root = root
+        self.manifest = manifest
+        dim, token_dtype = manifest.settings["dim"], manifest.settings["token_dtype"]
+        known = {segment.record.name: segment for segment in previous.segments} if previous else {}
+        self.segments: list[Segment] = [
+            known[record.name]
+            if record.name in known and known[record.name].record == record
+            else Segment(root, record, dim, token_dtype)
+            for record in manifest.segments
+        ]
+        self.bases = np.concatenate([[0], np.cumsum([len(s) for s in self.segments])]).astype(np.int64)
+        self.alive = np.ones(self.bases[-1], dtype=bool)
+        for name, (length, _) in manifest.deleted.items():
+            rows = np.fromfile(root / name, dtype=np.int64, count=min(length, (root / name).stat().st_size) // 8)
+            if len(rows) < length // 8 or not ((rows >= 0) & (rows < len(self.alive))).all():
+                raise ValueError(f"{name} in {str(root)!r} is damaged. {RESTORE}")
+            self.alive[rows] = False
+        self.size = int(self.alive.sum())
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """Row number of each id."""
+        found: dict[str, int] = {}
+        for base, segment in zip(self.bases, self.segments, strict=False):
+            found.update(zip(segment.ids.to_pylist(), range(base, base + len(segment)), strict=True))
+        return found if self.size == len(self.alive) else {k: row for k, row in found.items() if self.alive[row]}
+
+    @cached_property
+    def schema(self) -> Any:
+        """Arrow schema of ids and metadata over all segments."""
+        schemas = [segment.table.schema for segment in self.segments]
+        return pa.unify_schemas([pa.schema([("id", pa.string())]), *schemas], promote_options="permissive")
+
+    def take(self, rows: np.ndarray) -> Any:
+        """Arrow table of ids and metadata of rows, in their order."""
+        numbers = np.searchsorted(self.bases, rows, side="right") - 1
+        parts, places = [self.schema.empty_table()], []
+        for number in np.unique(numbers):
+            place = np.flatnonzero(numbers == number)
+            parts.append(self.segments[number].table.take(pa.array(rows[place] - self.bases[number])))
+            places.append(place)
+        order = np.argsort(np.concatenate(places)) if places else np.zeros(0, np.int64)
+        return pa.concat_tables(parts, promote_options="permissive").take(pa.array(order))
+
+    def ids(self, rows: np.ndarray) -> list[str]:
+        """Ids of rows, in their order."""
+        numbers = np.searchsorted(self.bases, rows, side="right") - 1
+        items = rows - self.bases[numbers]
+        return [self.segments[n].id_of(i) for n, i in zip(numbers.tolist(), items.tolist(), strict=True)]
+
+
+def _refuse_second(root: Path) -> None:
+    if (root / MANIFEST).exists():
+        raise FileExistsError(f"{str(root)!r} already holds a gallery; use open(), or remove it first.")
+
+
+class Gallery:
+    """Reads snapshots and commits changes; knows rows and files, not similarity.
+
+    Args:
+        root: Directory with a manifest.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.lock = WriterLock(root)
+        self.snapshot = self._load()
+
+    @classmethod
+    def create(cls, root: Path, settings: dict[str, Any]) -> Gallery:
+        """Make an empty gallery in a directory that has none."""
+        with clear_os_errors(root, "create a gallery in"):
+            root.mkdir(parents=True, exist_ok=True)
+            _refuse_second(root)
+            lock = WriterLock(root)
+            lock.acquire()
+            try:
+                _refuse_second(root)  # another process may have been faster
+                Manifest(settings).write(root)
+            finally:
+                lock.release()
+        return cls(root)
+
+    def refresh(self) -> bool:
+        """Move to the newest commit; return whether there was one."""
+        before, self.snapshot = self.snapshot, self._load(self.snapshot)
+        return self.snapshot.manifest.commit != before.manifest.commit
+
+    def append(self, ids: list[str], batch: Batch) -> None:
+        """Commit new items; earlier items of the same ids are deleted in the same commit."""
+        with self._write("add to"):
+            snapshot, manifest = self.snapshot, self.snapshot.manifest
+            schema = merged_schema(snapshot.schema, batch.table)
+            old = [snapshot.row_of[name] for name in ids if name in snapshot.row_of]
+            *closed, record = manifest.segments or (self._new_record(),)
+            if record.rows >= manifest.settings["segment_rows"]:
+                closed, record = [*closed, record], self._new_record()
+            record = append_to_segment(self.root, record, batch)
+            self._commit(replace(manifest, segments=(*closed, record), deleted=self._log_deleted(old)))
+            first = int(self.snapshot.bases[-1]) - len(batch)
+            snapshot.row_of.update(zip(ids, range(first, first + len(batch)), strict=True))
+            self._hand_over(snapshot, schema)
+
+    def delete(self, rows: dict[str, int]) -> None:
+        """Commit the deletion of rows, given by id."""
+        with self._write("delete from"):
+            snapshot = self.snapshot
+            self._commit(replace(snapshot.manifest, deleted=self._log_deleted(list(rows.values()))))
+            for name in rows:
+                del snapshot.row_of[name]
+            self._hand_over(snapshot, snapshot.schema)
+
+    def compact(self) -> None:
+        """Rewrite the living rows into fresh segments. The old files stay for open readers until the next writer."""
+        with self._write("compact"):
+            self._remove_orphans()
+            limit = self.snapshot.manifest.settings["segment_rows"]
+            records: list[SegmentRecord] = []
+            for batch in self._living_batches():
+                if not records or records[-1].rows >= limit:
+                    records.append(self._new_record())
+                records[-1] = append_to_segment(self.root, records[-1], batch)
+            self._commit(Manifest(self.snapshot.manifest.settings, self.snapshot.manifest.commit, tuple(records)))
+
+    def set_engine_files(self, files: dict[str, list[int]]) -> None:
+        """Commit the files of the stage-one engine, already written and synced."""
+        with self._write("store the engine of"):
+            self._commit(replace(self.snapshot.manifest, engine_files=files))
+
+    def verify(self) -> list[str]:
+        """Compare every committed byte with its checksum; return one line per damage."""
+        manifest = Manifest.read(self.root)
+        problems = [line for record in manifest.segments for line in Segment.damage(self.root, record)]
+        for name, (length, crc) in {**manifest.deleted, **manifest.engine_files}.items():
+            if file_crc(self.root / name, length) != crc:
+                problems.append(f"{name} is damaged, shorter or missing")
+        return problems
+
+    def begin(self) -> None:
+        """Become the writer, or raise RuntimeError: another one is at work."""
+        if (self.root / MANIFEST).is_symlink():
+            raise OSError(
+                f"{str(self.root)!r} is a download cache made of links; copy the gallery before writing to it."
+            )
+        if self.lock.acquire():
+            try:
+                self.refresh()
+                self._remove_orphans()
+            except BaseException:  # the next attempt must see the newest commit too
+                self.lock.release()
+                raise
+
+    @contextlib.contextmanager
+    def _write(self, action: str) -> Iterator[None]:
+        with clear_os_errors(self.root, action):
+            self.begin()
+            try:
+                yield
+            except BaseException:
+                self._roll_back()
+                raise
+
+    def _roll_back(self) -> None:
+        with contextlib.suppress(OSError, ValueError):  # best effort: give the space back after a full disk
+            self.refresh()
+            self._remove_orphans()
+            for record in self.snapshot.manifest.segments:
+                for name, (length, _) in record.files.items():
+                    if (self.root / record.name / name).stat().st_size > length:
+                        append_bytes(self.root / record.name / name, [length, 0], [])
+
+    def _commit(self, manifest: Manifest) -> None:
+        manifest = replace(manifest, commit=manifest.commit + 1)
+        if manifest.file_names() != self.snapshot.manifest.file_names():
+            sync_directory(self.root)  # the new names must be durable before the manifest that refers to them
+        manifest.write(self.root)
+        self.snapshot = Snapshot(self.root, manifest, self.snapshot)
+
+    def _hand_over(self, old: Snapshot, schema: Any) -> None:
+        # cached_property values live in __dict__: the new snapshot starts with what the commit already knows
+        self.snapshot.__dict__.update(row_of=old.__dict__.pop("row_of"), schema=schema)
+
+    def _log_deleted(self, rows: list[int]) -> dict[str, list[int]]:
+        known = self.snapshot.manifest.deleted
+        if not rows:
+            return known
+        name = next(iter(known), f"deleted-{uuid.uuid4().hex[:12]}.i64")
+        data = np.array(rows, dtype=np.int64)
+        return {name: append_bytes(self.root / name, known.get(name, [0, 0]), [data])}
+
+    def _living_batches(self) -> Iterator[Batch]:
+        settings = self.snapshot.manifest.settings
+        for base, segment in zip(self.snapshot.bases, self.snapshot.segments, strict=False):
+            rows = np.flatnonzero(self.snapshot.alive[base : base + len(segment)])
+            row_bytes = 4 * settings["dim"] * (2 + segment.record.tokens // max(len(segment), 1))
+            step = max(1, min(_COMPACT_BYTES // row_bytes, settings["segment_rows"]))
+            for start in range(0, len(rows), step):
+                yield select_rows(segment, rows[start : start + step])
+
+    def _new_record(self) -> SegmentRecord:
+        return SegmentRecord(f"segment-{uuid.uuid4().hex[:12]}")
+
+    def _remove_orphans(self) -> None:
+        keep = self.snapshot.manifest.file_names()
+        for path in list(self.root.iterdir()):
+            if is_own_name(path.name) and path.name not in keep:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def _load(self, known: Snapshot | None = None) -> Snapshot:
+        for attempt in range(5):  # a compaction may remove files between the manifest and the mapping
+            try:
+                manifest = Manifest.read(self.root)
+                return known if known and known.manifest == manifest else Snapshot(self.root, manifest, known)
+            except FileNotFoundError:
+                if attempt == 4 or not (self.root / MANIFEST).exists():
+                    raise
+                time.sleep(0.01)
+        raise AssertionError("unreachable")

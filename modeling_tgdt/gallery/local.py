@@ -1,0 +1,255 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Two-stage search over the files of a gallery."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from ..kernels.maxsim import RaggedQueries, SumOver, maxsim, token_spans
+from ..kernels.ranking import Ranked, best_by_id, offsets_of
+from .device import DeviceGallery
+from .exact import Engine, ExactEngine
+from .files import Gallery, Snapshot
+from .metadata import Condition, matching_rows, metadata_rows, metadata_types
+from .scan import dot_rows, locate
+from .segment import encode_batch
+from .storage import clear_os_errors
+
+SearchMode = Literal["two_stage", "global", "local"]
+_PAIRS = 1 << 21  # pairs scored at a time
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Ranked items of Q queries, best first; ties are in the order of the ids.
+
+    Attributes:
+        ids: For each query its ids.
+        scores: For each query (k,) float32, what the ranking is by.
+        global_scores: The dot products of the global embeddings.
+        local_scores: The token similarities (scaled); NaN in mode "global", which does not compute them.
+        metadata: For each query one dict per item.
+    """
+
+    ids: list[list[str]]
+    scores: list[np.ndarray]
+    global_scores: list[np.ndarray]
+    local_scores: list[np.ndarray]
+    metadata: list[list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Query:
+    """Q checked queries: (Q, D) globals, their tokens, whose tokens are the words, and the filter."""
+
+    globals: np.ndarray
+    tokens: RaggedQueries
+    sum_over: SumOver
+    where: Mapping[str, Condition] | None = None
+
+    def __len__(self) -> int:
+        return len(self.globals)
+
+
+class LocalBackend:
+    """A gallery on this machine with a stage-one engine.
+
+    Args:
+        gallery: The files.
+        engine: Stage one.
+    """
+
+    def __init__(self, gallery: Gallery, engine: Engine) -> None:
+        self.gallery = gallery
+        self.engine = engine
+        self.settings = gallery.snapshot.manifest.settings
+        self.device: torch.device | None = None  # where scores are computed; None: from the files, by the kernel
+        self._resident: DeviceGallery | None = None
+        self._copying = threading.Lock()
+
+    def __len__(self) -> int:
+        return self.gallery.snapshot.size
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.gallery.snapshot.row_of
+
+    def ids(self) -> list[str]:
+        """Ids of all items, in the order of their addition."""
+        snapshot = self.gallery.snapshot
+        return snapshot.ids(np.flatnonzero(snapshot.alive))
+
+    def metadata_types(self) -> dict[str, str]:
+        """Arrow type of every metadata key."""
+        return metadata_types(self.gallery.snapshot.schema)
+
+    def add(self, ids: list[str], table: Any, globals_: np.ndarray, tokens: np.ndarray, counts: np.ndarray) -> None:
+        """Commit checked items."""
+        self.gallery.append(ids, encode_batch(table, globals_, tokens, counts, self.settings["token_dtype"]))
+
+    def begin(self) -> None:
+        """Become the writer and see the newest commit."""
+        with clear_os_errors(self.gallery.root, "write to"):
+            self.gallery.begin()
+
+    def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Decode the embeddings of ids that are all there."""
+        snapshot = self.gallery.snapshot
+        rows = np.array([snapshot.row_of[name] for name in ids], dtype=np.int64)
+        found = locate(snapshot.segments, rows, np.array([0, len(rows)]))
+        places = [(snapshot.segments[n], item) for n, item in zip(found.stores, found.items, strict=True)]
+        vectors = np.array([segment.globals[item] for segment, item in places], np.float32)
+        return vectors.reshape(len(rows), self.settings["dim"]), [s.store.decode(item) for s, item in places]
+
+    def delete(self, ids: list[str]) -> None:
+        """Commit the deletion of ids that are all there."""
+        self.gallery.delete({name: self.gallery.snapshot.row_of[name] for name in ids})
+
+    def compact(self) -> None:
+        """Rewrite the living rows and rebuild the engine."""
+        self.gallery.compact()
+        self.engine.rebuild(self.gallery)
+
+    def verify(self) -> list[str]:
+        """Return one line per damage."""
+        return self.gallery.verify()
+
+    def refresh(self) -> bool:
+        """Move to the newest commit."""
+        return self.gallery.refresh()
+
+    def to(self, device: torch.device) -> None:
+        """See `TGDTIndex.to`."""
+        self.device, self._resident = None, None
+        if device.type != "cpu":
+            segments = self.gallery.snapshot.segments
+            resident = DeviceGallery(segments, device) if segments else None  # before anything counts on the device
+            self.device, self._resident = device, resident
+
+    def close(self) -> None:
+        """Give the writer's lock back."""
+        self.gallery.lock.release()
+
+    def search(self, query: Query, top_k: int, candidates: int, mode: SearchMode) -> SearchResult:
+        """Rank the gallery for checked queries; see `TGDTIndex.search`."""
+        snapshot = self.gallery.snapshot
+        if not len(query):
+            return _no_hits(0)
+        allowed = _allowed_rows(snapshot, query.where)
+        size = snapshot.size if allowed is None else int(allowed.sum())
+        if size == 0:
+            return _no_hits(len(query))
+        if mode == "local":
+            rows = np.flatnonzero(allowed) if allowed is not None else np.arange(len(snapshot.alive))
+            return self._exhaustive(snapshot, query, rows, top_k)
+        k = min(candidates if mode == "two_stage" else top_k, size)
+        resident = self._on_device(snapshot)
+        if resident is not None and isinstance(self.engine, ExactEngine):
+            found = resident.shortlist(query.globals, k, allowed)
+        else:
+            found = self.engine.shortlist(snapshot, query.globals, k, allowed)
+        if mode == "global" or len(found.rows) > k * len(query):
+            found = _best(snapshot, found, k)
+        if mode == "global":
+            return _result(snapshot, found, found.scores, np.full(len(found.rows), np.nan, np.float32))
+        return self._rank(snapshot, query, found, min(top_k, k))
+
+    def rerank(self, query: Query, candidate_ids: Sequence[Sequence[str]]) -> SearchResult:
+        """Rank given candidates of each query by the mixed score."""
+        snapshot = self.gallery.snapshot
+        rows = np.array([snapshot.row_of[name] for names in candidate_ids for name in names], dtype=np.int64)
+        offsets = offsets_of(np.array([len(names) for names in candidate_ids]))
+        shortlists = Ranked(rows, dot_rows(snapshot.segments, query.globals, rows, offsets), offsets)
+        return self._rank(snapshot, query, shortlists, max(len(rows), 1))
+
+    def _rank(self, snapshot: Snapshot, query: Query, found: Ranked, top_k: int) -> SearchResult:
+        local = self._local_scores(snapshot, query, found.rows, found.offsets)
+        mixed = self.settings["global_weight"] * found.scores + self.settings["local_weight"] * local
+        scores = mixed.astype(np.float32, copy=False)
+        places, ends = best_by_id(scores, found.offsets, top_k, lambda own: snapshot.ids(found.rows[own]))
+        best = Ranked(found.rows[places], scores[places], ends)
+        return _result(snapshot, best, found.scores[places], local[places])
+
+    def _exhaustive(self, snapshot: Snapshot, query: Query, rows: np.ndarray, top_k: int) -> SearchResult:
+        parts = []
+        step = max(1, _PAIRS // len(rows))
+        for start in range(0, len(query), step):
+            block = _slice(query, start, start + step)
+            every, offsets = np.tile(rows, len(block)), np.arange(len(block) + 1, dtype=np.int64) * len(rows)
+            scores = self._local_scores(snapshot, block, every, offsets)
+            parts.append(_best(snapshot, Ranked(every, scores, offsets), top_k))
+        rows, local = (np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "scores"))
+        best = Ranked(rows, local, offsets_of(np.concatenate([np.diff(part.offsets) for part in parts])))
+        return _result(snapshot, best, dot_rows(snapshot.segments, query.globals, rows, best.offsets), local)
+
+    def _local_scores(self, snapshot: Snapshot, query: Query, rows: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        stores, resident = [segment.store for segment in snapshot.segments], self._on_device(snapshot)
+        pairs = locate(snapshot.segments, rows, offsets)
+        if resident is not None:
+            scores = resident.maxsim(query.tokens, rows, offsets, query.sum_over)
+        else:
+            scores = maxsim(stores, query.tokens, pairs, sum_over=query.sum_over)
+        if self.settings["reduction"] == "mean":
+            if query.sum_over == "query":
+                words = np.repeat(np.diff(query.tokens.offsets), np.diff(pairs.offsets))
+            else:
+                _, words = token_spans(stores, pairs)
+            scores /= np.maximum(words, 1)
+        return scores * np.float32(self.settings["scale"])
+
+    def _on_device(self, snapshot: Snapshot) -> DeviceGallery | None:
+        """Return the gallery on the device, copied anew when a commit changed its segments."""
+        if self.device is None or not snapshot.segments:
+            return None
+        with self._copying:  # searches of several threads share one copy
+            if self._resident is None or self._resident.segments != snapshot.segments:
+                self._resident = None  # frees the old copy first
+                self._resident = DeviceGallery(snapshot.segments, self.device)
+            return self._resident
+
+
+def _no_hits(size: int) -> SearchResult:
+    ids: list[list[str]] = [[] for _ in range(size)]
+    metadata: list[list[dict[str, Any]]] = [[] for _ in range(size)]
+    scores = [np.zeros(0, np.float32)] * size
+    return SearchResult(ids, scores, scores, scores, metadata)
+
+
+def _allowed_rows(snapshot: Snapshot, where: Mapping[str, Condition] | None) -> np.ndarray | None:
+    if not where:
+        return None if snapshot.size == len(snapshot.alive) else snapshot.alive
+    known = list(metadata_types(snapshot.schema))
+    for key in where:
+        if key not in known and snapshot.size:
+            raise ValueError(f"where uses the unknown metadata key {key!r}; this gallery has {known!r}.")
+    parts = [matching_rows(segment.table, where) for segment in snapshot.segments]
+    return np.concatenate([np.zeros(0, bool), *parts]) & snapshot.alive
+
+
+def _best(snapshot: Snapshot, found: Ranked, k: int) -> Ranked:
+    places, ends = best_by_id(found.scores, found.offsets, k, lambda own: snapshot.ids(found.rows[own]))
+    return Ranked(found.rows[places], found.scores[places], ends)
+
+
+def _result(snapshot: Snapshot, best: Ranked, global_scores: np.ndarray, local: np.ndarray) -> SearchResult:
+    ids, metadata, edges = snapshot.ids(best.rows), _metadata(snapshot, best.rows), best.offsets.tolist()
+    columns: list[Any] = [
+        [column[first:last] for first, last in zip(edges[:-1], edges[1:], strict=True)]
+        for column in (ids, best.scores, global_scores, local, metadata)
+    ]
+    return SearchResult(*columns)
+
+
+def _metadata(snapshot: Snapshot, rows: np.ndarray) -> list[dict[str, Any]]:
+    return [{} for _ in rows] if len(snapshot.schema.names) == 1 else metadata_rows(snapshot.take(rows))
+
+
+def _slice(query: Query, start: int, stop: int) -> Query:
+    offsets = query.tokens.offsets[start : stop + 1]
+    tokens = RaggedQueries(query.tokens.rows[offsets[0] : offsets[-1]], offsets - offsets[0])
+    return Query(query.globals[start:stop], tokens, query.sum_over, query.where)

@@ -1,0 +1,397 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""A gallery in Qdrant, for galleries that outgrow one machine: embedded, or a server or cluster by URL.
+
+Every item is a point with the named vectors `global` (dense) and `tokens` (multivector, max_sim, without a graph).
+Where the query's tokens are the words, Qdrant ranks by both scores in one request; where the stored ones are, it gives
+the shortlist and our kernel ranks the fetched multivectors, because its max_sim sums over the query only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from ..kernels.maxsim import Pairs, RaggedQueries, maxsim
+from .files import Gallery
+from .local import Query, SearchMode, SearchResult
+from .metadata import Condition, metadata_rows, metadata_types
+from .qdrant_edge import EdgeClient, edge
+from .segment import TokenStore
+from .storage import GalleryBusyError
+
+try:
+    import qdrant_client as _qdrant
+except ImportError:
+    _qdrant = None  # type: ignore[assignment]
+
+models: Any = getattr(_qdrant, "models", None)
+
+NAMESPACE = uuid.UUID("6f0f4a0e-52d5-4f0e-9d0e-7d2f1a0c9b11")
+_POINTS, _QUERIES, _PAGE, _ATTEMPTS = 64, 32, 256, 5
+_CLUSTER = ("shard_number", "replication_factor", "write_consistency_factor")
+_SEARCH = ("exact", "hnsw_ef")
+_OPTIONS = {"url", "embedded", "collection", "timeout", *_CLUSTER, *_SEARCH}
+_EMBEDDED = ("edge", "local")
+_T = TypeVar("_T")
+
+
+class QdrantBackend:
+    """The gallery behind a `TGDTIndex` with `engine="qdrant"`.
+
+    The directory holds the manifest, and in embedded mode the data. `engine_options`:
+
+    - `url` of a server or of any node of a cluster; the API key comes from the environment variable QDRANT_API_KEY and
+      is never stored. `timeout` in seconds; `collection`, by default "tgdt"; for a new collection of a cluster
+      `shard_number`, `replication_factor` and `write_consistency_factor`.
+    - without `url`, `embedded`: "edge" (the engine in this process, the default where qdrant-edge-py is installed) or
+      "local" (the client's emulation in memory, for small galleries). Either is held by one process at a time.
+    - `exact` (bool) to search without the graph, `hnsw_ef` for the breadth of its search.
+
+    Tokens are stored in float16, or in float32 for `token_dtype="float32"`. Ties at the border of the shortlist are in
+    Qdrant's order.
+
+    Args:
+        gallery: Directory with the settings.
+    """
+
+    def __init__(self, gallery: Gallery) -> None:
+        self.gallery = gallery
+        self.settings = gallery.snapshot.manifest.settings
+        self.options = self.complete_options(self.settings["engine_options"])
+        self.collection = self.options.get("collection", "tgdt")
+        self._connection: Any = None
+        self._indexed: set[str] = set()
+        if not self._call("collection_exists"):
+            self._create_collection()
+
+    @staticmethod
+    def complete_options(options: Mapping[str, Any]) -> dict[str, Any]:
+        """Check the options, before anything is written, and name the kind of embedding where there is no url."""
+        if _qdrant is None:
+            raise ImportError("engine='qdrant' needs its client; install it with `pip install 'tgdt[qdrant]'`.")
+        if unknown := set(options) - _OPTIONS:
+            raise ValueError(f"engine_options of 'qdrant' are {sorted(_OPTIONS)}, found {sorted(unknown)}.")
+        if "url" in options:
+            return dict(options)
+        embedded = options.get("embedded", "local" if edge is None else "edge")
+        if embedded not in _EMBEDDED:
+            raise ValueError(f"engine_options['embedded'] must be one of {list(_EMBEDDED)}, found {embedded!r}.")
+        return {**options, "embedded": embedded}
+
+    @property
+    def client(self) -> Any:
+        """The connection or the embedded store, opened again after `close`."""
+        if self._connection is None:
+            self._connection = _connect(self.options, self.gallery.root)
+        return self._connection
+
+    def __len__(self) -> int:
+        return self._call("count", exact=True).count
+
+    def __contains__(self, name: str) -> bool:
+        return bool(self._call("retrieve", [point_id(name)], with_payload=False, with_vectors=False))
+
+    def ids(self) -> list[str]:
+        """Ids of all items, in the order of the points."""
+        return [point.payload["id"] for page in self._pages(None, False) for point in page]
+
+    def metadata_types(self) -> None:
+        """Nothing is known: Qdrant takes any payload."""
+
+    def add(self, ids: list[str], table: Any, globals_: np.ndarray, tokens: np.ndarray, counts: np.ndarray) -> None:
+        """Upsert items in batches; a repeated call writes the same points again."""
+        self._index_fields(table)
+        metadata = metadata_rows(table)
+        parts = np.split(tokens, np.cumsum(counts)[:-1])
+        for start in range(0, len(ids), _POINTS):
+            batch = slice(start, start + _POINTS)
+            points = [
+                models.PointStruct(
+                    id=point_id(name),
+                    vector={"global": vector.tolist()} | ({"tokens": own.tolist()} if len(own) else {}),
+                    payload={"id": name, "meta": values},
+                )
+                for name, vector, own, values in zip(
+                    ids[batch], globals_[batch], parts[batch], metadata[batch], strict=True
+                )
+            ]
+            self._call("upsert", points, wait=True)
+
+    def begin(self) -> None:
+        """Nothing to do: Qdrant takes any number of writers."""
+
+    def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Fetch the embeddings of ids that are all there."""
+        points: dict[str, Any] = {}
+        for start in range(0, len(ids), _POINTS):
+            asked = [point_id(name) for name in ids[start : start + _POINTS]]
+            found = self._call("retrieve", asked, with_payload=True, with_vectors=True)
+            points.update((point.payload["id"], point) for point in found)
+        vectors = np.array([points[name].vector["global"] for name in ids], np.float32)
+        return vectors.reshape(len(ids), self.settings["dim"]), [self._tokens(points[name]) for name in ids]
+
+    def delete(self, ids: list[str]) -> None:
+        """Delete items."""
+        self._call("delete", models.PointIdsList(points=[point_id(name) for name in ids]), wait=True)
+
+    def compact(self) -> None:
+        """Optimize an embedded shard; a server optimizes its own segments."""
+        if isinstance(self.client, EdgeClient):
+            self.client.optimize()
+
+    def verify(self) -> list[str]:
+        """Compare the collection's vectors with the manifest; Qdrant checks its own files."""
+        vectors = self._call("get_collection").config.params.vectors
+        sizes = {name: getattr(vectors.get(name), "size", None) for name in ("global", "tokens")}
+        wrong = {name: size for name, size in sizes.items() if size != self.settings["dim"]}
+        return [f"collection {self.collection!r}: vector {n!r} has size {s}" for n, s in wrong.items()]
+
+    def refresh(self) -> bool:
+        """Every search sees the newest state."""
+        return False
+
+    def to(self, device: torch.device) -> None:
+        """Refuse any device but the CPU."""
+        if device.type != "cpu":
+            raise ValueError(
+                f"a Qdrant gallery is scored where Qdrant runs, found {str(device)!r}; "
+                "only engines 'exact' and 'faiss' move to a device."
+            )
+
+    def close(self) -> None:
+        """Close the connection or let go of the embedded store; the next call opens it again."""
+        connection, self._connection = getattr(self, "_connection", None), None
+        if connection is not None:
+            connection.close()
+
+    def search(self, query: Query, top_k: int, candidates: int, mode: SearchMode) -> SearchResult:
+        """Rank the gallery for checked queries; see `TGDTIndex.search`."""
+        if any(
+            isinstance(value, list | tuple | set | frozenset) and not value for value in (query.where or {}).values()
+        ):
+            return _result([[]] * len(query))  # an empty list of choices matches nothing
+        condition = _filter(query.where)
+        if mode == "local":
+            return _result(self._exhaustive(query, top_k, condition))
+        words = _words(query) if mode == "two_stage" and query.sum_over == "query" else [np.zeros(0)] * len(query)
+        pushed_down = [len(own) > 0 and self.settings["local_weight"] != 0 for own in words]
+        limit = candidates if mode == "two_stage" else top_k
+        requests = [
+            self._formula(vector, own, top_k, limit, condition)
+            if pushed
+            else self._nearest(vector, limit, condition, ["global"] if mode == "global" else True)
+            for vector, own, pushed in zip(query.globals, words, pushed_down, strict=True)
+        ]
+        found = [answer.points for answer in self._ask(requests)]
+        return _result(
+            [
+                sorted((self._row(point, query.globals[place]) for point in points), key=_rank_key)
+                if pushed_down[place]
+                else self._rank(query, place, points, mode)[:top_k]
+                for place, points in enumerate(found)
+            ]
+        )
+
+    def rerank(self, query: Query, candidate_ids: Sequence[Sequence[str]]) -> SearchResult:
+        """Rank given candidates of each query by the mixed score, with our kernel."""
+        rows = []
+        for place, names in enumerate(candidate_ids):
+            points = self._call("retrieve", [point_id(name) for name in names], with_vectors=True)
+            rows.append(self._rank(query, place, points, "two_stage"))
+        return _result(rows)
+
+    def _exhaustive(self, query: Query, top_k: int, condition: Any) -> list[list[tuple[Any, ...]]]:
+        best: list[list[tuple[Any, ...]]] = [[] for _ in range(len(query))]
+        for page in self._pages(condition, True):
+            for place, kept in enumerate(best):
+                kept += self._rank(query, place, page, "local")[:top_k]
+                kept.sort(key=_rank_key)
+                del kept[top_k:]
+        return best
+
+    def _ask(self, requests: list[Any]) -> list[Any]:
+        parts = [requests[start : start + _QUERIES] for start in range(0, len(requests), _QUERIES)]
+        return [answer for part in parts for answer in self._call("query_batch_points", part)]
+
+    def _nearest(self, vector: np.ndarray, limit: int, condition: Any, with_vector: Any) -> Any:
+        return models.QueryRequest(
+            query=vector.tolist(),
+            using="global",
+            limit=limit,
+            filter=condition,
+            params=self._search_params(),
+            with_vector=with_vector,
+            with_payload=True,
+        )
+
+    def _formula(self, vector: np.ndarray, words: np.ndarray, top_k: int, candidates: int, condition: Any) -> Any:
+        """Ask for the mixed score: stage one twice as prefetch, once re-scored by the tokens, then a weighted sum."""
+        near = models.Prefetch(
+            query=vector.tolist(), using="global", limit=candidates, filter=condition, params=self._search_params()
+        )
+        tokens = models.Prefetch(prefetch=[near], query=words.tolist(), using="tokens", limit=candidates)
+        per_word = 1 / len(words) if self.settings["reduction"] == "mean" else 1.0
+        weights = (self.settings["global_weight"], self.settings["local_weight"] * self.settings["scale"] * per_word)
+        terms = [models.MultExpression(mult=[w, f"$score[{i}]"]) for i, w in enumerate(weights)]
+        return models.QueryRequest(
+            prefetch=[near, tokens],
+            query=models.FormulaQuery(formula=models.SumExpression(sum=terms), defaults={"$score[1]": 0.0}),
+            limit=top_k,
+            with_vector=["global"],
+            with_payload=True,
+        )
+
+    def _search_params(self) -> Any:
+        chosen = {name: self.options[name] for name in _SEARCH if name in self.options}
+        return models.SearchParams(**chosen) if chosen else None
+
+    def _row(self, point: Any, vector: np.ndarray) -> tuple[Any, ...]:
+        dot = float(np.asarray(point.vector["global"], np.float32) @ vector)
+        local = (point.score - self.settings["global_weight"] * dot) / self.settings["local_weight"]
+        return point.payload["id"], point.score, dot, local, point.payload["meta"]
+
+    def _rank(self, query: Query, place: int, points: list[Any], mode: SearchMode) -> list[tuple[Any, ...]]:
+        if not points:
+            return []
+        dots = np.array([point.vector["global"] for point in points], np.float32) @ query.globals[place]
+        local = np.full(len(points), np.nan) if mode == "global" else self._local_scores(query, place, points)
+        mixed = self.settings["global_weight"] * dots + self.settings["local_weight"] * local
+        scores = {"two_stage": mixed, "global": dots, "local": local}[mode]
+        scores = scores.astype(np.float32).tolist()
+        names, metadata = zip(*((point.payload["id"], point.payload["meta"]) for point in points), strict=True)
+        return sorted(zip(names, scores, dots, local, metadata, strict=True), key=_rank_key)
+
+    def _local_scores(self, query: Query, place: int, points: list[Any]) -> np.ndarray:
+        words = _words(query)[place]
+        parts = [self._tokens(point) for point in points]
+        offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
+        store = TokenStore(np.concatenate(parts), None, offsets, "float32")
+        asked = RaggedQueries(words, np.array([0, len(words)], dtype=np.int64))
+        pairs = Pairs(np.zeros(len(points), np.int32), np.arange(len(points)), np.array([0, len(points)]))
+        scores = maxsim([store], asked, pairs, sum_over=query.sum_over)
+        if self.settings["reduction"] == "mean":
+            scores = scores / np.maximum(np.diff(offsets) if query.sum_over == "stored" else len(words), 1)
+        return scores * self.settings["scale"]
+
+    def _tokens(self, point: Any) -> np.ndarray:
+        return np.array(point.vector.get("tokens", []), np.float32).reshape(-1, self.settings["dim"])
+
+    def _pages(self, condition: Any, vectors: bool) -> Iterator[list[Any]]:
+        offset = None
+        while True:
+            points, offset = self._call(
+                "scroll", condition, limit=_PAGE, offset=offset, with_payload=True, with_vectors=vectors
+            )
+            yield points
+            if offset is None:
+                return
+
+    def _create_collection(self) -> None:
+        size, half = self.settings["dim"], self.settings["token_dtype"] != "float32"
+        tokens = models.VectorParams(
+            size=size,
+            distance=models.Distance.DOT,
+            datatype=models.Datatype.FLOAT16 if half else models.Datatype.FLOAT32,
+            multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
+            hnsw_config=models.HnswConfigDiff(m=0),
+            on_disk=True,
+        )
+        vectors = {"global": models.VectorParams(size=size, distance=models.Distance.DOT), "tokens": tokens}
+        cluster = {name: self.options[name] for name in _CLUSTER if name in self.options}
+        self._call("create_collection", vectors_config=vectors, **cluster)
+
+    def _index_fields(self, table: Any) -> None:
+        """Make filters on new metadata keys fast; the emulation has no such thing."""
+        if self.options.get("embedded") == "local":
+            return
+        for key, arrow_type in metadata_types(table.schema).items():
+            if arrow_type in _FIELD_KINDS and key not in self._indexed:
+                kind = models.PayloadSchemaType(_FIELD_KINDS[arrow_type])
+                self._call("create_payload_index", _path(key), kind)
+                self._indexed.add(key)
+
+    def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
+        return _retry(lambda: getattr(self.client, method)(self.collection, *arguments, **options), self.options)
+
+
+_FIELD_KINDS = {"string": "keyword", "int64": "integer", "double": "float", "bool": "bool"}
+
+
+def point_id(name: str) -> str:
+    """Return the point of an id: the same on every machine, so a repeated upsert changes nothing."""
+    return str(uuid.uuid5(NAMESPACE, name))
+
+
+def _connect(options: Mapping[str, Any], root: Path) -> Any:
+    if "url" in options:
+        key, timeout = os.environ.get("QDRANT_API_KEY"), options.get("timeout", 60)
+        return _qdrant.QdrantClient(url=options["url"], api_key=key, timeout=timeout)
+    if options["embedded"] == "edge":
+        return EdgeClient(root / "qdrant-edge")
+    try:
+        return _qdrant.QdrantClient(path=str(root / "qdrant"))
+    except RuntimeError as error:
+        raise GalleryBusyError(f"{error} close() the index that holds it.") from error
+
+
+def _retry(call: Callable[[], _T], options: Mapping[str, Any]) -> _T:
+    """Repeat a call that a server refused for a passing reason; every call may be repeated without harm."""
+    for attempt in range(_ATTEMPTS if "url" in options else 1):
+        if attempt:
+            time.sleep(0.25 * 2 ** (attempt - 1))
+        try:
+            return call()
+        except Exception as error:  # the client raises its own types per transport
+            status = getattr(error, "status_code", None)
+            if "url" not in options or isinstance(error, TypeError | ValueError) or status in range(400, 429):
+                raise
+            last = error
+    reason = " ".join(str(last).split())
+    raise ConnectionError(
+        f"Qdrant at {options['url']} did not answer {_ATTEMPTS} times in a row: {reason}. Check that it runs and call "
+        "again; what was written stays, and items written twice are the same."
+    ) from last
+
+
+def _words(query: Query) -> list[np.ndarray]:
+    return np.split(query.tokens.rows, query.tokens.offsets[1:-1])
+
+
+def _rank_key(row: tuple[Any, ...]) -> tuple[float, str]:
+    return -row[1], row[0]
+
+
+def _filter(where: Mapping[str, Condition] | None) -> Any:
+    if not where:
+        return None
+    return models.Filter(must=[_condition(_path(key), key, value) for key, value in where.items()])
+
+
+def _path(key: str) -> str:
+    return f"meta.{key}" if re.fullmatch(r"[\w-]+", key, re.ASCII) else f'meta."{key}"'
+
+
+def _condition(field: str, key: str, value: Any) -> Any:
+    if callable(value):
+        raise ValueError(f"where[{key!r}] is a callable, which Qdrant cannot run; give a value or a list of values.")
+    if isinstance(value, list | tuple | set | frozenset):
+        return models.Filter(should=[_condition(field, key, item) for item in value])
+    if isinstance(value, bool | str) or (isinstance(value, int) and abs(value) > 1 << 53):
+        return models.FieldCondition(key=field, match=models.MatchValue(value=value))
+    if isinstance(value, int | float):  # a match would tell 1 from 1.0
+        return models.FieldCondition(key=field, range=models.Range(gte=value, lte=value))
+    raise TypeError(f"where[{key!r}] must be a string, number or boolean, or a list of them, found {value!r}.")
+
+
+def _result(rows: Sequence[Sequence[tuple[Any, ...]]]) -> SearchResult:
+    columns = [[[row[i] for row in own] for own in rows] for i in range(5)]
+    scores, dots, local = ([np.array(own, dtype=np.float32) for own in columns[i]] for i in (1, 2, 3))
+    return SearchResult(columns[0], scores, dots, local, columns[4])

@@ -1,0 +1,211 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""A retriever as a directory or a repository of the Hub: model and processor files, and the gallery in `index/`.
+
+A directory may name its model in `retriever.json` instead of holding a copy of it:
+
+    {"model": "user/repo" or a path relative to the directory, "revision": commit or null, "pictures": path or null}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
+
+from ..gallery.files import is_own_name
+from ..index_tgdt import TGDTIndex
+
+INDEX_FOLDER = "index"
+REFERENCE = "retriever.json"
+_LOCAL_ONLY = ("writer.lock",)
+_QDRANT = ("qdrant", "qdrant-edge")
+
+
+def find_directory(name: str | os.PathLike[str], revision: str | None = None, **options: Any) -> Path:
+    """Return a local directory, or download a repository of the Hub into the cache and return it from there.
+
+    Args:
+        name: Directory or Hub id. With `HF_HUB_OFFLINE=1` the cache alone is asked.
+        revision: Branch, tag or commit of the repository.
+        **options: Passed to `huggingface_hub.snapshot_download`, such as `token` and `cache_dir`.
+
+    Raises:
+        ValueError: When a path names no directory.
+        OSError: When the Hub has no such repository, refuses it or cannot be reached, with its reason.
+    """
+    if os.path.isdir(name):
+        return Path(name)
+    if isinstance(name, os.PathLike) or os.path.isabs(name) or name.startswith((".", "~")):
+        raise ValueError(f"expected a directory with a model or gallery, found none at {os.fspath(name)!r}.")
+    try:
+        return Path(snapshot_download(name, revision=revision, **options))
+    except (OSError, ValueError) as error:
+        raise OSError(f"{name!r} is no directory here, and the Hub gave no such repository: {error}") from error
+
+
+def read_reference(folder: Path) -> dict[str, Any]:
+    """Read `retriever.json`; empty when there is none.
+
+    Raises:
+        ValueError: When the file is damaged.
+    """
+    path = folder / REFERENCE
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("model", "revision", "pictures"):
+            value = content[key] if key == "model" else content.get(key)
+            if not isinstance(value, str) and (value is not None or key == "model"):
+                raise TypeError(f"its {key} is no string")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} is damaged ({error}); write it again with `tgdt index`.") from error
+    return content
+
+
+def write_reference(folder: Path, model: str, revision: str | None = None, pictures: str | None = None) -> None:
+    """Name the model of a gallery in `retriever.json`, local paths relative to `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    local = {"model": model, "pictures": pictures}
+    paths = {
+        key: os.path.relpath(path, folder) if path and os.path.exists(path) else path for key, path in local.items()
+    }
+    temporary = folder / f"{REFERENCE}.tmp"
+    temporary.write_text(json.dumps({**paths, "revision": revision}, indent=1), encoding="utf-8")
+    os.replace(temporary, folder / REFERENCE)
+
+
+def find_model(folder: Path, reference: dict[str, Any], **options: Any) -> Path:
+    """Return the directory of the model: `folder` itself, or what its `retriever.json` names.
+
+    Raises:
+        ValueError: When there is neither, or the named model is gone.
+    """
+    if (folder / "config.json").exists():
+        return folder
+    if not reference:
+        raise ValueError(
+            f"{str(folder)!r} holds neither a model (config.json) nor {REFERENCE}, which names one; pass the "
+            "directory of TGDTRetriever.save_pretrained or of `tgdt index`, or name the model."
+        )
+    near = folder / reference["model"]
+    if near.is_dir():
+        return near
+    return find_directory(reference["model"], reference.get("revision"), **options)
+
+
+def open_index(folder: Path) -> TGDTIndex | None:
+    """Open the gallery in `index/`, or the directory itself when it is a gallery; None when there is none."""
+    for path in (folder / INDEX_FOLDER, folder):
+        if (path / "manifest.json").exists():
+            return TGDTIndex.open(path)
+    return None
+
+
+def save_gallery(source: Path, folder: Path) -> None:
+    """Copy a gallery into `folder/index`; one whose own directory is `folder` stays: `open_index` finds it there."""
+    target = folder / INDEX_FOLDER
+    if source.resolve() != folder.resolve() or (target / "manifest.json").exists():
+        copy_gallery(source, target)
+
+
+def copy_gallery(source: Path, target: Path) -> None:
+    """Copy a gallery's directory; the target appears whole or not at all, an older one is replaced.
+
+    Args:
+        source: Directory of a gallery.
+        target: Where to; nothing happens when it is the same directory.
+
+    Raises:
+        ValueError: When one lies inside the other.
+    """
+    own, other = source.resolve(), target.resolve()
+    if own == other:
+        return
+    if own in other.parents or other in own.parents:
+        raise ValueError(
+            f"expected a copy that lies apart from the gallery in {str(source)!r}, found {str(target)!r}; one would "
+            "hold the other. Save into another directory."
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        manifest = (source / "manifest.json").read_bytes()  # first: what is appended meanwhile does not belong to it
+        shutil.copytree(source, staging, ignore=partial(_not_copied, source), dirs_exist_ok=True)
+        (staging / "manifest.json").write_bytes(manifest)
+        os.chmod(staging, 0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def push_folder(
+    repo_id: str,
+    folder: Path,
+    gallery: Path | None,
+    *,
+    private: bool | None,
+    token: str | None,
+    message: str,
+    repo_type: str = "model",
+) -> str:
+    """Publish a folder and a gallery as one commit; files that the repository has already are not sent again.
+
+    Args:
+        repo_id: Hub repository, made when missing.
+        folder: Model and processor files, or what goes beside a gallery.
+        gallery: Directory of the gallery, sent from where it lies.
+        private: Whether a new repository is private.
+        token: Hub token; the one logged in by default.
+        message: Of the commit.
+        repo_type: `"model"` or `"dataset"`.
+
+    Returns:
+        Address of the commit.
+    """
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
+    files = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+    if gallery is not None:
+        files |= {f"{INDEX_FOLDER}/{path.relative_to(gallery).as_posix()}": path for path in _gallery_files(gallery)}
+    there = api.list_repo_files(repo_id, repo_type=repo_type)
+    stale = [name for name in there if name.startswith(f"{INDEX_FOLDER}/") and name not in files]
+    operations = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
+    removals = [CommitOperationDelete(name) for name in stale] if gallery is not None else []
+    return str(api.create_commit(repo_id, [*operations, *removals], commit_message=message, repo_type=repo_type))
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in _LOCAL_ONLY]
+
+
+def _gallery_files(gallery: Path) -> list[Path]:
+    foreign = _not_copied(gallery, gallery, os.listdir(gallery)) - {"manifest.json"}
+    return [path for path in _files(gallery) if path.relative_to(gallery).parts[0] not in foreign]
+
+
+def _not_copied(gallery: Path, parent: str | os.PathLike[str], names: list[str]) -> set[str]:
+    """Return the names in a folder of a gallery that are not copied with it: a model may lie beside its files."""
+    inside = Path(parent) != gallery
+    return {name for name in names if name in _LOCAL_ONLY or not (inside or name in _QDRANT or is_own_name(name))}
+
+
+__all__ = [
+    "INDEX_FOLDER",
+    "copy_gallery",
+    "find_directory",
+    "find_model",
+    "open_index",
+    "push_folder",
+    "read_reference",
+    "save_gallery",
+    "write_reference",
+]

@@ -1,0 +1,94 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Which model made an embedding: a fingerprint of its weights, and the check of a gallery against it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from typing import Any
+
+import torch
+
+from ..index_tgdt import TGDTIndex
+
+_MARK = "weights."
+_PRECISIONS = (torch.bfloat16, torch.float16)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def weights_fingerprint(model: torch.nn.Module, precision: torch.dtype = torch.bfloat16) -> str:
+    """Hash all weights, 16 hexadecimal digits.
+
+    Weights are rounded to bfloat16 first, so a model loaded in float32 and in bfloat16 has one fingerprint.
+
+    Args:
+        model: Any model.
+        precision: Data type to round to instead. Rounded twice, from float32 to float16 to bfloat16, weights are not
+            those rounded once: a model loaded in float16 has the float16 fingerprint of the float32 model only.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for name, value in sorted(model.state_dict().items()):
+        value = value.to(precision) if value.is_floating_point() else value
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy() if value.numel() else b"")
+    return digest.hexdigest()
+
+
+def model_identity(model: Any) -> tuple[str | None, str]:
+    """Return what a gallery records of its model: id and revision.
+
+    The id is the Hub's, or the name of a local directory. The revision is the commit, where it is known, and the
+    weights' fingerprints in bfloat16 and float16, such as `3f1c...+weights.0123456789abcdef.fedcba9876543210`; a model
+    in one of these two has that fingerprint only.
+
+    Args:
+        model: TGDTModel.
+    """
+    name, commit = str(model.name_or_path or ""), getattr(model.config, "_commit_hash", None)
+    parts = os.path.normpath(name).split(os.sep)
+    if "snapshots" in parts[-2:-1] and _COMMIT.fullmatch(parts[-1]):  # a directory of the Hub's cache
+        name, commit = parts[-3].removeprefix("models--").replace("--", "/"), parts[-1]
+    elif os.path.isdir(name):
+        name = os.path.basename(os.path.abspath(name))
+    prints = [_fingerprint(model, precision) for precision in _PRECISIONS]
+    fingerprint = _MARK + ".".join(prints).rstrip(".")
+    return name or None, f"{commit}+{fingerprint}" if commit else fingerprint
+
+
+def check_gallery_model(index: TGDTIndex, model: Any) -> None:
+    """Refuse a gallery whose embeddings another model made.
+
+    Fingerprints of one precision are compared; where there are none, such as between a model in bfloat16 and one in
+    float16, ids and commits are.
+
+    Args:
+        index: The gallery.
+        model: The model that is to search it.
+
+    Raises:
+        ValueError: With both models' names and the ways out.
+    """
+    if index.dim != model.config.projection_dim:
+        raise index.refusal(f"embeddings of length {index.dim}", f"a model that makes {model.config.projection_dim}")
+    recorded_id, recorded = index.settings["model_id"], index.settings["model_revision"] or ""
+    name, revision = model_identity(model)
+    (recorded_commit, recorded_prints), (commit, prints) = _parts(recorded), _parts(revision)
+    pairs: list[Any] = [pair for pair in zip(recorded_prints, prints, strict=False) if all(pair)]
+    pairs = pairs or [(recorded_id, name), (recorded_commit, commit)]
+    if any(known != own for known, own in pairs if known and own):
+        raise index.refusal(f"model {recorded_id!r}, revision {recorded!r}", f"model {name!r}, revision {revision!r}")
+
+
+def _fingerprint(model: Any, precision: torch.dtype) -> str:
+    """Return the fingerprint in a precision, or nothing where the weights have already been rounded to another."""
+    return "" if model.dtype in _PRECISIONS and model.dtype != precision else weights_fingerprint(model, precision)
+
+
+def _parts(revision: str) -> tuple[str, list[str]]:
+    """Split a revision into the commit and the fingerprint of each precision, empty where unknown."""
+    commit, _, prints = revision.partition(_MARK)
+    return commit.rstrip("+"), prints.split(".")
+
+
+__all__ = ["check_gallery_model", "model_identity", "weights_fingerprint"]

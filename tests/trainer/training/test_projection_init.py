@@ -1,0 +1,90 @@
+"""The warm start finds shared directions: against a slow CCA, on planted data, and in a whole model."""
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+from tests.trainer import tiny
+from trainer.evaluation import retrieval_metrics
+from trainer.scoring.encoding import EncodeOptions, encode_dataset
+from trainer.training.projection_init import _IMAGE_RIDGE, _TEXT_RIDGE, canonical_directions, warm_start
+
+QUIET = EncodeOptions(progress=False)
+
+
+def planted(photos: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Photos (N, 12) and captions (N, 9) that share three weak directions under strong noise of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    mix = torch.Generator().manual_seed(99)
+    to_image = torch.randn(3, 12, generator=mix, dtype=torch.float64)
+    to_text = torch.randn(3, 9, generator=mix, dtype=torch.float64)
+    shared, noise = draw(photos, 3), torch.ones(12, dtype=torch.float64)
+    noise[:4] = 20.0
+    return shared @ to_image + draw(photos, 12) * noise, shared @ to_text + 0.5 * draw(photos, 9)
+
+
+def test_directions_are_those_of_the_eigenvalue_problem() -> None:
+    images, captions = planted(200)
+    to_image, to_text, correlations = canonical_directions(images, captions, captions, 4)
+    x, y = (images - images.mean(0)).numpy(), (captions - captions.mean(0)).numpy()
+    ridged = lambda rows, ridge: (  # noqa: E731
+        rows.T @ rows / len(rows) + ridge * np.trace(rows.T @ rows / len(rows)) / rows.shape[1] * np.eye(rows.shape[1])
+    )
+    shared = x.T @ y / len(x)
+    problem = np.linalg.inv(ridged(x, _IMAGE_RIDGE)) @ shared @ np.linalg.inv(ridged(y, _TEXT_RIDGE)) @ shared.T
+    values = np.sort(np.linalg.eigvals(problem).real)[::-1][:4]
+    np.testing.assert_allclose(correlations.numpy() ** 2, values, atol=1e-9)
+    for column in range(4):
+        left, right = to_image[:, column].numpy(), to_text[:, column].numpy()
+        np.testing.assert_allclose(problem @ left, values[column] * left, atol=1e-9)
+        assert left @ shared @ right > 0
+
+
+def test_planted_directions_find_the_captions_of_new_photos() -> None:
+    images, captions = planted(2000)
+    to_image, to_text, _ = canonical_directions(images, captions, captions, 3)
+    new_images, new_captions = planted(50, seed=1)
+    scores = (
+        torch.nn.functional.normalize(new_images @ to_image) @ torch.nn.functional.normalize(new_captions @ to_text).T
+    )
+    rank = (scores > scores.diagonal()[:, None]).sum(1).double().mean()
+    assert rank < 10  # chance is 24.5
+
+
+@pytest.mark.parametrize("slot", ["first", "mean"])
+def test_a_warm_model_retrieves_better_than_a_new_one(tmp_path: Path, slot: str) -> None:
+    photos = datasets.Dataset.from_dict(tiny.photo_rows(tmp_path, 36)).cast_column("image", datasets.Image())
+    model, processor = tiny.tiny_model(), tiny.tiny_processor()
+    model.config.text_global_token = slot
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def rsum() -> float:
+        return retrieval_metrics(encode_dataset(model, processor, photos, QUIET), modes=("global",))["global"]["rsum"]
+
+    cold = rsum()
+    correlations = warm_start(model, processor, photos, QUIET)
+    assert rsum() > cold
+    assert correlations.shape == (16,) and bool((correlations.diff() <= 0).all()) and 0 < correlations[0] <= 1
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {f"{side}_projection.{part}" for side in ("visual", "text") for part in ("weight", "bias")}
+
+
+def test_directions_beyond_the_smaller_width_stay_zero(tmp_path: Path) -> None:
+    photos = datasets.Dataset.from_dict(tiny.photo_rows(tmp_path, 12)).cast_column("image", datasets.Image())
+    model = tiny.tiny_model(width=8)
+    warm_start(model, tiny.tiny_processor(), photos, QUIET)
+    assert not model.visual_projection.weight[8:].any() and model.visual_projection.weight[:8].any()
+
+
+def test_what_cannot_be_warmed_is_refused(tmp_path: Path) -> None:
+    photos = datasets.Dataset.from_dict(tiny.photo_rows(tmp_path, 1)).cast_column("image", datasets.Image())
+    model, processor = tiny.tiny_model(), tiny.tiny_processor()
+    with pytest.raises(ValueError, match="at least 2, found 1"):
+        warm_start(model, processor, photos, QUIET)
+    model.config.image_global_token = "zeros"
+    with pytest.raises(ValueError, match="image_global_token='mean'"):
+        warm_start(model, processor, photos, QUIET)

@@ -1,0 +1,255 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Bring tables and photo records to the canonical columns: image or regions, captions, image_id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+from PIL import Image
+
+from ..images import OnError
+from .annotations import PhotoRecord
+from .columns import find_columns, numbered_columns
+from .region_features import RegionReader, RegionStore, open_region_store
+from .skip_report import SkipReport
+
+STREAM_FEATURES = datasets.Features(
+    {
+        "image": datasets.Image(),
+        "captions": datasets.List(datasets.Value("string")),
+        "image_id": datasets.Value("string"),
+    }
+)
+_PHOTO_COLUMNS = ("group_id", "change", "regions")  # look-alikes and labelled things: kept as they are
+_IMAGE_FOLDERS = ("", "images", "Images", "Flicker8k_Dataset", "flickr30k-images", "train2014", "val2014")
+
+
+def canonicalise(
+    table: datasets.Dataset, columns: Mapping[str, str] | None = None, image_root: Path | None = None
+) -> datasets.Dataset:
+    """Bring a table to the canonical columns, one row per photo.
+
+    Args:
+        table: Any table with a picture (or region) column and captions, photo-wise or caption-wise.
+        columns: Canonical name to column, where the automatic choice is wrong.
+        image_root: Folder that file names are relative to.
+
+    Raises:
+        ValueError: When a column is missing.
+    """
+    if isinstance(table.format.get("format_kwargs", {}).get("transform"), RegionReader):
+        return table
+    found = find_columns(table.column_names, columns)
+    captions = _captions(table, found)
+    if "image" in found and _is_path(table.features[found["image"]]):
+        return _from_paths(table, found, captions, image_root)
+    ids = _ids(table, found)
+    rows, grouped = _group(ids, captions)
+    kept = {name: found[name] for name in ("image", "region_features", "region_boxes") if name in found}
+    kept |= {name: name for name in _PHOTO_COLUMNS if name in table.column_names}
+    result = table.select_columns(list(kept.values())).rename_columns({v: k for k, v in kept.items() if v != k})
+    if len(rows) != len(result):
+        result = result.select(rows)
+    result = result.add_column("captions", grouped).add_column("image_id", [ids[row] for row in rows])
+    if "image" in kept and not isinstance(result.features["image"], datasets.Image):
+        result = result.cast_column("image", datasets.Image())
+    return result
+
+
+def canonicalise_stream(
+    stream: datasets.IterableDataset, columns: Mapping[str, str] | None = None, image_root: Path | None = None
+) -> datasets.IterableDataset:
+    """Bring a stream to the canonical columns, row by row, with undecoded pictures and no declared features.
+
+    The caller declares `STREAM_FEATURES` at the end: `datasets` decodes a stream only if no step before was typed.
+
+    Args:
+        stream: Any stream with a picture column and captions.
+        columns: As in [`canonicalise`].
+        image_root: As in [`canonicalise`].
+
+    Raises:
+        ValueError: When a column is missing, or the stream holds regions.
+    """
+    names = stream.column_names or list(next(iter(stream)))
+    found = find_columns(names, columns)
+    if "image" not in found:
+        raise ValueError("A stream needs a picture column. Load region features with streaming=False.")
+    if isinstance((stream.features or {}).get(found["image"]), datasets.Image):
+        stream = stream.cast_column(found["image"], datasets.Image(decode=False))
+    row = _StreamRow(found, numbered_columns(names), image_root)
+    return stream.map(row, with_indices=True, remove_columns=names)
+
+
+def dataset_of_records(records: list[PhotoRecord], image_root: Path | None) -> datasets.Dataset:
+    """Return photo records as a data set with lazily decoded pictures.
+
+    Args:
+        records: Photos with file names.
+        image_root: Folder that file names are relative to.
+    """
+    folder = _image_folder([record.image for record in records], image_root)
+    rows = {
+        "image": [None if record.image is None else str(folder / record.image) for record in records],
+        "captions": [record.captions for record in records],
+        "image_id": [record.image_id for record in records],
+    }
+    return datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+
+
+def attach_regions(
+    photos: datasets.Dataset | list[PhotoRecord],
+    features: Path,
+    image_root: Path | None,
+    on_error: OnError = "raise",
+    report: SkipReport | None = None,
+) -> datasets.Dataset:
+    """Return captions with region features in place of pictures, read when a row is read.
+
+    Args:
+        photos: Captions, as a canonical data set or as records.
+        features: See [`open_region_store`].
+        image_root: Folder of the pictures, opened for their size when nothing else states it.
+        on_error: `"skip"` leaves photos without features out.
+        report: Receives (image_id, why) of those.
+
+    Raises:
+        ValueError: When a photo has no features and `on_error` is not `"skip"`.
+    """
+    store = open_region_store(features)
+    records = photos if isinstance(photos, list) else _records_of(photos)
+    keys = [next((key for key in record.region_keys if key in store), None) for record in records]
+    missing = [record for record, key in zip(records, keys, strict=True) if key is None]
+    if missing and (on_error != "skip" or len(missing) == len(records)):
+        raise ValueError(
+            f"{len(missing)} of {len(records)} photos have no features in {features}; the first is looked up as "
+            f"{missing[0].region_keys}. Pass on_error='skip' to leave them out."
+        )
+    for record in missing:
+        if report is not None:
+            report.add(record.image_id, f"no region features in {features}")
+    pairs = [(record, key) for record, key in zip(records, keys, strict=True) if key is not None]
+    return _region_dataset(pairs, store, image_root)
+
+
+def _region_dataset(
+    pairs: list[tuple[PhotoRecord, str]], store: RegionStore, image_root: Path | None
+) -> datasets.Dataset:
+    sizes = _SizeOf(pairs, image_root)
+    rows: dict[str, list[Any]] = {
+        "region_features": [key for _, key in pairs],
+        "region_boxes": [key for _, key in pairs],
+        "captions": [record.captions for record, _ in pairs],
+        "image_id": [record.image_id for record, _ in pairs],
+    }
+    if not store.has_boxes:
+        del rows["region_boxes"]
+    return datasets.Dataset.from_dict(rows).with_transform(RegionReader(store, sizes))
+
+
+class _SizeOf(dict[str, tuple[int, int]]):
+    """(height, width) by region key: from the annotations, otherwise from the header of the picture."""
+
+    def __init__(self, pairs: list[tuple[PhotoRecord, str]], image_root: Path | None) -> None:
+        super().__init__({key: record.image_size for record, key in pairs if record.image_size is not None})
+        folder = _image_folder([record.image for record, _ in pairs], image_root)
+        self.files = {key: folder / record.image for record, key in pairs if record.image is not None}
+
+    def get(self, key: str, default: Any = None) -> Any:
+        if key not in self and key in self.files and self.files[key].is_file():
+            with Image.open(self.files[key]) as image:
+                self[key] = (image.height, image.width)
+        return super().get(key, default)
+
+
+class _StreamRow:
+    """Turn one raw row into a canonical one; picklable, for data-loader workers."""
+
+    def __init__(self, found: Mapping[str, str], numbered: list[str], image_root: Path | None) -> None:
+        self.found, self.numbered, self.image_root = found, numbered, image_root
+
+    def __call__(self, row: dict[str, Any], index: int) -> dict[str, Any]:
+        image = row[self.found["image"]]
+        if isinstance(image, str):
+            image = {"path": str((self.image_root or Path()) / image), "bytes": None}
+        elif isinstance(image, bytes):
+            image = {"path": None, "bytes": image}
+        if "captions" in self.found:
+            captions = _as_list(row[self.found["captions"]])
+        else:
+            captions = [row[name] for name in self.numbered if row[name]]
+        path = image.get("path") if isinstance(image, dict) else None
+        image_id = row[self.found["image_id"]] if "image_id" in self.found else path or index
+        return {"image": image, "captions": captions, "image_id": str(image_id)}
+
+
+def _is_path(feature: Any) -> bool:
+    return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
+
+
+def _from_paths(
+    table: datasets.Dataset, found: Mapping[str, str], captions: list[list[str]], image_root: Path | None
+) -> datasets.Dataset:
+    paths = table.with_format(None)[found["image"]][:]
+    ids = _ids(table, found) if "image_id" in found else [str(path) for path in paths]
+    rows, grouped = _group(ids, captions)
+    records = [PhotoRecord(ids[row], texts, paths[row]) for row, texts in zip(rows, grouped, strict=True)]
+    return dataset_of_records(records, image_root)
+
+
+def _captions(table: datasets.Dataset, found: Mapping[str, str]) -> list[list[str]]:
+    plain = table.with_format(None)
+    if "captions" in found:
+        return [_as_list(value) for value in plain.select_columns([found["captions"]])[found["captions"]][:]]
+    names = numbered_columns(table.column_names)
+    wide = plain.select_columns(names)[:]
+    return [[text for text in texts if text] for texts in zip(*(wide[name] for name in names), strict=True)]
+
+
+def _as_list(value: Any) -> list[str]:
+    """Return captions as strings: from one string, a list, or a list of Karpathy sentences with `raw`."""
+    if value is None:
+        return []
+    values = [value] if isinstance(value, (str, Mapping)) else list(value)
+    texts = [item.get("raw", item.get("caption")) if isinstance(item, Mapping) else item for item in values]
+    wrong = next((text for text in texts if text is not None and not isinstance(text, str)), None)
+    if wrong is not None:
+        raise ValueError(f"Captions must be text or lists of text, found {type(wrong).__name__}: {wrong!r}.")
+    return [text for text in texts if text is not None and text.strip()]
+
+
+def _ids(table: datasets.Dataset, found: Mapping[str, str]) -> list[str]:
+    """Return photo ids: the id column, otherwise the row number."""
+    if "image_id" not in found:
+        return [str(row) for row in range(len(table))]
+    return [str(value) for value in table.with_format(None).select_columns([found["image_id"]])[found["image_id"]][:]]
+
+
+def _group(ids: list[str], captions: list[list[str]]) -> tuple[list[int], list[list[str]]]:
+    """Return the first row of every photo and all of its captions, in order of appearance."""
+    rows: dict[str, int] = {}
+    grouped: dict[str, list[str]] = {}
+    for row, (image_id, texts) in enumerate(zip(ids, captions, strict=True)):
+        rows.setdefault(image_id, row)
+        grouped.setdefault(image_id, []).extend(texts)
+    return list(rows.values()), list(grouped.values())
+
+
+def _image_folder(names: list[str | None], root: Path | None) -> Path:
+    """Return the folder in which the file names are found, trying the usual sub-folders of the benchmarks."""
+    root = root or Path()
+    sample = [name for name in names[:20] if name is not None]
+    hits = {folder: sum((root / folder / name).is_file() for name in sample) for folder in _IMAGE_FOLDERS}
+    best = max(hits, key=lambda folder: hits[folder])
+    return root / best if sample and hits[best] else root
+
+
+def _records_of(dataset: datasets.Dataset) -> list[PhotoRecord]:
+    rows = dataset.with_format(None).select_columns(["captions", "image_id"])[:]
+    return [
+        PhotoRecord(image_id, captions, region_keys=list(dict.fromkeys([image_id, Path(image_id).stem])))
+        for image_id, captions in zip(rows["image_id"], rows["captions"], strict=True)
+    ]

@@ -1,0 +1,2 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""The HTTP service over a gallery."""

@@ -1,0 +1,249 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""The HTTP service over a gallery: `/search`, `/healthz`, `/metrics`."""
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, FastAPI, File, HTTPException, Query, UploadFile
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, Field
+
+from trainer.serving.batching import Batcher, Searcher, SearchRequest
+from trainer.serving.guard import Guard, Metrics
+from trainer.serving.schema import describe
+
+
+@dataclass(frozen=True)
+class ServeLimits:
+    """What the service accepts.
+
+    Attributes:
+        max_batch: Queries answered together.
+        max_in_flight: Searches that wait or run; more get status 429.
+        max_body: Bytes of an upload; more get 413.
+        max_pixels: Width x height of an uploaded picture; more get 400, before it is decoded.
+        timeout: Seconds until an answer (504) and until an upload must be complete (408).
+        decoders: Threads that decode uploads.
+    """
+
+    max_batch: int = 32
+    max_in_flight: int = 128
+    max_body: int = 16 << 20
+    max_pixels: int = 50_000_000
+    timeout: float = 30.0
+    decoders: int = 2
+
+
+class HitModel(BaseModel):
+    """One result."""
+
+    id: str
+    score: float = Field(description="what the ranking is by")
+    global_score: float | None = Field(description="dot product of the global embeddings")
+    local_score: float | None = Field(description="token similarity; null in mode global")
+    metadata: dict[str, Any]
+
+
+class Results(BaseModel):
+    """Ranked results, best first."""
+
+    hits: list[HitModel]
+
+
+class Problem(BaseModel):
+    """Why there is no answer."""
+
+    detail: str
+
+
+class Health(BaseModel):
+    """State of the service."""
+
+    status: Literal["ok"]
+    items: int
+    model: str | None
+
+
+class Options(BaseModel):
+    """How to search."""
+
+    top_k: int = Field(10, ge=1, le=1000, description="results")
+    candidates: int = Field(100, ge=1, le=10_000, description="size of the shortlist of stage one")
+    mode: Literal["two_stage", "global", "local"] = "two_stage"
+    global_weight: float | None = Field(None, allow_inf_nan=False, ge=-1e6, le=1e6)
+    local_weight: float | None = Field(None, allow_inf_nan=False, ge=-1e6, le=1e6)
+    where: str | None = Field(None, description='metadata filter as a JSON object, such as {"year": [2024, 2025]}')
+
+
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "the picture or the filter cannot be used"},
+    408: {"model": Problem, "description": "the upload took too long"},
+    413: {"model": Problem, "description": "the upload is too large"},
+    429: {"model": Problem, "description": "too many searches are waiting"},
+    504: {"model": Problem, "description": "no answer in time"},
+}
+
+
+_COUNT_SECONDS = 5.0  # probes and scrapes do not wait longer
+_OTHER_METHODS = ["HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
+
+
+class Service:
+    """Answers searches on a retriever.
+
+    Args:
+        retriever: TGDTRetriever with a gallery.
+        limits: What is accepted.
+    """
+
+    def __init__(self, retriever: Any, limits: ServeLimits) -> None:
+        self.retriever, self.limits, self.metrics = retriever, limits, Metrics()
+        self.batcher: Batcher | None = None
+        self._decoders: ThreadPoolExecutor | None = None
+        self._counter: ThreadPoolExecutor | None = None
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Answer between start and stop; what waits at the stop is still answered."""
+        self._decoders = ThreadPoolExecutor(self.limits.decoders, thread_name_prefix="tgdt-decode")
+        self._counter = ThreadPoolExecutor(1, thread_name_prefix="tgdt-count")
+        self.batcher = Batcher(Searcher(self.retriever), self.limits.max_batch, self.metrics.observe_batch)
+        await self.batcher.start()
+        yield
+        await self.batcher.stop()
+        self._decoders.shutdown()
+        self._counter.shutdown(wait=False, cancel_futures=True)
+
+    async def search(self, query: Any, options: Options) -> Results:
+        """Answer one query; raise HTTPException with the reason where that is not possible."""
+        if self.batcher is None:
+            raise HTTPException(503, "the service is not running")
+        chosen = options.model_dump(exclude={"where"})
+        request = SearchRequest(query, tuple(chosen.items()), _condition(options.where))
+        try:
+            hits = await asyncio.wait_for(self.batcher.submit(request), self.limits.timeout)
+        except asyncio.TimeoutError:
+            raise HTTPException(504, f"no answer within {self.limits.timeout:g} seconds") from None
+        except (ValueError, TypeError) as error:
+            raise HTTPException(400, str(error)) from error
+        return Results(hits=[_hit(hit) for hit in hits])
+
+    async def items(self) -> int:
+        """Count the gallery, in a thread as a remote store may be slow; HTTPException 503 when it does not answer."""
+        patience = min(self.limits.timeout, _COUNT_SECONDS)
+        counting = asyncio.get_running_loop().run_in_executor(self._counter, len, self.retriever.index)
+        try:
+            return await asyncio.wait_for(counting, patience)
+        except asyncio.TimeoutError:
+            raise HTTPException(503, f"the gallery did not answer within {patience:g} seconds") from None
+        except Exception as error:  # every store raises its own types
+            raise HTTPException(503, f"the gallery does not answer: {error}") from error
+
+    async def prepare(self, upload: UploadFile) -> Any:
+        """Decode an uploaded picture in a thread of its own; a refusal names the reason, never a path."""
+        loop = asyncio.get_running_loop()
+
+        def decode() -> Any:  # large uploads wait on disk: only what is being decoded is in memory
+            return self.retriever.prepare_image(upload.file.read(), max_pixels=self.limits.max_pixels)
+
+        try:
+            return await asyncio.wait_for(loop.run_in_executor(self._decoders, decode), self.limits.timeout)
+        except asyncio.TimeoutError:
+            raise HTTPException(504, f"not decoded within {self.limits.timeout:g} seconds") from None
+        except (ValueError, TypeError) as error:
+            raise HTTPException(400, str(error)) from error
+
+
+def create_app(retriever: Any, limits: ServeLimits | None = None) -> Any:
+    """Make the ASGI application of a gallery.
+
+    Args:
+        retriever: TGDTRetriever with a gallery.
+        limits: What is accepted.
+
+    Returns:
+        The application; its OpenAPI description is at `/openapi.json`.
+
+    Raises:
+        ValueError: When the retriever has no gallery.
+    """
+    if retriever.index is None:
+        raise ValueError("there is no gallery to serve; build one with `tgdt index`.")
+    limits = limits or ServeLimits()
+    service = Service(retriever, limits)
+    app = FastAPI(title="tgdt", description="Two-stage image-text retrieval.", version="1", lifespan=service.lifespan)
+    app.state.service = service
+
+    @app.get("/search", responses=_PROBLEMS)
+    async def search_with_words(
+        text: Annotated[str, Query(min_length=1, max_length=2000)], options: Annotated[Options, Depends()]
+    ) -> Results:
+        """Search with words."""
+        return await service.search(text, options)
+
+    @app.post("/search", responses=_PROBLEMS)
+    async def search_with_picture(
+        image: Annotated[UploadFile, File(description="the picture")],
+        options: Annotated[Options, Depends()],
+    ) -> Results:
+        """Search with an uploaded picture."""
+        return await service.search(await service.prepare(image), options)
+
+    @app.api_route("/search", methods=_OTHER_METHODS, include_in_schema=False)
+    async def refuse_method() -> None:
+        # The router would name the methods of one of the two functions above only.
+        raise HTTPException(405, "search with GET and words, or POST a picture", {"Allow": "GET, POST"})
+
+    described = app.openapi
+    app.openapi = lambda: describe(described(), retriever.index.metadata_types)  # type: ignore[method-assign]
+
+    @app.get("/healthz", responses={503: {"model": Problem, "description": "the gallery does not answer"}})
+    async def health() -> Health:
+        """Tell that the service runs, and over what."""
+        return Health(status="ok", items=await service.items(), model=retriever.index.settings["model_id"])
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> str:
+        """Counters and times in the text format of Prometheus."""
+        try:
+            return service.metrics.render(await service.items())
+        except HTTPException:  # the other metrics are wanted most when the store fails
+            return service.metrics.render(None)
+
+    app.add_middleware(
+        Guard,
+        metrics=service.metrics,
+        max_in_flight=limits.max_in_flight,
+        max_body=limits.max_body,
+        body_timeout=limits.timeout,
+    )
+    return app
+
+
+def _condition(text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        condition = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"where must be a JSON object, found {text[:80]!r}") from error
+    if not isinstance(condition, dict):
+        raise HTTPException(400, f"where must be a JSON object, found {text[:80]!r}")
+    for key, value in condition.items():
+        if any(one is None for one in (value if isinstance(value, list) else [value])):
+            raise HTTPException(400, f"where[{key!r}] is null, which matches nothing; leave it out")
+    return condition or None
+
+
+def _hit(hit: Any) -> HitModel:
+    scores = {
+        name: None if math.isnan(getattr(hit, name)) else getattr(hit, name)
+        for name in ("global_score", "local_score")
+    }
+    return HitModel(id=hit.id, score=hit.score, metadata=hit.metadata, **scores)

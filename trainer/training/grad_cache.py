@@ -1,0 +1,104 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""The gradient of a large batch at the memory of a small one (GradCache, arXiv 2101.06983)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import get_device_states, set_device_states
+
+from ..distributed import PairEmbeddings
+
+Embed = Callable[[dict[str, Any]], PairEmbeddings]
+
+
+def split_inputs(inputs: dict[str, Any], size: int) -> list[dict[str, Any]]:
+    """Cut a batch into mini-batches; values that are no tensors go to each of them.
+
+    Args:
+        inputs: Model inputs whose tensors all have B rows.
+        size: Rows of a mini-batch; the last one may have fewer.
+
+    Example:
+        >>> import torch
+        >>> [len(part["x"]) for part in split_inputs({"x": torch.zeros(5)}, 2)]
+        [2, 2, 1]
+    """
+    rows = next(len(value) for value in inputs.values() if isinstance(value, Tensor))
+    return [
+        {name: value[start : start + size] if isinstance(value, Tensor) else value for name, value in inputs.items()}
+        for start in range(0, rows, size)
+    ]
+
+
+def cached_loss(
+    embed: Embed,
+    parts: list[dict[str, Any]],
+    loss_of: Callable[[PairEmbeddings], Tensor],
+    no_sync: Callable[[], AbstractContextManager[Any]],
+) -> Tensor:
+    """Return a loss over all parts whose backward pass embeds one part at a time.
+
+    The parts are embedded without gradient, the loss is differentiated down to the embeddings, and calling
+    `backward()` on the result embeds each part again, with the random state of the first time, and hands it its share
+    of the gradient. Scaling by gradient accumulation or mixed precision reaches it like any other loss.
+
+    Args:
+        embed: Embeds one part with the (wrapped) model.
+        parts: Mini-batches of one batch.
+        loss_of: Loss of the joined embeddings.
+        no_sync: Context in which a distributed model does not yet exchange gradients; left for the last part.
+    """
+    states, embedded = [], []
+    for part in parts:
+        states.append(_RandomState(part))
+        with torch.no_grad():
+            embedded.append(embed(part))
+    joined = PairEmbeddings.cat(embedded).detached()
+    loss = loss_of(joined)
+    leaves = joined.differentiable()
+    gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    of_leaf = dict(zip(leaves, gradients, strict=True))
+    sizes = [len(part.image_embeds) for part in embedded]
+
+    def embed_again(scale: Tensor) -> None:
+        shares = {name: gradient.split(sizes) for name, gradient in of_leaf.items()}
+        for number, (part, state) in enumerate(zip(parts, states, strict=True)):
+            last = number == len(parts) - 1
+            with torch.enable_grad(), torch.random.fork_rng(devices=state.devices):
+                state.restore()
+                if last:
+                    _share_gradient(embed(part), {name: share[number] for name, share in shares.items()}, scale)
+                else:
+                    with no_sync():
+                        _share_gradient(embed(part), {name: share[number] for name, share in shares.items()}, scale)
+
+    result = loss.detach().requires_grad_()
+    result.register_hook(embed_again)
+    return result
+
+
+def _share_gradient(pairs: PairEmbeddings, gradients: dict[str, Tensor], scale: Tensor) -> None:
+    """Run the backward pass of one part from the gradients of its embeddings."""
+    terms = [
+        (value * gradients[name][:, : value.shape[1]].to(value.dtype)).sum()
+        for name, value in pairs.differentiable().items()
+        if value.requires_grad
+    ]
+    (torch.stack(terms).sum() * scale).backward()
+
+
+class _RandomState:
+    """Random state before a part is embedded, to give dropout the same draws again."""
+
+    def __init__(self, part: dict[str, Any]) -> None:
+        self.cpu = torch.get_rng_state()
+        self.devices, self.states = get_device_states(*part.values())
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.cpu)
+        set_device_states(self.devices, self.states)
