@@ -8,7 +8,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from .word_groups_tgdt import has_content
+from ..word_groups_tgdt import has_content
 
 _STOPS = np.array([0.0, 0.35, 0.65, 1.0])
 _COLOURS = np.array([[30, 20, 80], [170, 30, 110], [245, 110, 40], [255, 235, 120]], dtype=np.float64)
