@@ -15,6 +15,7 @@ from trainer.cli import VERBS, main
 from trainer.recipe import Recipe, load_recipe
 from trainer.report import plot_curves, results_table, write_json
 from trainer.run import build, load_pretrained, load_splits
+from trainer.scenes.splits import DRAWN
 from trainer.tokenizers import build_word_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -28,12 +29,10 @@ TINY = [
 
 @pytest.fixture(scope="module", autouse=True)
 def few_scenes():
-    import trainer.run
-
-    original = trainer.run._SCENES
-    trainer.run._SCENES = {"train": (24, 0), "validation": (12, 1)}
+    original = DRAWN["scenes"]
+    DRAWN["scenes"] = {"train": (24, 0), "validation": (12, 1)}
     yield
-    trainer.run._SCENES = original
+    DRAWN["scenes"] = original
 
 
 @pytest.fixture(scope="module")

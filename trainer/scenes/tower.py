@@ -19,13 +19,14 @@ from .layout import COLOURS, RADIUS, SHAPES
 
 logger = logging.getLogger(__name__)
 
-LABELS = (tuple(RADIUS), COLOURS, SHAPES)  # in the order of a region's label, "small red star"
+# In the order of a region's label, "small red star".
+LABELS: dict[str, tuple[str, ...]] = {"size": tuple(RADIUS), "colour": COLOURS, "shape": SHAPES}
 _BATCH, _RATE = 48, 2e-3
 
 
 def pretrain_tower(
     config: dict[str, Any], scenes: Dataset, *, image_size: int, steps: int = 150, seed: int = 0
-) -> PreTrainedModel:
+) -> tuple[PreTrainedModel, dict[str, float]]:
     """Train a vision backbone to tell size, colour and shape of the thing at whose centre a cell lies.
 
     Args:
@@ -36,13 +37,14 @@ def pretrain_tower(
         seed: Seed of weights and order.
 
     Returns:
-        The backbone in evaluation mode; the linear heads that read it are thrown away.
+        The backbone in evaluation mode, and the share of sizes, colours and shapes that were right in the last step;
+        the linear heads that read them are thrown away.
     """
     torch.manual_seed(seed)
     tower = AutoModel.from_config(AutoConfig.for_model(**config)).train()
     pixels, things = _pixels(scenes, image_size), _things(scenes)
     width = _features(tower, pixels[:1]).shape[-1]
-    heads = nn.ModuleList([nn.Linear(width, len(names)) for names in LABELS])
+    heads = nn.ModuleList([nn.Linear(width, len(names)) for names in LABELS.values()])
     optimizer = torch.optim.AdamW([*tower.parameters(), *heads.parameters()], lr=_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
     for step in range(steps):
@@ -53,23 +55,26 @@ def pretrain_tower(
         optimizer.step()
         schedule.step()
         if step % 50 == 49:
-            logger.warning("step %d: loss %.3f, size %.2f colour %.2f shape %.2f right", step + 1, loss.item(), *right)
-    return tower.eval()
+            logger.info("Step %d: loss %.3f, right %s.", step + 1, loss.item(), right)
+    return tower.eval(), right
 
 
 def _read_labels(
     tower: PreTrainedModel, heads: nn.ModuleList, pixels: Tensor, things: list[Tensor]
-) -> tuple[Tensor, list[float]]:
-    """Return the loss of the labels at the centres of all things, and the share of each kind that is right."""
+) -> tuple[Tensor, dict[str, float]]:
+    """Return the loss of the labels at the centres of all things, and which share of each kind is right."""
     features = _features(tower, pixels)
     rows = torch.arange(len(things)).repeat_interleave(torch.tensor([len(scene) for scene in things]))
     joined = torch.cat(things)
     centres = grid_centres(features.shape[1])
     cells = torch.cdist(joined[:, :2], centres).argmin(1)
     picked, labels = features[rows, cells], joined[:, 2:].long()
-    logits = [head(picked) for head in heads]
-    loss = sum((F.cross_entropy(one, labels[:, kind]) for kind, one in enumerate(logits)), features.new_zeros(()))
-    return loss, [float((one.argmax(1) == labels[:, kind]).float().mean()) for kind, one in enumerate(logits)]
+    loss, right = features.new_zeros(()), {}
+    for kind, head, label in zip(LABELS, heads, labels.T, strict=True):
+        logits = head(picked)
+        loss = loss + F.cross_entropy(logits, label)
+        right[kind] = float((logits.argmax(1) == label).float().mean())
+    return loss, right
 
 
 def grid_centres(cells: int) -> Tensor:
@@ -97,7 +102,7 @@ def _things(scenes: Dataset) -> list[Tensor]:
     return [
         torch.tensor(
             [
-                [(x1 + x2) / 2 / side, (y1 + y2) / 2 / side, *map(tuple.index, LABELS, region["label"].split())]
+                [(x1 + x2) / 2 / side, (y1 + y2) / 2 / side, *map(tuple.index, LABELS.values(), region["label"].split())]
                 for region in regions
                 for x1, y1, x2, y2 in [region["box"]]
             ]
