@@ -32,9 +32,12 @@ FEATURES = datasets.Features(
 )
 
 
-def load_flickr30k_entities(
-    folder: str | Path, image_root: str | Path, split: str | None = None
-) -> datasets.Dataset:
+def is_flickr30k_entities(source: str | Path) -> bool:
+    """Tell whether a path is a folder of Flickr30k Entities: it has `Sentences` and `Annotations`."""
+    return all(Path(source, name).is_dir() for name in ("Sentences", "Annotations"))
+
+
+def load_flickr30k_entities(folder: str | Path, image_root: str | Path, split: str | None = None) -> datasets.Dataset:
     """Load photos, captions, and which boxes the phrases of the captions name.
 
     Args:
