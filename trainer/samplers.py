@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-
-from .scoring.metrics import pad_rows
+from torch.nn.utils.rnn import pad_sequence
 
 
 class DistinctPhotoSampler(torch.utils.data.Sampler[int]):
@@ -121,7 +120,9 @@ def _look_alikes(photos: NDArray[np.int64], groups: Sequence[str | None]) -> NDA
     for photo, group in group_of.items():
         members.setdefault(group, []).append(photo)
     members[None] = []  # photos without a group are nobody's look-alikes
-    return pad_rows([[other for other in members[group] if other != photo] for photo, group in group_of.items()])
+    rows = [torch.tensor([other for other in members[group] if other != photo]) for photo, group in group_of.items()]
+    padded: NDArray[np.int64] = pad_sequence(rows, batch_first=True, padding_value=-1).numpy().astype(np.int64)
+    return padded
 
 
 def _rounds(photos: NDArray[np.int64], rng: np.random.Generator) -> list[NDArray[np.int64]]:
