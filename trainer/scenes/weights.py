@@ -8,6 +8,7 @@ anew; `record.json` beside each tells command, seed, versions and results.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,15 @@ def shipped(name_or_path: str) -> str:
     return str(path)
 
 
+def made_by(name: str) -> str:
+    """Return the command that made weights of the package.
+
+    Args:
+        name: Such as `"tgdt:scenes-model"`.
+    """
+    return str(json.loads((Path(shipped(name)) / "record.json").read_text(encoding="utf-8"))["command"])
+
+
 def make_tower(folder: Path, seed: int = 0, *, scenes: int = 750, steps: int = 300) -> None:
     """Pre-train the tower on plain and crowded scenes, and save it in half precision.
 
@@ -84,6 +94,8 @@ def make_model(folder: Path, seed: int = 0, overrides: tuple[str, ...] = ()) -> 
         run = run_recipe(load_recipe("scenes", overrides), output, seed=seed)
     run.model.half().save_pretrained(folder / "scenes-model")
     run.processor.save_pretrained(folder / "scenes-model")
+    for code in (folder / "scenes-model").glob("*.py"):
+        code.unlink()  # the package that has these weights has the code
     _record(folder / "scenes-model", "model", seed, {"seconds": run.seconds, "results": run.results})
 
 

@@ -7,13 +7,12 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from modeling_tgdt import TGDTModel, TGDTProcessor
 from trainer.recipe import load_recipe
-from trainer.run import build, load_pretrained
+from trainer.run import build
 from trainer.scenes import make_scenes
 from trainer.scenes.layout import SHAPES
 from trainer.scenes.tower import LABELS, _features, _pixels, _things, grid_centres, pretrain_tower
-from trainer.scenes.weights import FOLDER, MODEL, TOWER, make_tower, shipped
+from trainer.scenes.weights import FOLDER, TOWER, make_tower, shipped
 
 TINY = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 
@@ -70,10 +69,8 @@ def test_recipes_start_from_what_is_shipped() -> None:
 
 def test_what_is_shipped_is_small_and_known() -> None:
     assert sum(path.stat().st_size for path in FOLDER.rglob("*")) < 5_000_000
-    for name in (TOWER, MODEL):
+    for name in (TOWER,):
         record = json.loads((FOLDER / name.removeprefix("tgdt:") / "record.json").read_text())
         assert record["command"].startswith("python -m trainer.scenes.weights ")
     with pytest.raises(ValueError, match="'tgdt:x': expected 'tgdt:scenes-tower' or 'tgdt:scenes-model'"):
         shipped("tgdt:x")
-    model, processor = load_pretrained(MODEL, load_recipe("scenes"))
-    assert isinstance(model, TGDTModel) and isinstance(processor, TGDTProcessor) and model.dtype == torch.float32
