@@ -7,9 +7,10 @@ import numpy as np
 
 _CONTINUES = "##"  # WordPiece
 _STARTS = ("Ġ", "▁")  # byte-level BPE, SentencePiece
-_WITHOUT_CONTENT = frozenset(
-    "a an the of in on at to by with and or is are was were be there it its this that as for from".split()
-)
+_WITHOUT_CONTENT = {
+    "a", "an", "the", "of", "in", "on", "at", "to", "by", "with", "and", "or", "is", "are", "was", "were", "be",
+    "there", "it", "its", "this", "that", "as", "for", "from",
+}  # fmt: skip
 
 
 def group_words(tokenizer: Any, input_ids: list[int]) -> list[tuple[str, list[int]]]:

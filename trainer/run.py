@@ -245,11 +245,13 @@ def build(recipe: Recipe, train: Any) -> tuple[TGDTModel, TGDTProcessor]:
         captions = [caption for row in train["captions"] for caption in row]
         tokenizer = build_word_tokenizer(captions)
         text = AutoConfig.for_model(**recipe.text_config, vocab_size=len(tokenizer))
-        tower = None if recipe.vision_model is None else load_tower(shipped(recipe.vision_model), "vision", torch.float32)
+        tower = (
+            None if recipe.vision_model is None else load_tower(shipped(recipe.vision_model), "vision", torch.float32)
+        )
         vision = tower.config if tower else recipe.vision_config and AutoConfig.for_model(**recipe.vision_config)
         model = TGDTModel(TGDTConfig(text_config=text, vision_config=vision, **recipe.model))
         if tower:
-            copy_weights(tower, model.vision_model)
+            copy_weights(tower, model.get_submodule("vision_model"))
         return model, TGDTProcessor(TGDTImageProcessor(size=size), tokenizer)
     pretrained: Any = AutoTokenizer.from_pretrained(recipe.text_model)
     depth = recipe.text_num_hidden_layers

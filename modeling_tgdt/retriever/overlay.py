@@ -29,8 +29,8 @@ def draw_alignment(
 ) -> Image.Image:
     """Draw one panel for the picture and one for each word.
 
-    One scale of colours holds for the whole caption, from the lowest to the highest cosine of its words, so that a word
-    that matches nothing stays cold. The number beside a word is the cosine of its most similar region, which is
+    One scale of colours holds for the whole caption, from the lowest to the highest cosine of its words, so that a
+    word that matches nothing stays cold. The number beside a word is the cosine of its most similar region, which is
     framed. Panels of words without content ("a", "the", "of") are pale and without a frame.
 
     Args:

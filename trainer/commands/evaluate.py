@@ -33,8 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, _EXAMPLES
     parser.add_argument("--model", required=True, metavar="ID|DIR", help="TGDT model with its processor")
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset", required=True, metavar="SOURCE", help="captioned photos, as for tgdt train, or a folder "
-                      "of Flickr30k Entities; those with a column group_id get a table of look-alikes")  # fmt: skip
+    data.add_argument(
+        "--dataset",
+        required=True,
+        metavar="SOURCE",
+        help="captioned photos, as for tgdt train, or a folder of Flickr30k Entities; those with a column group_id "
+        "get a table of look-alikes",
+    )
     data.add_argument("--split", metavar="NAME", help="split to measure; not needed when there is only one")
     data.add_argument("--features", metavar="PATH", help="region features that replace the pictures")
     data.add_argument("--image-root", metavar="DIR", help="folder that picture file names are relative to")

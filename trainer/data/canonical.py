@@ -48,7 +48,8 @@ def canonicalise(
         return _from_paths(table, found, captions, image_root)
     ids = _ids(table, found)
     rows, grouped = _group(ids, captions)
-    kept = {name: found[name] for name in ("image", "region_features", "region_boxes") if name in found}
+    names = ("image", "region_features", "region_boxes")
+    kept: dict[str, str] = {name: found[name] for name in names if name in found}
     kept |= {name: name for name in _PHOTO_COLUMNS if name in table.column_names}
     result = table.select_columns(list(kept.values())).rename_columns({v: k for k, v in kept.items() if v != k})
     if len(rows) != len(result):

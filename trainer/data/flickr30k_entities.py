@@ -99,7 +99,9 @@ def _photo(folder: Path, image_root: Path, name: str) -> dict[str, Any]:
             raise ValueError(f"Photo {name} needs {path}, which does not exist.")
     boxes = _boxes(annotations)
     number = {thing: place for place, thing in enumerate(boxes)}
-    parsed = [parse_sentence(line.strip()) for line in sentences.read_text(encoding="utf-8").splitlines() if line.strip()]
+    parsed = [
+        parse_sentence(line.strip()) for line in sentences.read_text(encoding="utf-8").splitlines() if line.strip()
+    ]
     return {
         "image": str(image_root / f"{name}.jpg"),
         "captions": [caption for caption, _ in parsed],

@@ -36,8 +36,8 @@ def make_scenes(
     """Draw captioned scenes; the same arguments give the same data set everywhere.
 
     Each base scene is followed by its distractors, in which the colours, the places or the sizes of the two main
-    things are swapped, and in crowded scenes also the colour or the shape of one is replaced. All captions of a group tell the detail that its scenes differ in, so that a caption is true
-    of one image only.
+    things are swapped, and in crowded scenes also the colour or the shape of one is replaced. All captions of a group
+    tell the detail that its scenes differ in, so that a caption is true of one image only.
 
     Args:
         num_images: Images in total, base scenes and distractors.

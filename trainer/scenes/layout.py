@@ -134,7 +134,7 @@ def _free_spot(random: Random, taken: list[tuple[float, float]]) -> tuple[float,
 
 
 def _crowded_spots(random: Random, count: int) -> list[tuple[float, float]] | None:
-    """Return a place for the first two things and one for each small thing beside them, or `None` where room is out."""
+    """Return places for the first two things and for the small ones beside them, or `None` where room is out."""
     pair = _pair_spots(random)
     spots = list(pair)
     for _ in range(200):

@@ -102,7 +102,11 @@ def _things(scenes: Dataset) -> list[Tensor]:
     return [
         torch.tensor(
             [
-                [(x1 + x2) / 2 / side, (y1 + y2) / 2 / side, *map(tuple.index, LABELS.values(), region["label"].split())]
+                [
+                    (x1 + x2) / 2 / side,
+                    (y1 + y2) / 2 / side,
+                    *map(tuple.index, LABELS.values(), region["label"].split()),
+                ]
                 for region in regions
                 for x1, y1, x2, y2 in [region["box"]]
             ]

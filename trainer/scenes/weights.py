@@ -114,7 +114,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=FOLDER, help="default: the folder of the package")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    {"tower": make_tower, "model": make_model}[args.what](args.output, args.seed)
+    if args.what == "tower":
+        make_tower(args.output, args.seed)
+    else:
+        make_model(args.output, args.seed)
 
 
 if __name__ == "__main__":

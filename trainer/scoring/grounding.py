@@ -76,9 +76,12 @@ def _photo_rows(model: Any, processor: Any, photo: Mapping[str, Any]) -> list[tu
         cosines = merge_pieces((tokens @ regions.T).float().cpu().numpy(), words)
         spans = word_spans(caption, [word for word, _ in words])
         for span, best in zip(spans, cosines.argmax(axis=1), strict=True):
+            if span is None or not has_content(caption[slice(*span)]):
+                continue
             for phrase in named:
-                if span and phrase["start"] <= span[0] and span[1] <= phrase["end"] and has_content(caption[slice(*span)]):
-                    near, within = np.isin(nearest, phrase["things"]), inside[:, phrase["things"]].any(axis=1)
+                if phrase["start"] <= span[0] and span[1] <= phrase["end"]:
+                    near = np.stack([nearest == thing for thing in phrase["things"]]).any(axis=0)
+                    within = inside[:, phrase["things"]].any(axis=1)
                     found.append((phrase["kind"], np.array([near[best], near.mean(), within[best], within.mean()])))
     return found
 

@@ -114,7 +114,9 @@ def score_pairs(
     if not hits:
         raise ValueError("None of the photos that have a look-alike has a caption.")
     kinds = {kind: rows for kind, rows in sorted(hits.items()) if kind != ALL}
-    return {kind: _summary(rows) for kind, rows in {**kinds, ALL: [row for rows in hits.values() for row in rows]}.items()}
+    return {
+        kind: _summary(rows) for kind, rows in {**kinds, ALL: [row for rows in hits.values() for row in rows]}.items()
+    }
 
 
 def _won(embeddings: RetrievalEmbeddings, caption: int, items: torch.Tensor, score: ScoreConfig) -> torch.Tensor:

@@ -11,8 +11,8 @@ from PIL import Image
 
 import trainer.scoring.grounding as grounding
 from tests.trainer.scenes_model import processor, scenes, tiny_model
-from trainer.scoring.grounding import evaluate_grounding, word_spans
 from trainer.scenes.phrases import scene_phrases
+from trainer.scoring.grounding import evaluate_grounding, word_spans
 
 # Four cells of a 40 x 40 picture, and two things: one in the first cell, one in the last.
 CELLS = np.array([[0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 0.5, 1], [0.5, 0.5, 1, 1]])
@@ -64,8 +64,12 @@ def test_words_are_right_where_their_best_region_is_nearest_and_inside(pointing)
     found = evaluate_grounding(MODEL, None, photo(caption, phrases))
     # Cells 1 and 2 are as far from both things' centres as can be; the first thing is nearer to them.
     assert found["toy"] == {
-        "nearest": 100.0, "nearest_chance": 25.0 * _nearer_to_first(), "inside": 100.0, "inside_chance": 25.0, "words": 1
-    }  # fmt: skip
+        "nearest": 100.0,
+        "nearest_chance": 25.0 * _nearer_to_first(),
+        "inside": 100.0,
+        "inside_chance": 25.0,
+        "words": 1,
+    }
     assert found["thing"]["nearest"] == found["thing"]["inside"] == 50.0 and found["thing"]["words"] == 2
     assert found["all"]["words"] == 3 and found["all"]["nearest"] == pytest.approx(200 / 3)
 
