@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .data_collator import TGDTDataCollator
     from .datasets import load_captions
     from .evaluation import evaluate_retrieval
+    from .scoring.calibration import ScoreWeights, calibrate_scores
     from .scoring.grounding import evaluate_grounding
     from .scoring.look_alikes import look_alike_accuracy
     from .training.projection_init import warm_start
@@ -22,7 +23,9 @@ _MODULES = {
     "CaptionDataset": "data.caption_dataset",
     "ColumnEncoder": "data.column_encoding",
     "IterableCaptionDataset": "data.caption_dataset",
+    "ScoreWeights": "scoring.calibration",
     "TGDTDataCollator": "data_collator",
+    "calibrate_scores": "scoring.calibration",
     "evaluate_grounding": "scoring.grounding",
     "evaluate_retrieval": "evaluation",
     "load_captions": "datasets",
@@ -51,7 +54,9 @@ __all__ = [
     "CaptionDataset",
     "ColumnEncoder",
     "IterableCaptionDataset",
+    "ScoreWeights",
     "TGDTDataCollator",
+    "calibrate_scores",
     "evaluate_grounding",
     "evaluate_retrieval",
     "load_captions",

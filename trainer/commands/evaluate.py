@@ -91,16 +91,16 @@ def run(args: argparse.Namespace) -> int:
     from accelerate import PartialState
 
     from hub_cards.tables import results_table
-    from modeling_tgdt import TGDTModel, TGDTProcessor
     from modeling_tgdt.retriever.hubness import HubnessOptions
+    from modeling_tgdt.retriever.loading import load_pretrained
     from trainer.data.skip_report import SkipReport
     from trainer.report import write_json
     from trainer.scoring.encoding import EncodeOptions, encode_dataset
     from trainer.scoring.positions import ScoreConfig
 
     state = PartialState()  # under `accelerate launch` the processes share encoding and scoring
-    model = TGDTModel.from_pretrained(args.model).eval().to(state.device)
-    processor = TGDTProcessor.from_pretrained(args.model)
+    model, processor = load_pretrained(args.model)
+    model = model.eval().to(state.device)
     report = SkipReport()
     policy: dict[str, Any] = {"on_error": args.on_error, "report": report}
     photos = _load(args, policy)

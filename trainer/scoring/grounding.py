@@ -80,8 +80,8 @@ def _photo_rows(model: Any, processor: Any, photo: Mapping[str, Any]) -> list[tu
                 continue
             for phrase in named:
                 if phrase["start"] <= span[0] and span[1] <= phrase["end"]:
-                    near: NDArray[np.bool_] = np.stack([nearest == thing for thing in phrase["things"]]).any(axis=0)
-                    within = inside[:, phrase["things"]].any(axis=1)
+                    near: Any = np.stack([nearest == thing for thing in phrase["things"]]).any(axis=0)
+                    within: Any = inside[:, phrase["things"]].any(axis=1)
                     found.append((phrase["kind"], np.array([near[best], near.mean(), within[best], within.mean()])))
     return found
 
