@@ -66,7 +66,7 @@ def has_content(word: str) -> bool:
         >>> [word for word in "A ball in the snow .".split() if has_content(word)]
         ['ball', 'snow']
     """
-    return _has_letter(word) and word.lower() not in _WITHOUT_CONTENT
+    return any(map(str.isalnum, word)) and word.lower() not in _WITHOUT_CONTENT
 
 
 def vocabulary_marks(tokenizer: Any) -> Marks:
