@@ -6,13 +6,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from .image_loading_tgdt import FORMATS, download, known_formats
+from .image_loading_tgdt import FORMATS, decode, download
+from .picture_limits_tgdt import MAX_PIXELS, read_regular_file
 
 SUFFIXES = (
     ".avif",
@@ -29,7 +29,6 @@ SUFFIXES = (
     ".tiff",
     ".webp",
 )
-MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3  # where Pillow itself warns of a decompression bomb: 89 million
 _ID_COLUMNS = ("image_id", "id", "filename", "file_name")
 
 
@@ -55,9 +54,10 @@ def read_picture(source: Any, *, max_pixels: int = MAX_PIXELS) -> Any:
         return source
     name = "the picture" if isinstance(source, bytes | bytearray) else repr(os.fspath(source))
     try:
-        return _decode(_encoded(source), name, max_pixels)
-    except OSError as error:
+        data = _encoded(source)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{name} cannot be read: {_reason(error)}") from error
+    return _decode(data, name, max_pixels)
 
 
 def list_pictures(folder: str | os.PathLike[str]) -> Iterator[tuple[str, Path]]:
@@ -129,27 +129,23 @@ def _dataset_items(dataset: Any) -> Iterator[tuple[str | None, Any]]:
 def _encoded(source: str | os.PathLike[str] | bytes | bytearray) -> bytes:
     if isinstance(source, bytes | bytearray):
         return bytes(source)
-    return download(source) if isinstance(source, str) and "://" in source else Path(source).read_bytes()
+    return download(source) if isinstance(source, str) and "://" in source else read_regular_file(source)
 
 
 def _decode(data: bytes, name: str, max_pixels: int) -> Image.Image:
     if not data:
         raise ValueError(f"{name} has 0 bytes")
     try:
-        image = Image.open(BytesIO(data), formats=known_formats())
-        if image.width * image.height > max_pixels:
-            raise ValueError(f"{name} has {image.width} x {image.height} pixels, more than the {max_pixels} allowed")
-        image.load()
-    except ValueError:
-        raise
+        return decode(data, max_pixels)
     except Exception as error:  # Pillow's plugins raise nearly every type on broken files
         raise ValueError(f"{name} is no readable picture: {_reason(error)}") from error
-    return image
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return f"expected one of the formats {', '.join(FORMATS)}"
+    if isinstance(error, ValueError):
+        return str(error)
     return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -86,6 +87,15 @@ def metadata_rows(table: Any) -> list[dict[str, Any]]:
     names = [name for name in table.column_names if name.startswith(PREFIX)]
     rows = table.select(names).to_pylist() if names else [{} for _ in range(len(table))]
     return [{key[len(PREFIX) :]: value for key, value in row.items() if value is not None} for row in rows]
+
+
+def json_value(value: Any) -> Any:
+    """Return metadata as JSON can hold it: NaN and infinity become None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: json_value(own) for key, own in value.items()}
+    return [json_value(own) for own in value] if isinstance(value, list) else value
 
 
 def matching_rows(table: Any, where: Mapping[str, Condition]) -> np.ndarray:
