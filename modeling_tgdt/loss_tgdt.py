@@ -30,7 +30,8 @@ class CMCTerms(NamedTuple):
 class CMCLoss(nn.Module):
     """CMC loss: inter-modal ranking on global and on token similarity, intra-modal consistency, optional distillation.
 
-    The hinge terms are sums over the batch, as in the reference; `"infonce"` and `"sigmoid"` are means over queries.
+    With the hinge all terms are sums over the batch, as in the reference. `"infonce"` and `"sigmoid"` are means over
+    queries, and the consistency term beside them is a mean over rows, so that its weight holds for any batch size.
 
     A mean of W best cosines moves by 1/W at most when one word is wrong, so the token similarity has a margin,
     temperature and bias of its own. Its hinge is `margin / local_margin * max(0, local_margin + negative - positive)`:
@@ -169,6 +170,8 @@ class CMCLoss(nn.Module):
                 components["distill"] = distillation(teacher, similarity, self.distill_temperature)
         if embeds is not None and self.intra_weight:
             components["intra"] = intra_modal_consistency(*embeds, self.intra_margin)
+            if self.objective != "hinge":
+                components["intra"] = components["intra"] / len(embeds[0])
         components = {name: value for name, value in components.items() if weights[name]}
         if not components:
             raise ValueError("Every weight of the loss is 0. Give at least one of global, local, intra some weight.")

@@ -32,6 +32,15 @@ def test_recorded_matching_loss(hardest, kind, intra_weight):
     torch.testing.assert_close(gradients(loss, images, texts), expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize(("objective", "grows"), [("hinge", 3.0), ("infonce", 1.0), ("sigmoid", 1.0)])
+def test_the_consistency_term_is_a_sum_or_a_mean_as_its_objective_is(objective, grows):
+    """Rows repeated three times: their largest gaps stay, a sum is three times as large and a mean the same."""
+    images, texts = torch.eye(4)[:, :3].contiguous(), torch.ones(4, 3)
+    loss = CMCLoss(intra_margin=0.1, objective=objective, global_weight=0, local_weight=0)
+    one, three = (loss(images.repeat(n, 1), texts.repeat(n, 1))["intra"] for n in (1, 3))
+    assert one > 0 and three == pytest.approx(float(grows * one))
+
+
 def test_recorded_intra_term_and_single_pair():
     data = load_file(REFERENCE / "losses_matching.safetensors")
     images, texts = data["im"].requires_grad_(), data["s"].requires_grad_()

@@ -60,7 +60,7 @@ def test_the_loss_falls(tmp_path):
 def test_evaluation_metrics_and_best_model(tmp_path):
     trainer = make_trainer(
         tmp_path, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2,
-        load_best_model_at_end=True, metric_for_best_model="rsum", greater_is_better=True,
+        load_best_model_at_end=True,
     )  # fmt: skip
     trainer.train()
     metrics = trainer.evaluate()
@@ -69,6 +69,54 @@ def test_evaluation_metrics_and_best_model(tmp_path):
     assert trainer.state.best_metric == max(
         entry["eval_rsum"] for entry in trainer.state.log_history if "eval_rsum" in entry
     )
+
+
+KEEP_BEST = {
+    "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 1,
+    "load_best_model_at_end": True,
+}  # fmt: skip
+
+
+def test_training_never_ends_below_its_start(tmp_path, caplog):
+    """A rate that destroys the model: the weights of the start come back, and both figures are told."""
+    trained = tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    make_trainer(tmp_path / "first", trained, scenes(8, 1), max_steps=40, learning_rate=2e-3).train()
+    before = weights(trained)
+    trainer = make_trainer(tmp_path, trained, max_steps=2, learning_rate=1.0, max_grad_norm=0.0, **KEEP_BEST)
+    result = trainer.train()
+    assert not changed(before, trained)
+    history = [entry for entry in trainer.state.log_history if "eval_rsum" in entry]
+    assert [entry["step"] for entry in history] == [0, 1, 2]
+    assert result.metrics["start_rsum"] == result.metrics["end_rsum"] == history[0]["eval_rsum"]
+    assert trainer.evaluate()["eval_rsum"] == history[0]["eval_rsum"] > history[-1]["eval_rsum"]
+    assert "No checkpoint beats the start" in caplog.text
+
+
+def test_the_start_is_measured_once(tmp_path, caplog):
+    trainer = make_trainer(tmp_path, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2)
+    whole = trainer.train().metrics
+    assert whole["end_rsum"] == trainer.state.log_history[-2]["eval_rsum"]
+    resumed = make_trainer(tmp_path, eval_strategy="steps", eval_steps=2, max_steps=6)
+    metrics = resumed.train(resume_from_checkpoint=True).metrics
+    assert metrics["start_rsum"] == whole["start_rsum"]
+    assert [entry["step"] for entry in resumed.state.log_history if "eval_rsum" in entry] == [0, 2, 4, 6]
+
+
+def test_no_evaluation_without_an_evaluation_strategy(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=1)
+    assert "start_rsum" not in trainer.train().metrics
+    assert not any("eval_rsum" in entry for entry in trainer.state.log_history)
+
+
+def test_a_batch_of_one_pair_is_warned_of(tmp_path, caplog):
+    make_trainer(tmp_path, per_device_train_batch_size=1)
+    assert "loss is 0" in caplog.text
+
+
+def test_a_run_of_any_length_logs_twenty_times(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=20, logging_steps=CMCTrainingArguments("x").logging_steps)
+    trainer.train()
+    assert sum("loss" in entry for entry in trainer.state.log_history) == 20
 
 
 @pytest.mark.parametrize(
