@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from transformers import BatchFeature
+from transformers import BatchFeature, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
@@ -84,6 +84,24 @@ class TGDTProcessor(ProcessorMixin):
         if regions is not None:
             data.update(batch_regions(regions))
         return BatchFeature(data, tensor_type=options["text_kwargs"].get("return_tensors"))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a processor; see transformers' `ProcessorMixin`.
+
+        Code of the repository runs only where the caller says `trust_remote_code=True`; nobody is asked on the way.
+        """
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **{"trust_remote_code": False, **kwargs})
+
+    @staticmethod
+    def get_possibly_dynamic_module(module_name: str) -> Any:
+        """Find a class that a processor's file names; this processor has no use for models."""
+        found = ProcessorMixin.get_possibly_dynamic_module(module_name)
+        if module_name.startswith("Auto") or (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+            raise ValueError(
+                f"Expected an image processor or a tokenizer in the processor's files, found {module_name}."
+            )
+        return found
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Save the processor, with the custom code that loads it; see transformers' `ProcessorMixin`."""

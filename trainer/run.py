@@ -258,7 +258,7 @@ def build(recipe: Recipe, train: Any) -> tuple[TGDTModel, TGDTProcessor]:
         vision = None if recipe.vision_config is None else AutoConfig.for_model(**recipe.vision_config)
         model = TGDTModel(TGDTConfig(text_config=text, vision_config=vision, **recipe.model))
         return model, TGDTProcessor(TGDTImageProcessor(size=size), tokenizer)
-    pretrained: Any = AutoTokenizer.from_pretrained(recipe.text_model)
+    pretrained: Any = AutoTokenizer.from_pretrained(recipe.text_model, trust_remote_code=False)
     depth = recipe.text_num_hidden_layers
     model = TGDTModel.from_vision_text_pretrained(
         recipe.vision_model, recipe.text_model, text_num_hidden_layers=depth, **recipe.model
