@@ -17,11 +17,14 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, has_length
 from transformers.utils import logging
 
+from modeling_tgdt.pairs_tgdt import PairEmbeddings
+from modeling_tgdt.processing_tgdt import TGDTProcessor, fitted_processor
+
 from .data.caption_dataset import CaptionDataset, IterableCaptionDataset
 from .data.skip_report import SkipReport
 from .data_collator import TGDTDataCollator
 from .datasets import load_captions
-from .distributed import PairEmbeddings, gather_pairs
+from .distributed import gather_pairs
 from .evaluation import evaluate_retrieval
 from .report import write_json
 from .samplers import DistinctPhotoSampler
@@ -116,7 +119,7 @@ class CMCTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator or TGDTDataCollator(processing_class),
+            data_collator=data_collator or TGDTDataCollator(_fitted(processing_class, model)),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -201,7 +204,8 @@ class CMCTrainer(Trainer):
             module.eval()
         inputs = {name: value for name, value in inputs.items() if name != "return_loss"}
         size = self.args.mini_batch_size
-        if size is None or return_outputs or not torch.is_grad_enabled() or size >= len(inputs["input_ids"]):
+        largest = max(len(value) for value in inputs.values() if isinstance(value, Tensor))
+        if size is None or return_outputs or not torch.is_grad_enabled() or size >= largest:
             pairs = self._embed(model, inputs)
             loss = self._loss_of(pairs)
             return (loss, pairs.tensors()) if return_outputs else loss
@@ -210,16 +214,16 @@ class CMCTrainer(Trainer):
 
     def _embed(self, model: nn.Module, inputs: dict[str, Any]) -> PairEmbeddings:
         # Through the wrapped forward: a distributed model synchronises gradients only there.
-        image_ids = inputs.get("image_ids")
-        inputs = {name: value for name, value in inputs.items() if name != "image_ids"}
-        return PairEmbeddings.of(model(**inputs, return_loss=False, return_logits=False, return_dict=True), image_ids)
+        names = {name: inputs[name] for name in ("image_ids", "caption_ids", "num_pairs") if name in inputs}
+        inputs = {name: value for name, value in inputs.items() if name not in names}
+        return PairEmbeddings.of(model(**inputs, return_loss=False, return_logits=False, return_dict=True), **names)
 
     def _loss_of(self, pairs: PairEmbeddings) -> Tensor:
         core: Any = self.accelerator.unwrap_model(self.model)
         if self.args.gather_across_devices:
             pairs = gather_pairs(pairs)
         loss_module = stage_loss(core, self.args.train_stage, self._margin_share())
-        loss, components, _ = core.compute_loss(**pairs.tensors(), loss_module=loss_module)
+        loss, components, _ = core.compute_loss(pairs, loss_module=loss_module)
         self._check_and_record(loss, components, pairs)
         return loss
 
@@ -408,6 +412,13 @@ class CMCTrainer(Trainer):
         folder = args.token_cache_dir or Path(str(args.output_dir), "token_cache")
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         return cache_tokens(model.to(args.device), processor, photos, folder, autocast_dtype=dtype)
+
+
+def _fitted(processor: Any, model: Any) -> Any:
+    """Return a processor whose captions fit the model, where both are known."""
+    return (
+        fitted_processor(processor, model) if model is not None and isinstance(processor, TGDTProcessor) else processor
+    )
 
 
 def _collate_on_every_process(args: CMCTrainingArguments) -> None:

@@ -45,8 +45,9 @@ def calibrate_scores(
 
     A logistic model asks of each caption which photo is its own, and of each photo which caption: the logits are a
     weighted sum of both similarities, and the ratio of the weights that explain the pairs best is the mix. So the
-    scale and the temperature of the token similarity do not matter. The model keeps its weights unless the new ones
-    are clearly better: by more than two standard errors of the likelihood over the photos, at no lower rsum.
+    scale and the temperature of the token similarity do not matter. Tokens must show that they help: neither the
+    weights of the model nor the fitted ones are taken unless they are clearly better than the global similarity alone,
+    by more than two standard errors of the likelihood over the photos, at no lower rsum.
 
     Args:
         model: TGDTModel, trained or not.
@@ -100,13 +101,14 @@ def fit_score_weights(embeddings: RetrievalEmbeddings, score: ScoreConfig) -> Sc
     mixes = _Mixes(embeddings, parts / spread[:, None, None])
     before, global_only = torch.tensor([score.global_weight, score.local_weight]) * spread, torch.tensor([1.0, 0.0])
     fitted = mixes.fit().clamp(min=0)
-    best = fitted if mixes.is_better(fitted, global_only) else global_only
-    rsum_before = mixes.rsum(before)
-    if not mixes.is_better(best, before):
-        return ScoreWeights(score.global_weight, score.local_weight, rsum_before, rsum_before)
+    best = before if mixes.is_better(before, global_only) else global_only
+    best = fitted if mixes.is_better(fitted, best) else best
+    rsum, rsum_before = mixes.rsum(best), mixes.rsum(before)
+    if best is before:
+        return ScoreWeights(score.global_weight, score.local_weight, rsum, rsum_before)
     weights = best / spread
     of_global, of_local = (weights / (weights[0] if weights[0] > 0 else weights[1])).tolist()
-    return ScoreWeights(of_global, of_local, mixes.rsum(best), rsum_before)
+    return ScoreWeights(of_global, of_local, rsum, rsum_before)
 
 
 class _Mixes:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from modeling_tgdt.gallery.filters import parse_filter
 from modeling_tgdt.gallery.metadata import json_value
 from modeling_tgdt.picture_limits_tgdt import MAX_PIXELS
 from trainer.serving.batching import Batcher, Searcher, SearchRequest
@@ -83,6 +84,7 @@ class Options(BaseModel):
     top_k: int = Field(10, ge=1, le=1000, description="results")
     candidates: int = Field(100, ge=1, le=10_000, description="size of the shortlist of stage one")
     mode: Literal["two_stage", "global", "local"] = "two_stage"
+    hubness: bool = Field(True, description="whether to lower hubs, in a gallery that knows which they are")
     global_weight: float | None = Field(None, allow_inf_nan=False, ge=-1e6, le=1e6)
     local_weight: float | None = Field(None, allow_inf_nan=False, ge=-1e6, le=1e6)
     where: str | None = Field(None, description='metadata filter as a JSON object, such as {"year": [2024, 2025]}')
@@ -272,9 +274,10 @@ def _condition(text: str | None) -> Any:
         raise HTTPException(400, f"where must be a JSON object, found {text[:80]!r}") from error
     if not isinstance(condition, dict):
         raise HTTPException(400, f"where must be a JSON object, found {text[:80]!r}")
-    for key, value in condition.items():
-        if any(one is None for one in (value if isinstance(value, list) else [value])):
-            raise HTTPException(400, f"where[{key!r}] is null, which matches nothing; leave it out")
+    try:
+        parse_filter(condition)
+    except (TypeError, ValueError) as error:
+        raise HTTPException(400, str(error)) from error
     return condition or None
 
 

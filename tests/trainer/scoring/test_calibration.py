@@ -1,4 +1,4 @@
-"""Score weights: the fitted mix ranks new photos as the best of a grid does, and doubt keeps what the model has."""
+"""Score weights: the fitted mix ranks new photos as the best of a grid does, and in doubt the global score decides."""
 
 from pathlib import Path
 
@@ -65,10 +65,14 @@ def test_tokens_that_say_nothing_get_no_weight(before: float) -> None:
     assert (weights.global_score_weight, weights.local_score_weight) == (1.0, 0.0)
 
 
-def test_few_photos_leave_the_weights_as_they_are() -> None:
-    mixed = gallery(6, 0, 1.0, 0.9)
-    weights = fit_score_weights(mixed, ScoreConfig(local_weight=0.7))
-    assert weights.local_score_weight == 0.7 and weights.rsum == weights.rsum_before
+@pytest.mark.parametrize("before", [0.0, 0.7])
+def test_tokens_must_show_that_they_help(before: float) -> None:
+    """Six photos cannot tell; ninety can, and what they show keeps weights that are as good as the fitted ones."""
+    few = fit_score_weights(gallery(6, 0, 0.5, 1.2), ScoreConfig(local_weight=before))
+    assert (few.global_score_weight, few.local_score_weight) == (1.0, 0.0)
+    fitted = fit_score_weights(gallery(90, 0, 1.0, 0.9), GLOBAL_ONLY).local_score_weight
+    kept = fit_score_weights(gallery(90, 0, 1.0, 0.9), ScoreConfig(2.0, 2.0 * fitted))
+    assert (kept.global_score_weight, kept.local_score_weight) == (2.0, 2.0 * fitted)
 
 
 def test_captions_of_unequal_number_and_photos_without_any() -> None:
