@@ -50,6 +50,24 @@ class PreparedImage:
         return np.shape(self.inputs["region_mask"])[1] if "region_mask" in self.inputs else 0
 
 
+def check_text(text: Any) -> str:
+    """Return a text that can be tokenized.
+
+    Raises:
+        TypeError: When it is no string.
+        ValueError: When it holds half of a surrogate pair: a cut emoji, or a byte that is no UTF-8.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"expected texts as strings, found {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the text {text[:80]!r} is no valid Unicode: half of a surrogate pair at position {error.start}"
+        ) from error
+    return text
+
+
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Run a block in evaluation mode without gradients, and leave the model in the mode it was in."""
@@ -112,14 +130,11 @@ class Encoder:
 
         Raises:
             TypeError: For a single string, or when an item is no string.
+            ValueError: When a text is no valid Unicode.
         """
         if isinstance(texts, str):
             raise TypeError(f"expected a list of texts, found the single string {texts!r}; pass [{texts!r}].")
-        texts = list(texts)
-        wrong = next((text for text in texts if not isinstance(text, str)), None)
-        if wrong is not None:
-            raise TypeError(f"expected texts as strings, found {type(wrong).__name__}.")
-        return self._encode(texts, batch_size, self._text_features)
+        return self._encode([check_text(text) for text in texts], batch_size, self._text_features)
 
     def _encode(self, items: Sequence[Any], batch_size: int, features_of: Callable[..., Any]) -> Embeddings:
         vectors = np.zeros((len(items), self.model.config.projection_dim), dtype=np.float32)
@@ -166,4 +181,4 @@ def _float32(tensor: Any) -> np.ndarray:
     return tensor.float().cpu().numpy()
 
 
-__all__ = ["Embeddings", "Encoder", "PreparedImage", "evaluating"]
+__all__ = ["Embeddings", "Encoder", "PreparedImage", "check_text", "evaluating"]

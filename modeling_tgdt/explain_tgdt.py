@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from .encoding_tgdt import evaluating
-from .image_loading_tgdt import upright_picture
+from .image_loading_tgdt import rgb_picture
 from .modeling_tgdt import TGDTModel
 from .picture_sources_tgdt import read_picture
 from .processing_tgdt import TGDTProcessor
@@ -186,10 +186,7 @@ def _as_picture(image: Any) -> Image.Image:
             array = (array * (255 if array.max() <= 1 else 1)).round()
         array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
         image = Image.fromarray(array.astype(np.uint8))
-    image = upright_picture(image)
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert("RGB")
+    return rgb_picture(image)
 
 
 __all__ = ["Alignment", "explain", "scored_words", "visible_box"]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .encoding_tgdt import Embeddings, Encoder, PreparedImage, evaluating
+from .encoding_tgdt import Embeddings, Encoder, PreparedImage, check_text, evaluating
 from .explain_tgdt import Alignment, explain, scored_words
 from .gallery.local import SearchMode
 from .index_tgdt import Kind, TGDTIndex
@@ -168,8 +168,11 @@ class TGDTRetriever:
         filler = self._filler(
             index, self._encoder.prepare_image, self.encode_images, batch_size, on_error, resume, workers, progress
         )
-        items = name_items(picture_items(images), index, ids, metadata, resume)
-        return filler.fill(items, _length(images))
+        left_out: dict[str, str] = {}
+        items = name_items(picture_items(images, left_out), index, ids, metadata, resume)
+        report = filler.fill(items, _length(images))
+        report.leave_out(left_out)
+        return report
 
     def add_texts(
         self,
@@ -191,7 +194,7 @@ class TGDTRetriever:
         if isinstance(texts, str):
             raise TypeError(f"expected a list of texts, found the single string {texts!r}; pass [{texts!r}].")
         index = self._writable("text")
-        filler = self._filler(index, _check_text, self.encode_texts, batch_size, on_error, resume, 1, progress)
+        filler = self._filler(index, check_text, self.encode_texts, batch_size, on_error, resume, 1, progress)
         return filler.fill(name_items(((None, text) for text in texts), index, ids, metadata, resume), _length(texts))
 
     def encode_images(self, images: Iterable[Any], batch_size: int = 32) -> Embeddings:
@@ -440,12 +443,6 @@ def _remix(hits: list[Hit], global_weight: float, local_weight: float) -> list[H
     mixed = [(global_weight * hit.global_score + local_weight * hit.local_score, hit) for hit in hits]
     mixed.sort(key=lambda pair: (-pair[0], pair[1].id))
     return [Hit(hit.id, score, hit.global_score, hit.local_score, hit.metadata) for score, hit in mixed]
-
-
-def _check_text(text: Any) -> str:
-    if not isinstance(text, str):
-        raise TypeError(f"expected a text as a string, found {type(text).__name__}")
-    return text
 
 
 def _length(source: Any) -> int | None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from modeling_tgdt.image_loading_tgdt import known_formats, upright_picture
+from modeling_tgdt.image_loading_tgdt import known_formats, rgb_picture
 
 OnError = Literal["raise", "skip", "placeholder"]
 ImageSource = Any  # path, bytes, PIL image, or {"bytes": ..., "path": ...} as `datasets` stores it
@@ -140,15 +140,7 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
-    try:
-        image = upright_picture(image)
-    except Exception:  # a broken EXIF block does not spoil the pixels
-        image = image.copy()
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return rgb_picture(image)
 
 
 def _reason(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from modeling_tgdt.image_loading_tgdt import rgb_picture
 from modeling_tgdt.picture_sources_tgdt import SUFFIXES, read_picture
 from modeling_tgdt.retrieval_tgdt import TGDTRetriever
 
@@ -49,10 +50,9 @@ class Collection:
             if not source.is_relative_to(root):
                 return None
         try:
-            decoded = read_picture(source, max_pixels=MAX_PIXELS)
+            return rgb_picture(read_picture(source, max_pixels=MAX_PIXELS))
         except ValueError:  # moved or damaged since it was indexed
             return None
-        return ImageOps.exif_transpose(decoded).convert("RGB")
 
     def tile(self, name: str) -> Image.Image:
         """Return what stands for an id among the results: its picture, small, or a card with the id."""
@@ -106,7 +106,7 @@ def _safe_name(name: str) -> str:
 def _read_upload(content: bytes) -> Image.Image:
     if len(content) > MAX_BYTES:
         raise ValueError(f"it is larger than the {MAX_BYTES >> 20} MiB allowed; send a smaller copy.")
-    picture = ImageOps.exif_transpose(read_picture(content, max_pixels=MAX_PIXELS)).convert("RGB")
+    picture = rgb_picture(read_picture(content, max_pixels=MAX_PIXELS))
     return ImageOps.contain(picture, (1024, 1024)) if max(picture.size) > 1024 else picture
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count, repeat
+from pathlib import PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 
 from ..encoding_tgdt import Embeddings
 from ..index_tgdt import TGDTIndex
+from ..picture_sources_tgdt import HEIF_HINT, looks_like_picture
 
 OnError = Literal["raise", "skip"]
 _COMMIT_ITEMS, _COMMIT_BYTES, _COMMIT_SECONDS = 4096, 1 << 26, 10.0
@@ -27,13 +29,28 @@ class AddReport:
 
     Attributes:
         added: Items written; an id that was there already was replaced.
-        skipped: (id, why) of items left out.
+        skipped: (id, why) of items left out, files among them that are pictures by their name and cannot be read.
         unchanged: With `resume=True`, items that were there already and were not read again.
+        no_pictures: Suffix to number of the folder's other files, which are no pictures by name and content.
     """
 
     added: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
     unchanged: int = 0
+    no_pictures: dict[str, int] = field(default_factory=dict)
+
+    def leave_out(self, files: Mapping[str, str]) -> None:
+        """Take note of the files of a folder that were no pictures.
+
+        Args:
+            files: Name to reason.
+        """
+        for name, why in files.items():
+            if looks_like_picture(name) or why.startswith(HEIF_HINT):
+                self.skipped.append((name, why))
+            else:
+                suffix = PurePath(name).suffix.lower() or "no suffix"
+                self.no_pictures[suffix] = self.no_pictures.get(suffix, 0) + 1
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ from typing import Any
 
 from modeling_tgdt.index_tgdt import TGDTIndex
 from modeling_tgdt.kernels.quantize import STORAGE_DTYPES
+from modeling_tgdt.picture_sources_tgdt import is_missing, row_id
 from trainer.commands.devices import add_device_argument
 from trainer.commands.search import parse_pairs
+from trainer.data.text_files import text_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +88,9 @@ def run(args: argparse.Namespace) -> int:
         report = retriever.add_images(source, workers=args.workers, **options)
     for name, why in report.skipped:
         print(f"skipped {name}: {why}")
+    if report.no_pictures:
+        others = ", ".join(f"{count} {suffix}" for suffix, count in sorted(report.no_pictures.items()))
+        print(f"left out, no pictures: {others}")
     known = f", {report.unchanged} there already" if args.resume else ""
     print(f"{report.added} added, {len(report.skipped)} skipped{known}; {len(index)} items in {out}")
     _build_engine(index, report.added)
@@ -154,7 +159,7 @@ def _check_source(source: Path, texts: bool) -> None:
 def _read_texts(path: Path) -> Iterator[tuple[str, str]]:
     """Yield (id, text) of a file; the ids of plain lines are their numbers from 1."""
     empty = True
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text_lines(path), start=1):
         if not line.strip():
             continue
         empty = False
@@ -163,7 +168,7 @@ def _read_texts(path: Path) -> Iterator[tuple[str, str]]:
             continue
         try:
             row = json.loads(line)
-            yield str(row.get("id", number)), row["text"]
+            yield str(number) if is_missing(row.get("id")) else row_id(row["id"], number), row["text"]
         except (ValueError, KeyError) as error:
             raise ValueError(
                 f'{path}, line {number}: expected {{"id": ..., "text": ...}}, found {line[:80]!r}.'

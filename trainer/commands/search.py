@@ -135,6 +135,7 @@ def _pictures_folder(args: argparse.Namespace) -> Path:
 def _draw_sheet(hits: list[Any], folder: Path, path: str) -> None:
     from PIL import Image, ImageOps
 
+    from modeling_tgdt.image_loading_tgdt import rgb_picture
     from modeling_tgdt.picture_sources_tgdt import read_picture
     from modeling_tgdt.retriever.overlay import contact_sheet
 
@@ -143,7 +144,7 @@ def _draw_sheet(hits: list[Any], folder: Path, path: str) -> None:
     panels = []
     for hit in hits:
         try:
-            picture = ImageOps.exif_transpose(read_picture(folder / hit.id)).convert("RGB")
+            picture = rgb_picture(read_picture(folder / hit.id))
         except ValueError:  # moved or damaged since it was indexed
             picture = Image.new("RGB", (240, 240), "lightgrey")
         panels.append((ImageOps.pad(picture, (240, 240), color="white"), f"{hit.score:.3f}  {hit.id}"))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,19 @@ from typing import Any
 import datasets
 from PIL import Image
 
+from modeling_tgdt.encoding_tgdt import check_text
+from modeling_tgdt.image_loading_tgdt import known_formats, upright_size
+from modeling_tgdt.picture_sources_tgdt import is_missing, row_id
+
 from ..images import OnError
 from .annotations import PhotoRecord
 from .columns import find_columns, numbered_columns
+from .names import PictureFinder
+from .picture_lists import holds_lists, only_picture, unpack_pictures
 from .region_features import RegionReader, RegionStore, open_region_store
 from .skip_report import SkipReport
+
+logger = logging.getLogger(__name__)
 
 STREAM_FEATURES = datasets.Features(
     {
@@ -23,11 +32,15 @@ STREAM_FEATURES = datasets.Features(
         "image_id": datasets.Value("string"),
     }
 )
-_IMAGE_FOLDERS = ("", "images", "Images", "Flicker8k_Dataset", "flickr30k-images", "train2014", "val2014")
 
 
 def canonicalise(
-    table: datasets.Dataset, columns: Mapping[str, str] | None = None, image_root: Path | None = None
+    table: datasets.Dataset,
+    columns: Mapping[str, str] | None = None,
+    image_root: Path | None = None,
+    *,
+    source: str = "the data set",
+    pictures_needed: bool = True,
 ) -> datasets.Dataset:
     """Bring a table to the canonical columns, one row per photo.
 
@@ -35,17 +48,25 @@ def canonicalise(
         table: Any table with a picture (or region) column and captions, photo-wise or caption-wise.
         columns: Canonical name to column, where the automatic choice is wrong.
         image_root: Folder that file names are relative to.
+        source: What the table is called in messages.
+        pictures_needed: Whether most of the pictures that it names must exist.
 
     Raises:
-        ValueError: When a column is missing.
+        ValueError: When a column is missing, or most pictures are.
     """
     if isinstance(table.format.get("format_kwargs", {}).get("transform"), RegionReader):
         return table
     found = find_columns(table.column_names, columns)
     captions = _captions(table, found)
     if "image" in found and _is_path(table.features[found["image"]]):
-        return _from_paths(table, found, captions, image_root)
-    ids = _ids(table, found)
+        paths = [path or None for path in table.with_format(None)[found["image"]][:]]
+        ids = _ids(table, found, paths, columns)
+        rows, grouped = _group(ids, captions)
+        records = [PhotoRecord(ids[row], texts, paths[row]) for row, texts in zip(rows, grouped, strict=True)]
+        return dataset_of_records(records, image_root, source=source, pictures_needed=pictures_needed)
+    if "image" in found and holds_lists(table.features[found["image"]]):
+        table = unpack_pictures(table, found["image"])
+    ids = _ids(table, found, [None] * len(table), columns)
     rows, grouped = _group(ids, captions)
     kept = {name: found[name] for name in ("image", "region_features", "region_boxes") if name in found}
     result = table.select_columns(list(kept.values())).rename_columns({v: k for k, v in kept.items() if v != k})
@@ -76,22 +97,38 @@ def canonicalise_stream(
     found = find_columns(names, columns)
     if "image" not in found:
         raise ValueError("A stream needs a picture column. Load region features with streaming=False.")
-    if isinstance((stream.features or {}).get(found["image"]), datasets.Image):
+    feature = (stream.features or {}).get(found["image"])
+    if isinstance(feature, datasets.Image):
         stream = stream.cast_column(found["image"], datasets.Image(decode=False))
+    elif holds_lists(feature):
+        stream = stream.cast_column(found["image"], datasets.List(datasets.Image(decode=False)))
     row = _StreamRow(found, numbered_columns(names), image_root)
     return stream.map(row, with_indices=True, remove_columns=names)
 
 
-def dataset_of_records(records: list[PhotoRecord], image_root: Path | None) -> datasets.Dataset:
+def dataset_of_records(
+    records: list[PhotoRecord],
+    image_root: Path | None,
+    *,
+    source: str = "the data set",
+    pictures_needed: bool = True,
+) -> datasets.Dataset:
     """Return photo records as a data set with lazily decoded pictures.
 
     Args:
         records: Photos with file names.
         image_root: Folder that file names are relative to.
+        source: What they come from, for messages.
+        pictures_needed: Whether most of the pictures must exist. Without a folder they are not looked for.
+
+    Raises:
+        ValueError: When they must and do not.
     """
-    folder = _image_folder([record.image for record in records], image_root)
+    _check_captions(records)
+    names = [record.image for record in records]
+    finder = PictureFinder(names, image_root)
     rows = {
-        "image": [None if record.image is None else str(folder / record.image) for record in records],
+        "image": finder.paths(names, source, required=pictures_needed and image_root is not None),
         "captions": [record.captions for record in records],
         "image_id": [record.image_id for record in records],
     }
@@ -153,13 +190,14 @@ class _SizeOf(dict[str, tuple[int, int]]):
 
     def __init__(self, pairs: list[tuple[PhotoRecord, str]], image_root: Path | None) -> None:
         super().__init__({key: record.image_size for record, key in pairs if record.image_size is not None})
-        folder = _image_folder([record.image for record, _ in pairs], image_root)
-        self.files = {key: folder / record.image for record, key in pairs if record.image is not None}
+        finder = PictureFinder([record.image for record, _ in pairs], image_root)
+        named = {key: record.image for record, key in pairs if record.image and key not in self}
+        self.files = {key: Path(finder.path(name)) for key, name in named.items()}
 
     def get(self, key: str, default: Any = None) -> Any:
         if key not in self and key in self.files and self.files[key].is_file():
-            with Image.open(self.files[key]) as image:
-                self[key] = (image.height, image.width)
+            with Image.open(self.files[key], formats=known_formats()) as image:
+                self[key] = upright_size(image)[::-1]  # a detector sees the photo upright
         return super().get(key, default)
 
 
@@ -167,35 +205,29 @@ class _StreamRow:
     """Turn one raw row into a canonical one; picklable, for data-loader workers."""
 
     def __init__(self, found: Mapping[str, str], numbered: list[str], image_root: Path | None) -> None:
-        self.found, self.numbered, self.image_root = found, numbered, image_root
+        self.found, self.numbered, self.finder = found, numbered, PictureFinder([], image_root)
 
     def __call__(self, row: dict[str, Any], index: int) -> dict[str, Any]:
-        image = row[self.found["image"]]
+        image = row.get(self.found["image"])
+        if isinstance(image, list):
+            image = only_picture(image, self.found["image"], index)
+        name = image.get("path") if isinstance(image, dict) else image if isinstance(image, str) else None
         if isinstance(image, str):
-            image = {"path": str((self.image_root or Path()) / image), "bytes": None}
+            image = {"path": self.finder.path(image), "bytes": None}
         elif isinstance(image, bytes):
             image = {"path": None, "bytes": image}
         if "captions" in self.found:
-            captions = _as_list(row[self.found["captions"]])
+            captions = _as_list(row.get(self.found["captions"]))
         else:
-            captions = [row[name] for name in self.numbered if row[name]]
-        path = image.get("path") if isinstance(image, dict) else None
-        image_id = row[self.found["image_id"]] if "image_id" in self.found else path or index
-        return {"image": image, "captions": captions, "image_id": str(image_id)}
+            captions = [row[name] for name in self.numbered if row.get(name)]
+        image_id = row.get(self.found["image_id"]) if "image_id" in self.found else None
+        if is_missing(image_id):
+            image_id = name or (index if "image_id" not in self.found else None)
+        return {"image": image, "captions": captions, "image_id": row_id(image_id, index)}
 
 
 def _is_path(feature: Any) -> bool:
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
-
-
-def _from_paths(
-    table: datasets.Dataset, found: Mapping[str, str], captions: list[list[str]], image_root: Path | None
-) -> datasets.Dataset:
-    paths = table.with_format(None)[found["image"]][:]
-    ids = _ids(table, found) if "image_id" in found else [str(path) for path in paths]
-    rows, grouped = _group(ids, captions)
-    records = [PhotoRecord(ids[row], texts, paths[row]) for row, texts in zip(rows, grouped, strict=True)]
-    return dataset_of_records(records, image_root)
 
 
 def _captions(table: datasets.Dataset, found: Mapping[str, str]) -> list[list[str]]:
@@ -205,6 +237,15 @@ def _captions(table: datasets.Dataset, found: Mapping[str, str]) -> list[list[st
     names = numbered_columns(table.column_names)
     wide = plain.select_columns(names)[:]
     return [[text for text in texts if text] for texts in zip(*(wide[name] for name in names), strict=True)]
+
+
+def _check_captions(records: list[PhotoRecord]) -> None:
+    for record in records:
+        for text in record.captions:
+            try:
+                check_text(text)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"A caption of photo {record.image_id!r} cannot be used: {error}.") from error
 
 
 def _as_list(value: Any) -> list[str]:
@@ -219,11 +260,37 @@ def _as_list(value: Any) -> list[str]:
     return [text for text in texts if text is not None and text.strip()]
 
 
-def _ids(table: datasets.Dataset, found: Mapping[str, str]) -> list[str]:
-    """Return photo ids: the id column, otherwise the row number."""
+def _ids(
+    table: datasets.Dataset,
+    found: Mapping[str, str],
+    paths: list[str | None],
+    columns: Mapping[str, str] | None,
+) -> list[str]:
+    """Return photo ids: the id column, otherwise the picture's path, otherwise the row number.
+
+    A row without an id is a photo of its own. An id column that numbers the captions of pictures that repeat names no
+    photos, unless `columns` says that it does.
+    """
     if "image_id" not in found:
-        return [str(row) for row in range(len(table))]
-    return [str(value) for value in table.with_format(None).select_columns([found["image_id"]])[found["image_id"]][:]]
+        values: list[Any] = [None] * len(table)
+    else:
+        values = table.with_format(None).select_columns([found["image_id"]])[found["image_id"]][:]
+    missing = [is_missing(value) for value in values]
+    named = {path for path in paths if path}
+    numbers_rows = "image_id" not in (columns or {}) and len({str(value) for value in values}) == len(values)
+    if "image_id" in found and numbers_rows and len(named) < len(values) and None not in paths:
+        logger.warning(
+            "Column %r numbers the rows, of which %d show %d pictures: photos are told by the picture instead. Pass "
+            "columns={'image_id': %r} to keep it.", found["image_id"], len(values), len(named), found["image_id"]
+        )  # fmt: skip
+        missing = [True] * len(values)
+    elif "image_id" in found and any(missing):
+        logger.warning(
+            "%d rows have no %r, the first is row %d; each is a photo of its own.",
+            sum(missing), found["image_id"], missing.index(True),
+        )  # fmt: skip
+    picked = [path if gone else value for path, value, gone in zip(paths, values, missing, strict=True)]
+    return [row_id(value, row) if "image_id" in found or value else str(row) for row, value in enumerate(picked)]
 
 
 def _group(ids: list[str], captions: list[list[str]]) -> tuple[list[int], list[list[str]]]:
@@ -234,15 +301,6 @@ def _group(ids: list[str], captions: list[list[str]]) -> tuple[list[int], list[l
         rows.setdefault(image_id, row)
         grouped.setdefault(image_id, []).extend(texts)
     return list(rows.values()), list(grouped.values())
-
-
-def _image_folder(names: list[str | None], root: Path | None) -> Path:
-    """Return the folder in which the file names are found, trying the usual sub-folders of the benchmarks."""
-    root = root or Path()
-    sample = [name for name in names[:20] if name is not None]
-    hits = {folder: sum((root / folder / name).is_file() for name in sample) for folder in _IMAGE_FOLDERS}
-    best = max(hits, key=lambda folder: hits[folder])
-    return root / best if sample and hits[best] else root
 
 
 def _records_of(dataset: datasets.Dataset) -> list[PhotoRecord]:
