@@ -25,6 +25,8 @@ from .skip_report import SkipReport
 
 logger = logging.getLogger(__name__)
 
+_GENERIC_IDS = ("id", "key")  # may be an id of a caption as well
+
 STREAM_FEATURES = datasets.Features(
     {
         "image": datasets.Image(),
@@ -277,8 +279,8 @@ def _ids(
         values = table.with_format(None).select_columns([found["image_id"]])[found["image_id"]][:]
     missing = [is_missing(value) for value in values]
     named = {path for path in paths if path}
-    numbers_rows = "image_id" not in (columns or {}) and len({str(value) for value in values}) == len(values)
-    if "image_id" in found and numbers_rows and len(named) < len(values) and None not in paths:
+    generic = found.get("image_id", "").lower() in _GENERIC_IDS and "image_id" not in (columns or {})
+    if generic and len({str(value) for value in values}) == len(values) and len(named) < len(values) and None not in paths:
         logger.warning(
             "Column %r numbers the rows, of which %d show %d pictures: photos are told by the picture instead. Pass "
             "columns={'image_id': %r} to keep it.", found["image_id"], len(values), len(named), found["image_id"]

@@ -69,7 +69,10 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".tsv", ".jsonl"):
         raise ValueError(f"expected metadata in a .csv or .jsonl file, found {str(path)!r}.")
-    return list(json_rows(path)) if suffix == ".jsonl" else _typed_rows(list(table_rows(path)))
+    try:
+        return list(json_rows(path)) if suffix == ".jsonl" else _typed_rows(list(table_rows(path, free_text=False)))
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is no readable {suffix[1:].upper()} file: {error}") from error
 
 
 def _typed_rows(rows: list[dict[str, str]]) -> list[dict[str, Any]]:

@@ -98,10 +98,14 @@ def json_rows(path: Path) -> Iterator[dict[str, Any]]:
                 yield _object(_parsed(line, where), where)
 
 
-def table_rows(path: Path) -> Iterator[dict[str, str]]:
+def table_rows(path: Path, *, free_text: bool = True) -> Iterator[dict[str, str]]:
     """Yield the rows of a delimited file as stripped text; a file without a header has `file_name` and `caption`.
 
-    Commas inside quotes are text, and so are unquoted ones in the last column. Blank rows are left out.
+    Blank rows are left out.
+
+    Args:
+        path: The file.
+        free_text: Whether unquoted delimiters in the last column are part of its text, as in captions.
 
     Raises:
         ValueError: When the file is empty, a row is shorter than the header or a quote stays open; it names the line.
@@ -122,7 +126,7 @@ def table_rows(path: Path) -> Iterator[dict[str, str]]:
             yield {"file_name": names[0], "caption": names[1]}
             names = ["file_name", "caption"]
         for number, row in rows:
-            if len(row) < len(names):
+            if len(row) < len(names) or (len(row) > len(names) and not free_text):
                 raise ValueError(
                     f"Line {number} of {path} has {len(row)} fields, the header has {len(names)}. Found {row!r}."
                 )
@@ -189,7 +193,7 @@ def _parsed(text: str, where: str) -> Any:
 
 def _object(row: Any, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise ValueError(f'{where}: expected a JSON object like {{"file_name": ..., "caption": ...}}, found {row!r}.')
+        raise ValueError(f'{where}: expected one JSON object like {{"file_name": ..., "caption": ...}}, found {row!r}.')
     return row
 
 
