@@ -16,9 +16,11 @@ from huggingface_hub.repocard import RepoCard, SpaceCard
 from modeling_tgdt.index_tgdt import TGDTIndex
 
 from .facts import architecture, base_models, region_width, shaping_recipe, training_lines
+from .privacy import public_command
 from .results import MODES, PROTOCOLS, eval_results, evaluated_split, measured, write_eval_results
 from .snippets import custom_code, gallery_code, retriever_code
-from .sources import DataSource, data_source, public_command
+from .sources import DataSource, data_source
+from .tables import results_table, sweep_table
 
 MARKER = "<!-- Written by tgdt, and written anew when the model is pushed. Remove this line to keep your changes. -->"
 CITATION = """@article{liu2023tgdt,
@@ -200,8 +202,6 @@ def _front_matter(record: Mapping[str, Any], data: DataSource | None, name: str)
 
 
 def _results_part(record: Mapping[str, Any]) -> dict[str, Any]:
-    from trainer.report import results_table
-    from trainer.scoring.shortlist_sweep import sweep_table
 
     results, protocol = measured(record), record.get("protocol") or "standard"
     sweep = record.get("shortlist_sweep") if record.get("command") else None

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
-from .sources import DataSource, public_command
+from .privacy import public_command
+from .sources import DataSource
 
 FOLDER = ".eval_results"
 METRICS = {
@@ -34,6 +35,9 @@ MODES = {
     "exhaustive": "mixed score with the whole gallery",
     "two_stage": "the global score picks a shortlist (50 captions, 100 photos unless the command says otherwise), "
     "the mixed score ranks it; a match outside the shortlist is a miss",
+    "global_hubness": "the global score less the item's hubness, by reference queries from the training photos",
+    "exhaustive_hubness": "the mixed score with that global score",
+    "two_stage_hubness": "both stages with that global score, as a gallery of this model ranks",
 }
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_TOKEN = re.compile(r"(?:(?<=hub[_-]token[= ])|(?<=--token[= ]))[^\s\x22\x27\\]+|\bhf_[A-Za-z0-9]{16,}")
 
 
 @dataclass(frozen=True)
@@ -93,31 +92,6 @@ def is_hub_id(name: Any) -> bool:
     return isinstance(name, str) and bool(_HUB_ID.fullmatch(name)) and not name.endswith(suffixes)
 
 
-def public_command(command: str) -> str:
-    """Return a command line without the folders of the machine it ran on, and without tokens.
-
-    Example:
-        >>> public_command("tgdt train --dataset /data/private/flickr8k --output runs/a")
-        'tgdt train --dataset flickr8k --output runs/a'
-    """
-    words = []
-    for word in shlex.split(mask_tokens(command)):
-        option, equals, value = word.rpartition("=")
-        is_path = value.startswith(("/", "~")) or ".." in value.split("/")
-        words.append(option + equals + (value.rstrip("/").rpartition("/")[2] if is_path else value))
-    return shlex.join(words)
-
-
-def mask_tokens(text: str) -> str:
-    """Return a text with asterisks in place of what looks like a token of the Hub.
-
-    Example:
-        >>> mask_tokens("python train.py --hub_token=secret --other hf_abcdefghijklmnop12")
-        'python train.py --hub_token=*** --other ***'
-    """
-    return _TOKEN.sub("***", text)
-
-
 def _known(text: str) -> DataSource | None:
     """Find a data set whose name is a word of the last part of a path; `scenes` must be all of it."""
     if text == "scenes":
@@ -128,4 +102,4 @@ def _known(text: str) -> DataSource | None:
     return next((_SOURCES[key] for key in found), None)
 
 
-__all__ = ["DataSource", "data_source", "is_hub_id", "mask_tokens", "public_command"]
+__all__ = ["DataSource", "data_source", "is_hub_id"]

@@ -17,8 +17,8 @@ from .gallery.files import MANIFEST, Gallery
 from .gallery.local import LocalBackend, Query, SearchMode, SearchResult
 from .gallery.metadata import Condition, metadata_table
 from .gallery.validate import check_globals, check_ids, ragged_tokens
-from .kernels.maxsim import RaggedQueries
 from .kernels.quantize import check_token_dtype, pool_tokens
+from .kernels.ragged import RaggedQueries
 
 if TYPE_CHECKING:
     from .gallery.qdrant import QdrantBackend

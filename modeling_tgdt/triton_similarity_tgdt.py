@@ -7,21 +7,33 @@ in a fixed order, so that the same inputs give the same bits.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .triton_maxsim_tgdt import factor_dtype, tile_size
-
-try:  # see triton_maxsim_tgdt
+try:  # guarded, or transformers would ask everybody who loads this code from the Hub to install Triton
     import triton
     import triton.language as tl
 except ImportError as error:
     raise ImportError("these kernels need the package triton; PyTorch does the same without it.") from error
 
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # on a CPU, where Triton cannot multiply bfloat16
 _WORDS = 64  # of a tile
 _VALUES = 64  # of a token, in a tile of gradients
+
+
+def factor_dtype(tokens: Tensor) -> tl.dtype:
+    """Return the dtype in which tokens are multiplied."""
+    if tokens.dtype == torch.bfloat16:
+        return tl.float32 if _INTERPRETED else tl.bfloat16
+    return {torch.float16: tl.float16, torch.int8: tl.int8}.get(tokens.dtype, tl.float32)
+
+
+def tile_size(count: int) -> int:
+    """Return the power of two between 16, the least that tensor cores take, and 64 that holds `count` best."""
+    return min(max(triton.next_power_of_2(count), 16), 64)
 
 
 def best_regions(images: Tensor, words: Tensor, mask: Tensor, winners: Tensor) -> Tensor:

@@ -18,21 +18,16 @@ from torch import Tensor
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
-_DIM = 24
-
-
-def triton_scores(device: torch.device, dtype: torch.dtype) -> bool:
-    """Say whether `triton_maxsim` works for tokens of `dtype` there."""
-    return _may_use_triton(device) and _passes(_check_maxsim, device, dtype)
+DIM = 24
 
 
 def triton_trains(device: torch.device, dtype: torch.dtype) -> bool:
     """Say whether the kernels of `triton_similarity_tgdt` work for tokens of `dtype` there."""
     known = dtype in (torch.float32, torch.float16, torch.bfloat16)
-    return known and _may_use_triton(device) and _passes(_check_similarity, device, dtype)
+    return known and may_use_triton(device) and passes(_check_similarity, device, dtype)
 
 
-def _may_use_triton(device: torch.device) -> bool:
+def may_use_triton(device: torch.device) -> bool:
     if device.type != "cuda" or torch.compiler.is_compiling() or os.environ.get("TGDT_TRITON") == "0":
         return False
     return _is_capable(device)
@@ -45,7 +40,7 @@ def _is_capable(device: torch.device) -> bool:
 
 
 @cache
-def _passes(check: Callable[[torch.device, torch.dtype], bool], device: torch.device, dtype: torch.dtype) -> bool:
+def passes(check: Callable[[torch.device, torch.dtype], bool], device: torch.device, dtype: torch.dtype) -> bool:
     try:
         reason = "" if check(device, dtype) else "their results are wrong"
     except Exception as error:  # whatever a compiler that was never seen here raises
@@ -61,30 +56,15 @@ def _passes(check: Callable[[torch.device, torch.dtype], bool], device: torch.de
     return not reason
 
 
-def _integers(*shape: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def integers(*shape: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Numbers from -5 to 5, whose products and sums are exact in every dtype."""
     return (torch.arange(prod(shape), device=device) * 7 % 11 - 5).view(shape).to(dtype)
-
-
-def _check_maxsim(device: torch.device, dtype: torch.dtype) -> bool:
-    from .triton_maxsim_tgdt import TokenSpans, triton_maxsim
-
-    rows = _integers(40, _DIM, device=device, dtype=dtype)
-    scales = None if dtype.is_floating_point else torch.full((40, 1), 0.5, dtype=torch.float32, device=device)
-    places = [(0, 5), (3, 0), (20, 20)], [(10, 18), (0, 7), (2, 1)]  # start and number of words, of regions
-    sides = [TokenSpans(rows, scales, *torch.tensor(spans, device=device).T.contiguous()) for spans in places]
-    tokens = rows.double() * (1 if scales is None else scales)
-    expected = [
-        (tokens[word : word + words] @ tokens[region : region + regions].T).amax(1).sum()
-        for (word, words), (region, regions) in zip(*places, strict=True)
-    ]
-    return torch.equal(triton_maxsim(*sides).double(), torch.stack(expected))
 
 
 def _check_similarity(device: torch.device, dtype: torch.dtype) -> bool:
     from .triton_similarity_tgdt import best_regions, image_gradients, word_gradients
 
-    images, words = (_integers(*shape, _DIM, device=device, dtype=dtype) for shape in ((3, 20), (10,)))
+    images, words = (integers(*shape, DIM, device=device, dtype=dtype) for shape in ((3, 20), (10,)))
     mask = torch.arange(20, device=device) < torch.tensor([[20], [7], [0]], device=device)
     winners = torch.zeros(3, 10, dtype=torch.uint8, device=device)
     best = best_regions(images, words, mask, winners)

@@ -6,14 +6,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from modeling_tgdt.retriever.hubness import HubnessOptions
+
 from .data.columns import nearest
 from .scoring.embeddings import RetrievalEmbeddings
 from .scoring.encoding import EncodeOptions, encode_dataset
+from .scoring.hubness import corrected_embeddings as corrected
 from .scoring.metrics import retrieval_summary
 from .scoring.positions import Direction, ScoreConfig, exhaustive_positions, query_milliseconds, two_stage_positions
 
@@ -28,6 +32,7 @@ MODES: tuple[Mode, ...] = ("global", "local", "exhaustive", "two_stage")
 PAPER_CANDIDATES: dict[str, int] = {"i2t": 50, "t2i": 100}
 _PROTOCOL_IMAGES = {"coco_1k": 5000, "coco_5k": 5000, "f30k": 1000}
 _FOLDS = 5
+_CORRECTED = "_hubness"
 
 
 def evaluate_retrieval(
@@ -40,6 +45,7 @@ def evaluate_retrieval(
     *,
     score: ScoreConfig | None = None,
     batch_size: int | None = None,
+    hubness: HubnessOptions | None = None,
     timed_queries: int = 16,
     options: EncodeOptions | None = None,
 ) -> dict[str, dict[str, float]]:
@@ -56,6 +62,8 @@ def evaluate_retrieval(
         candidates: Shortlist size, one number or by direction. Default: 50 captions and 100 photos, as in the paper.
         score: Weights of the mixed score, mean or sum over words; as the model is configured when omitted.
         batch_size: Photos, or captions, per forward pass; that of `options` when omitted.
+        hubness: Also measure every mode but `"local"` with hubs corrected, as a row of its own, such as
+            `"two_stage_hubness"`.
         timed_queries: Queries timed alone for `query_ms`; 0 leaves timing out.
         options: Batch size, workers, token precision, policy for broken pictures, progress bars.
 
@@ -84,6 +92,7 @@ def evaluate_retrieval(
         protocol=protocol,
         modes=modes,
         candidates=candidates,
+        hubness=hubness,
         timed_queries=timed_queries,
         progress=options.progress,
     )
@@ -96,6 +105,7 @@ def retrieval_metrics(
     protocol: Protocol = "standard",
     modes: Sequence[Mode] = ("global", "local", "two_stage"),
     candidates: Candidates | None = None,
+    hubness: HubnessOptions | None = None,
     timed_queries: int = 0,
     progress: bool = False,
 ) -> dict[str, dict[str, float]]:
@@ -107,6 +117,7 @@ def retrieval_metrics(
         protocol: As in [`evaluate_retrieval`].
         modes: As in [`evaluate_retrieval`].
         candidates: As in [`evaluate_retrieval`].
+        hubness: As in [`evaluate_retrieval`].
         timed_queries: As in [`evaluate_retrieval`].
         progress: Whether to show progress bars.
 
@@ -118,12 +129,15 @@ def retrieval_metrics(
     """
     _check(protocol, modes)
     score = score or ScoreConfig()
-    parts = _parts(embeddings, protocol)
     limits = shortlist_sizes(candidates)
+    galleries = {"": embeddings} if hubness is None else {"": embeddings, _CORRECTED: corrected(embeddings, hubness)}
+    parts = {label: _parts(gallery, protocol) for label, gallery in galleries.items()}
     results: dict[str, dict[str, float]] = {}
-    for mode in modes:
-        folds = [_mode_metrics(part, mode, score, limits, timed_queries, progress) for part in parts]
-        results[mode] = {name: float(np.mean([fold[name] for fold in folds])) for name in folds[0]}
+    for mode, label in product(modes, galleries):
+        if mode == "local" and label:  # the correction belongs to the global score
+            continue
+        folds = [_mode_metrics(part, mode, score, limits, timed_queries, progress) for part in parts[label]]
+        results[mode + label] = {name: float(np.mean([fold[name] for fold in folds])) for name in folds[0]}
     return results
 
 

@@ -11,10 +11,7 @@ from typing import Any
 
 import yaml
 
-from modeling_tgdt import TGDTConfig
-
 from .data.columns import nearest
-from .training_args import CMCTrainingArguments
 
 RECIPES = Path(__file__).parent / "recipes"
 _SECRETS = ("hub_token", "push_to_hub_token")
@@ -38,6 +35,8 @@ class Recipe:
         image_size: Side of the square that whole pictures are resized to, in pixels; by default what the pretrained
             backbone was made for, 224 for one that starts from nothing. A convolutional backbone takes any.
         training: Fields of [`CMCTrainingArguments`].
+        reference_photos: Training photos whose embeddings are kept with the model, for the hubness correction of its
+            galleries, see [`HubnessOptions`]; 0 keeps none.
         stages: Stages that run one after the other, each as fields that replace those of `training`.
         dataset: Data set, where the command line names none.
         train_split: Split to train on.
@@ -57,6 +56,7 @@ class Recipe:
     warm_start: bool = False
     image_size: int | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    reference_photos: int = 1000
     stages: list[dict[str, Any]] = field(default_factory=list)
     dataset: str | None = None
     train_split: str = "train"
@@ -99,6 +99,10 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         >>> load_recipe("flickr8k", ["model.projection_dim=128"]).model["projection_dim"]
         128
     """
+    from modeling_tgdt import TGDTConfig  # `tgdt train --help` lists recipes and need not wait for transformers
+
+    from .training_args import CMCTrainingArguments
+
     path = Path(name_or_path)
     if not path.is_file():
         path = RECIPES / f"{name_or_path}.yaml"

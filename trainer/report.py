@@ -1,5 +1,5 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
-"""What a run leaves behind: metrics as JSON, curves as a picture, a table to read."""
+"""What a run leaves behind: metrics as JSON, curves as a picture."""
 
 from __future__ import annotations
 
@@ -9,35 +9,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-_COLUMNS = (
-    ("i2t R@1", "i2t_r1"),
-    ("R@5", "i2t_r5"),
-    ("R@10", "i2t_r10"),
-    ("t2i R@1", "t2i_r1"),
-    ("R@5", "t2i_r5"),
-    ("R@10", "t2i_r10"),
-    ("rsum", "rsum"),
-    ("stage one", "stage1_recall"),
-    ("ms/query", "query_ms"),
-)
-
-
-def results_table(results: Mapping[str, Mapping[str, float]]) -> str:
-    """Return retrieval results as a Markdown table, one row per mode.
-
-    Args:
-        results: As [`evaluate_retrieval`] returns them.
-
-    Example:
-        >>> print(results_table({"global": {"rsum": 100.0}}).splitlines()[-1][:12])
-        | global | -
-    """
-    lines = ["| mode | " + " | ".join(title for title, _ in _COLUMNS) + " |", "|---|" + "---:|" * len(_COLUMNS)]
-    for mode, metrics in results.items():
-        cells = [f"{metrics[key]:.1f}" if key in metrics else "-" for _, key in _COLUMNS]
-        lines.append(f"| {mode} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from dataclasses import asdict, dataclass, field
@@ -18,14 +17,16 @@ from transformers import AutoConfig, AutoTokenizer, set_seed
 from hub_cards.cards import read_record, write_model_card
 from hub_cards.facts import base_models
 from modeling_tgdt import TGDTConfig, TGDTImageProcessor, TGDTModel, TGDTProcessor
+from modeling_tgdt.retriever.hubness import HubnessOptions
 
 from .cmc_trainer import CMCTrainer
-from .data.splits import NoSplitError
+from .data.splits import NoSplitError, hashed_order
 from .datasets import load_captions
 from .evaluation import evaluate_retrieval
 from .recipe import Recipe
 from .report import plot_curves, write_json
 from .scenes import make_scenes
+from .scoring.hubness import collect_reference_queries
 from .tokenizers import build_word_tokenizer
 from .training.checkpoints import last_complete_checkpoint
 from .training.projection_init import warm_start
@@ -56,6 +57,7 @@ class Run:
         results: Metrics by retrieval mode on the evaluation photos.
         seconds: Wall-clock time by part.
         evaluated: Which photos `results` are of: a split, or how many were held out.
+        hubness: Reference queries for galleries of the model, drawn from its training photos.
     """
 
     output_dir: Path
@@ -64,6 +66,7 @@ class Run:
     results: dict[str, dict[str, float]]
     seconds: dict[str, float] = field(default_factory=dict)
     evaluated: str = ""
+    hubness: HubnessOptions | None = None
 
 
 def run_recipe(
@@ -133,17 +136,23 @@ def run_recipe(
         trainer.train(resume_from_checkpoint=checkpoint)
         seconds[f"stage {number + 1} training"] = time.perf_counter() - started - sum(seconds.values())
         history += [{**entry, "stage": number + 1} for entry in trainer.state.log_history]
+    modes: Any = trained_modes(network.config)
+    hubness = None
+    if recipe.reference_photos and "global" in modes:
+        rows, count = trainer.train_dataset, recipe.reference_photos
+        hubness = collect_reference_queries(network, processor, rows, count, trainer.encode_options())
     results = evaluate_retrieval(
         network,
         processor,
         trainer.eval_dataset,
         protocol=recipe.protocol,  # type: ignore[arg-type]
-        modes=trained_modes(network.config),  # type: ignore[arg-type]
+        modes=modes,
+        hubness=hubness,
         options=trainer.encode_options(),
     )
     seconds["evaluation"] = time.perf_counter() - started - sum(seconds.values())
     rounded = {name: round(value, 1) for name, value in seconds.items()}
-    run = Run(output, network.eval(), processor, results, rounded, evaluated)
+    run = Run(output, network.eval(), processor, results, rounded, evaluated, hubness)
     _write(run, recipe, history, {**origin, "command": command, "seed": seed})
     return run
 
@@ -194,7 +203,7 @@ def hold_out(photos: Any) -> tuple[Any, Any]:
         ValueError: When there are fewer than two photos.
     """
     ids = photos.with_format(None)["image_id"][:]
-    order = sorted(set(ids), key=lambda name: hashlib.sha256(name.encode()).digest())
+    order = hashed_order(ids)
     if len(order) < 2:
         raise ValueError(
             f"Expected at least 2 photos, to train on and to evaluate on, found {len(order)}. Add photos."
@@ -283,6 +292,8 @@ def _origin(source: Any, model: str | None) -> dict[str, Any]:
 def _write(run: Run, recipe: Recipe, history: list[dict[str, float]], origin: dict[str, Any]) -> None:
     run.model.save_pretrained(run.output_dir)
     run.processor.save_pretrained(run.output_dir)
+    if run.hubness is not None:
+        run.hubness.save_pretrained(run.output_dir)
     write_json(run.output_dir / "metrics.json", run.results)
     record = {
         **origin,

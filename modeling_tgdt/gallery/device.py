@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernels.maxsim import RaggedQueries, SumOver, query_dtype, rounded_queries
+from ..kernels.maxsim import SumOver, query_dtype, rounded_queries
 from ..kernels.quantize import encode_tokens
+from ..kernels.ragged import RaggedQueries
 from ..kernels.ranking import Ranked, offsets_of
 from ..kernels.torch_maxsim import torch_maxsim
-from ..triton_support_tgdt import triton_scores
+from ..kernels.triton_check import triton_scores
 from .scan import recheck
 from .segment import Segment
 
@@ -101,7 +102,7 @@ class DeviceGallery:
     def _triton_maxsim(
         self, queries: RaggedQueries, starts: Tensor, counts: Tensor, offsets: np.ndarray, sum_over: SumOver
     ) -> np.ndarray:
-        from ..triton_maxsim_tgdt import TokenSpans, triton_maxsim
+        from ..kernels.triton_maxsim import TokenSpans, triton_maxsim
 
         codes, scales = encode_tokens(queries.rows, query_dtype(self.token_dtype))
         owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))  # query of each candidate

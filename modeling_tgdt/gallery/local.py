@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from ..kernels.maxsim import RaggedQueries, SumOver, maxsim, token_spans
+from ..kernels.maxsim import SumOver, maxsim
+from ..kernels.ragged import RaggedQueries, token_spans
 from ..kernels.ranking import Ranked, best_by_id, offsets_of
 from .device import DeviceGallery
 from .exact import Engine, ExactEngine

@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from ..kernels.maxsim import Pairs, RaggedQueries, maxsim
+from ..kernels.maxsim import maxsim
+from ..kernels.ragged import Pairs, RaggedQueries, TokenStore
 from .files import Gallery
 from .local import Query, SearchMode, SearchResult
 from .metadata import Condition, metadata_rows, metadata_types
 from .qdrant_edge import EdgeClient, edge
-from .segment import TokenStore
 from .storage import GalleryBusyError
 
 try:

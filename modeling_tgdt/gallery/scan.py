@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..kernels.maxsim import Pairs, dot_products, kernel, run_kernel, vector_stores
+from ..kernels.maxsim import dot_products, kernel, run_kernel, vector_stores
 from ..kernels.quantize import quantize_int8
+from ..kernels.ragged import Pairs
 from ..kernels.ranking import Ranked, best_places, offsets_of
 from .segment import Segment
 

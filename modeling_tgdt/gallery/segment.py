@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.quantize import SCALED_DTYPES, STORAGE_DTYPES, decode_tokens, encode_tokens, quantize_int8
+from ..kernels.quantize import SCALED_DTYPES, STORAGE_DTYPES, encode_tokens, quantize_int8
+from ..kernels.ragged import TokenStore
 from .storage import append_bytes, file_crc, sync_directory
 
 try:
@@ -31,25 +32,6 @@ except ImportError:  # datasets brings it; a converted model alone does not need
 
 
 RESTORE = "Restore the file from a copy, or build the gallery again."
-
-
-@dataclass(frozen=True)
-class TokenStore:
-    """Ragged token rows: item `i` owns `rows[offsets[i]:offsets[i + 1]]`."""
-
-    rows: np.ndarray
-    scales: np.ndarray | None
-    offsets: np.ndarray
-    token_dtype: str
-
-    def decode(self, item: int) -> np.ndarray:
-        """Return the rows (Ti, D) of one item as float32."""
-        return self.decode_rows(slice(self.offsets[item], self.offsets[item + 1]))
-
-    def decode_rows(self, tokens: slice | np.ndarray) -> np.ndarray:
-        """Return chosen token rows (n, D) as float32."""
-        scales = None if self.scales is None else self.scales[tokens]
-        return decode_tokens(self.rows[tokens], scales, self.token_dtype)
 
 
 @dataclass(frozen=True)

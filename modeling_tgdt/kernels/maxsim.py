@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any, Literal
@@ -17,30 +16,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from ..gallery.segment import TokenStore
 from .quantize import SCALED_DTYPES, decode_tokens, encode_tokens
+from .ragged import Pairs, RaggedQueries, TokenStore, token_spans
 from .torch_maxsim import torch_maxsim
 
 SumOver = Literal["query", "stored"]
 KERNEL_DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "int16": 3, "int8": 4}
 _FALLBACK_ROWS = 1 << 16  # stored rows read at a time
-
-
-@dataclass(frozen=True)
-class RaggedQueries:
-    """Token rows (sum of W, D) float32 of Q queries, one query after another, and offsets (Q + 1) int64."""
-
-    rows: np.ndarray
-    offsets: np.ndarray
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Candidates of each query: store number (P,) int32 and item (P,) int64, with offsets (Q + 1) int64 by query."""
-
-    stores: np.ndarray
-    items: np.ndarray
-    offsets: np.ndarray
 
 
 class _StoreStruct(ctypes.Structure):
@@ -156,16 +138,6 @@ def _maxsim_torch(stores: Sequence[TokenStore], queries: RaggedQueries, pairs: P
     return torch_maxsim(
         gather, torch.from_numpy(starts), torch.from_numpy(counts), words, np.asarray(pairs.offsets), sum_over
     )
-
-
-def token_spans(stores: Sequence[TokenStore], pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first token row of each pair's item in its store, and how many it has: (P,) int64 each."""
-    starts, counts = np.empty(len(pairs.items), np.int64), np.empty(len(pairs.items), np.int64)
-    for number in np.unique(pairs.stores):
-        place, offsets = pairs.stores == number, stores[number].offsets
-        items = pairs.items[place]
-        starts[place], counts[place] = offsets[items], offsets[items + 1] - offsets[items]
-    return starts, counts
 
 
 def rounded_queries(queries: RaggedQueries, token_dtype: str) -> tuple[np.ndarray, np.ndarray]:

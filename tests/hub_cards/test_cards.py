@@ -23,8 +23,9 @@ from hub_cards.cards import (
     space_card,
     write_model_card,
 )
+from hub_cards.privacy import mask_tokens, public_command
 from hub_cards.results import eval_result_entries
-from hub_cards.sources import data_source, mask_tokens, public_command
+from hub_cards.sources import data_source
 from tests.hub_cards.recording_hub import recording_hub
 from tests.tiny_retrieval import picture_folder, random_picture, tiny_model, tiny_processor, tiny_retriever
 from trainer import CMCTrainer, CMCTrainingArguments

@@ -85,7 +85,6 @@ def test_only_what_the_model_needs_is_copied(tmp_path: Path) -> None:
         "processing_tgdt.py",
         "region_inputs_tgdt.py",
         "similarity_tgdt.py",
-        "triton_maxsim_tgdt.py",
         "triton_similarity_tgdt.py",
         "triton_support_tgdt.py",
         "word_groups_tgdt.py",

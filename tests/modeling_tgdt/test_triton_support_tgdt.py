@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from modeling_tgdt import triton_support_tgdt as support
+from modeling_tgdt.kernels import triton_check as kernel_check
 
 DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 GPU = torch.device("cuda", 0)
@@ -19,7 +20,7 @@ needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs the
 @pytest.fixture(autouse=True)
 def forget(monkeypatch) -> None:
     """Ask anew in every test, and later too."""
-    for name in ("_passes", "_is_capable"):
+    for name in ("passes", "_is_capable"):
         monkeypatch.setattr(support, name, cache(getattr(support, name).__wrapped__))
 
 
@@ -35,7 +36,7 @@ def ampere(monkeypatch) -> None:
 @needs_triton
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int16, torch.int8])
 def test_the_kernels_pass(dtype: torch.dtype) -> None:
-    assert support._check_maxsim(DEVICE, dtype)
+    assert kernel_check._check_maxsim(DEVICE, dtype)
     if dtype.is_floating_point:
         assert support._check_similarity(DEVICE, dtype)
 
@@ -58,8 +59,10 @@ def test_a_wrong_result_is_noticed(name: str, monkeypatch) -> None:
 
 @needs_triton
 def test_a_wrong_score_is_noticed(monkeypatch) -> None:
-    monkeypatch.setattr("modeling_tgdt.triton_maxsim_tgdt.triton_maxsim", lambda *sides: torch.zeros(3, device=DEVICE))
-    assert not support._check_maxsim(DEVICE, torch.int8)
+    monkeypatch.setattr(
+        "modeling_tgdt.kernels.triton_maxsim.triton_maxsim", lambda *sides: torch.zeros(3, device=DEVICE)
+    )
+    assert not kernel_check._check_maxsim(DEVICE, torch.int8)
 
 
 @pytest.mark.parametrize(
@@ -68,21 +71,21 @@ def test_a_wrong_score_is_noticed(monkeypatch) -> None:
 def test_a_failure_is_said_once_and_pytorch_computes(check, reason, ampere, monkeypatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(support.logger, "warning", lambda text, *values: said.append(text % values))
-    monkeypatch.setattr(support, "_check_maxsim", check)
+    monkeypatch.setattr(kernel_check, "_check_maxsim", check)
     monkeypatch.setattr(support, "_check_similarity", check)
     for _ in range(2):
-        assert not support.triton_scores(GPU, torch.int8)
+        assert not kernel_check.triton_scores(GPU, torch.int8)
     assert len(said) == 1 and reason in said[0] and "int8" in said[0] and "TGDT_TRITON=0" in said[0]
     assert not support.triton_trains(GPU, torch.float16)
 
 
 def test_where_triton_is_asked(ampere, monkeypatch) -> None:
-    monkeypatch.setattr(support, "_check_maxsim", lambda *_: True)
+    monkeypatch.setattr(kernel_check, "_check_maxsim", lambda *_: True)
     monkeypatch.setattr(support, "_check_similarity", lambda *_: True)
-    assert support.triton_scores(GPU, torch.int8) and support.triton_trains(GPU, torch.bfloat16)
+    assert kernel_check.triton_scores(GPU, torch.int8) and support.triton_trains(GPU, torch.bfloat16)
     assert not support.triton_trains(GPU, torch.float64)
     for device in ("cpu", "mps", "meta"):
-        assert not support.triton_scores(torch.device(device), torch.int8)
+        assert not kernel_check.triton_scores(torch.device(device), torch.int8)
 
 
 @pytest.mark.parametrize(
@@ -96,14 +99,14 @@ def test_where_triton_is_asked(ampere, monkeypatch) -> None:
     ids=["Turing", "ROCm", "no-package", "compiling"],
 )
 def test_where_triton_is_not_asked(target, name, value, ampere, monkeypatch) -> None:
-    monkeypatch.setattr(support, "_passes", lambda *_: True)
-    assert support.triton_scores(GPU, torch.int8)
+    monkeypatch.setattr(support, "passes", lambda *_: True)
+    assert kernel_check.triton_scores(GPU, torch.int8)
     monkeypatch.setattr(target, name, value)
     support._is_capable.cache_clear()
-    assert not support.triton_scores(GPU, torch.int8) and not support.triton_trains(GPU, torch.float32)
+    assert not kernel_check.triton_scores(GPU, torch.int8) and not support.triton_trains(GPU, torch.float32)
 
 
 def test_the_environment_turns_it_off(ampere, monkeypatch) -> None:
-    monkeypatch.setattr(support, "_passes", lambda *_: True)
+    monkeypatch.setattr(support, "passes", lambda *_: True)
     monkeypatch.setenv("TGDT_TRITON", "0")
-    assert not support.triton_scores(GPU, torch.int8)
+    assert not kernel_check.triton_scores(GPU, torch.int8)

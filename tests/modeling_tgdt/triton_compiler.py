@@ -13,8 +13,9 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
-from modeling_tgdt import triton_maxsim_tgdt, triton_similarity_tgdt
-from modeling_tgdt.triton_maxsim_tgdt import TokenSpans
+from modeling_tgdt import triton_similarity_tgdt
+from modeling_tgdt.kernels import triton_maxsim
+from modeling_tgdt.kernels.triton_maxsim import TokenSpans
 
 SHARED_MEMORY = 99 * 1024  # of the smallest GPU of capability 8.0 and newer
 
@@ -51,7 +52,7 @@ def compile_maxsim(dtype: torch.dtype) -> None:
         rows = torch.zeros(count, 128).to(dtype)
         scales = None if dtype.is_floating_point else torch.ones(count, 1)
         side = TokenSpans(rows, scales, torch.zeros(8, dtype=torch.int64), torch.full((8,), count))
-        triton_maxsim_tgdt.triton_maxsim(side, side)
+        triton_maxsim.triton_maxsim(side, side)
 
 
 def compile_similarity(dtype: torch.dtype) -> None:
@@ -74,7 +75,7 @@ def main() -> None:
     """Compile for the capability on the command line."""
     triton.runtime.driver.set_active(Driver(int(sys.argv[1])))
     kernels = {}
-    for module in (triton_maxsim_tgdt, triton_similarity_tgdt):
+    for module in (triton_maxsim, triton_similarity_tgdt):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             kernels[name] = Compiled(getattr(module, name))
             setattr(module, name, kernels[name])

@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 from transformers import BertConfig, BertModel, CLIPImageProcessor, ResNetConfig, ResNetModel
 
+from hub_cards.tables import results_table
 from modeling_tgdt import TGDTModel, TGDTProcessor, TGDTRetriever
+from modeling_tgdt.retriever.hubness import HubnessOptions
 from trainer.cli import VERBS, main
 from trainer.recipe import Recipe, load_recipe
-from trainer.report import plot_curves, results_table, write_json
+from trainer.report import plot_curves, write_json
 from trainer.run import build, load_pretrained, load_splits
 from trainer.tokenizers import build_word_tokenizer
 
@@ -161,10 +163,11 @@ def test_fine_tuning_and_evaluation_of_a_saved_model(demo, tmp_path, capsys):
     options = ["--dataset", "scenes", "--model", str(demo), "--output", str(output), "--set", *TINY]
     assert (
         main(
-            ["train", "--recipe", "scenes", *options, "model.margin=0.3", "model.objective=hinge", "vision_model=a/b"]
+            ["train", "--recipe", "scenes", *options, "model.margin=0.3", "model.objective=hinge", "vision_model=a/b",
+             "reference_photos=7"]
         )
         == 0
-    )
+    )  # fmt: skip
     assert "a/b" not in (output / "README.md").read_text()
     run = json.loads((output / "run.json").read_text())
     assert (run["model"], run["base_models"], run["evaluated"]) == (f"./{demo.name}", [], "validation")
@@ -175,10 +178,13 @@ def test_fine_tuning_and_evaluation_of_a_saved_model(demo, tmp_path, capsys):
     (tmp_path / "photos.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     for number, name in enumerate(("a.png", "b.png")):
         Image.new("RGB", (40, 30), (200 * number, 30, 90)).save(tmp_path / name)
-    command = ["evaluate", "--model", str(output), "--dataset", str(tmp_path / "photos.jsonl")]
-    assert main([*command, "--output", str(tmp_path / "metrics.json")]) == 0
+    command = ["evaluate", "--model", str(output), "--dataset", str(tmp_path / "photos.jsonl"), "--sweep", "1"]
+    assert main([*command, "--reduction", "mean", "sum", "--output", str(tmp_path / "metrics.json")]) == 0
     assert "any caption" in capsys.readouterr().out
-    assert json.loads((tmp_path / "metrics.json").read_text())["global"]["rsum"] > 0
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found["global"]["rsum"] > 0 and {"global_hubness", "two_stage_hubness_sum"} <= set(found)
+    bank = HubnessOptions.from_pretrained(output)
+    assert bank is not None and len(bank.image_embeds) == 7 and run["results"]["two_stage_hubness"]["rsum"] > 0
 
 
 @pytest.mark.parametrize(

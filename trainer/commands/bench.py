@@ -11,9 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from modeling_tgdt.retriever.pooling import pooling_costs
-from modeling_tgdt.retriever.shortlist import shortlist_ranks, shortlist_recall, smallest_shortlist
-from trainer.commands.search import MODES, add_gallery_arguments, load_retriever
+from trainer.commands.common import MODES, add_gallery_arguments, load_retriever
 
 _SIZES = (10, 20, 50, 100, 200, 500, 1000)
 
@@ -37,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    from modeling_tgdt.retriever.pooling import pooling_costs
+    from modeling_tgdt.retriever.shortlist import shortlist_ranks, shortlist_recall, smallest_shortlist
+
     for name in ("count", "top_k", "candidates"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, found {getattr(args, name)}.")

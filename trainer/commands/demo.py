@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, evaluate, search, and say where the picture is."""
+    from hub_cards.tables import results_table
     from trainer.demo import run_demo
-    from trainer.report import results_table
 
     if args.serve and Path(args.output, "index").is_dir():
         return _serve(args.output, args.port)

@@ -4,9 +4,7 @@
 import argparse
 from pathlib import Path
 
-import numpy as np
-
-from trainer.commands.devices import add_device_argument
+from trainer.commands.common import add_device_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print each word's best region, and draw."""
+    import numpy as np
+
     from modeling_tgdt.retrieval_tgdt import TGDTRetriever
 
     if args.panel_width < 32:

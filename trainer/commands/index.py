@@ -1,18 +1,21 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """`tgdt index`: build or extend a gallery from a folder of pictures or a file of texts."""
 
+from __future__ import annotations
+
 import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from modeling_tgdt.index_tgdt import TGDTIndex
-from modeling_tgdt.kernels.quantize import STORAGE_DTYPES
-from modeling_tgdt.picture_sources_tgdt import is_missing, row_id
-from trainer.commands.devices import add_device_argument
-from trainer.commands.search import parse_pairs
-from trainer.data.text_files import text_lines
+from trainer.commands.common import add_device_argument, parse_pairs
+
+if TYPE_CHECKING:
+    from modeling_tgdt.index_tgdt import TGDTIndex
+
+# Those of the token store, written again because `--help` must not import it.
+TOKEN_DTYPES = ("bfloat16", "float16", "float32", "int16", "int8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, help="threads that decode pictures (default: number of cores)")
     add_device_argument(parser)
     parser.add_argument(
-        "--token-dtype", choices=sorted(STORAGE_DTYPES), help="precision of a new gallery's tokens (default: float16)"
+        "--token-dtype", choices=TOKEN_DTYPES, help="precision of a new gallery's tokens (default: float16)"
     )
     parser.add_argument(
         "--pool-factor", type=int, metavar="N", help="keep a 1/N share of a new gallery's tokens (default: 1)"
@@ -158,6 +161,9 @@ def _check_source(source: Path, texts: bool) -> None:
 
 def _read_texts(path: Path) -> Iterator[tuple[str, str]]:
     """Yield (id, text) of a file; the ids of plain lines are their numbers from 1."""
+    from modeling_tgdt.picture_sources_tgdt import is_missing, row_id
+    from trainer.data.text_files import text_lines
+
     empty = True
     for number, line in enumerate(text_lines(path), start=1):
         if not line.strip():

@@ -8,18 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trainer.commands.devices import add_device_argument
-
-MODES = ("two_stage", "global", "local")
-
-
-def add_gallery_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what every verb over a gallery takes."""
-    parser.add_argument("gallery", metavar="G", help="directory made by `tgdt index`, or a repository of the Hub")
-    parser.add_argument("--model", metavar="ID|DIR", help="model to use instead of the one that the gallery names")
-    parser.add_argument("--revision", help="branch, tag or commit of a gallery on the Hub")
-    add_device_argument(parser)
-    add_device_argument(parser, "--gallery-device", "the gallery is scored")
+from trainer.commands.common import MODES, add_gallery_arguments, load_retriever, parse_pairs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,26 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     parser.add_argument("--sheet", metavar="FILE", help="also draw the results into a picture")
     parser.add_argument("--pictures", metavar="DIR", help="folder that was indexed, for --sheet")
-
-
-def load_retriever(args: argparse.Namespace) -> Any:
-    """Open the gallery and the model that it names.
-
-    Raises:
-        ValueError: When there is no gallery.
-    """
-    from modeling_tgdt.retrieval_tgdt import TGDTRetriever
-
-    retriever = TGDTRetriever.from_pretrained(
-        args.gallery, model=args.model, revision=args.revision, device=args.device
-    )
-    if retriever.index is None:
-        raise ValueError(
-            f"there is no gallery in {args.gallery!r}; build one with `tgdt index DIR --model M --out G`."
-        )
-    if args.gallery_device is not None:
-        retriever.index.to(args.gallery_device)
-    return retriever
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,24 +66,6 @@ def print_table(hits: list[Any]) -> None:
         local = "-" if math.isnan(hit.local_score) else f"{hit.local_score:.4f}"
         shown = f"{rank:>4}  {hit.id:<{width}}  {hit.score:>8.4f}  {hit.global_score:>8.4f}  {local:>8}"
         print(shown + (f"  {json.dumps(hit.metadata, ensure_ascii=False, default=str)}" if hit.metadata else ""))
-
-
-def parse_pairs(flag: str, pairs: list[str]) -> dict[str, Any]:
-    """Read KEY=VALUE arguments; a value is JSON, or else a string.
-
-    Raises:
-        ValueError: When one has no key.
-    """
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        key, found, value = pair.partition("=")
-        if not (found and key):
-            raise ValueError(f"{flag} expects KEY=VALUE, found {pair!r}.")
-        try:
-            values[key] = json.loads(value)
-        except ValueError:
-            values[key] = value
-    return values
 
 
 def _without_nan(row: dict[str, Any]) -> dict[str, Any]:

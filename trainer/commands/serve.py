@@ -5,9 +5,7 @@ import argparse
 import ipaddress
 import logging
 
-import torch
-
-from trainer.commands.search import add_gallery_arguments, load_retriever
+from trainer.commands.common import add_gallery_arguments, load_retriever
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None and not getattr(args, name) > 0:
             raise ValueError(f"--{name.replace('_', '-')} must be above 0, found {getattr(args, name)}.")
     if args.threads is not None:
+        import torch
+
         torch.set_num_threads(args.threads)
     limits = ServeLimits(
         max_batch=args.max_batch,

@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, evaluate, save, and print the table."""
-    from hub_cards.sources import mask_tokens
-    from trainer.report import results_table
+    from hub_cards.privacy import mask_tokens
+    from hub_cards.tables import results_table
     from trainer.run import run_recipe
 
     if args.model and (args.vision_model or args.text_model):

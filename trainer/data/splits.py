@@ -1,6 +1,7 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """Which split a file's name tells, and the error for data that tell none."""
 
+import hashlib
 import re
 from collections.abc import Iterable
 
@@ -27,6 +28,15 @@ def same_splits(split: str) -> set[str]:
         ['dev', 'val', 'validation']
     """
     return _VALIDATION if split in _VALIDATION else {split}
+
+
+def hashed_order(ids: Iterable[str]) -> list[str]:
+    """Return each id once, in the order of their hashes: a draw that no seed and no order of the data changes.
+
+    Args:
+        ids: Ids of photos, repeated or not.
+    """
+    return sorted(set(ids), key=lambda name: hashlib.sha256(name.encode()).digest())
 
 
 def has_word(stem: str, word: str) -> bool:

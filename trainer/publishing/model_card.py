@@ -14,8 +14,9 @@ import torch
 import transformers
 
 from hub_cards.cards import MARKER, model_card, read_record
+from hub_cards.privacy import mask_tokens
 from hub_cards.results import write_eval_results
-from hub_cards.sources import data_source, mask_tokens
+from hub_cards.sources import data_source
 
 _FRONT_MATTER = {
     "language": "language",

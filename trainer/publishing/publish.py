@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 from hub_cards.cards import MARKER, gallery_card, write_model_card
-from hub_cards.sources import mask_tokens
+from hub_cards.privacy import mask_tokens
 from modeling_tgdt.index_tgdt import TGDTIndex
 from modeling_tgdt.retriever.directory import push_folder, write_reference
 

@@ -17,7 +17,7 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from hub_cards.cards import model_card, read_record
-from hub_cards.sources import public_command
+from hub_cards.privacy import public_command
 from trainer.recipe import load_recipe
 from trainer.report import write_json
 

@@ -78,7 +78,7 @@ def encode_dataset(
     """
     options = options or EncodeOptions()
     check_policy(options.on_error)
-    rows = _Photos(_map_style(dataset), options.on_error, options.report or SkipReport())
+    rows = _Photos(map_style(dataset), options.on_error, options.report or SkipReport())
     captions, owners = rows.captions()
     collator = TGDTDataCollator(processor, options.max_length)
     core = getattr(model, "module", model)
@@ -210,7 +210,15 @@ def _joined(images: _Encoded, texts: _Encoded, owners: Tensor) -> RetrievalEmbed
     return RetrievalEmbeddings(images.embeds, texts.embeds[kept], text_to_image[kept], images.tokens, words)
 
 
-def _map_style(dataset: Any) -> datasets.Dataset:
+def map_style(dataset: Any) -> datasets.Dataset:
+    """Return the rows behind what an evaluation is given, with canonical columns.
+
+    Args:
+        dataset: `datasets.Dataset`, or a CaptionDataset of it.
+
+    Raises:
+        TypeError: When the data set is a stream.
+    """
     if isinstance(dataset, CaptionDataset):
         dataset = dataset.dataset
     if not isinstance(dataset, datasets.Dataset):

@@ -1,5 +1,5 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
-"""What a shortlist size costs and gives: K against recall and query time, as a table and a plot."""
+"""What a shortlist size costs and gives: K against recall and query time, as rows and a plot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from .embeddings import RetrievalEmbeddings
 from .positions import ScoreConfig
 
 Row = dict[str, float]
-_COLUMNS = ("candidates", "rsum", "i2t_r1", "t2i_r1", "stage1_recall", "query_ms")
 
 
 def shortlist_sweep(
@@ -52,27 +51,6 @@ def shortlist_sweep(
         )
         rows.append({"candidates": float(size), **metrics["two_stage"]})
     return rows
-
-
-def sweep_table(rows: Sequence[Row], columns: Sequence[str] = _COLUMNS) -> str:
-    """Return a sweep as a Markdown table.
-
-    Args:
-        rows: Result of [`shortlist_sweep`].
-        columns: Metrics to show; those that are absent are left out.
-
-    Example:
-        >>> print(sweep_table([{"candidates": 10.0, "rsum": 400.25}]))
-        | candidates | rsum |
-        |---:|---:|
-        | 10 | 400.25 |
-    """
-    shown = [name for name in columns if name in rows[0]]
-    lines = ["| " + " | ".join(shown) + " |", "|" + "---:|" * len(shown)]
-    for row in rows:
-        cells = [f"{row[name]:.0f}" if name == "candidates" else f"{row[name]:.2f}" for name in shown]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def plot_sweep(rows: Sequence[Row], path: str | Path) -> Path:

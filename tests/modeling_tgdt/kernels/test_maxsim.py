@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import modeling_tgdt.kernels.maxsim as maxsim_module
-from modeling_tgdt.gallery.segment import TokenStore
-from modeling_tgdt.kernels.maxsim import Pairs, RaggedQueries, maxsim
+from modeling_tgdt.kernels.maxsim import maxsim
 from modeling_tgdt.kernels.quantize import STORAGE_DTYPES, decode_tokens, encode_tokens, pool_tokens
+from modeling_tgdt.kernels.ragged import Pairs, RaggedQueries, TokenStore
 from tests.modeling_tgdt.gallery.index_twin import TOLERANCE, local_similarity, ragged, unit
 
 PATHS = ["torch", "portable", "avx2", "avx512_vnni", "avx512_bf16", "amx"]

@@ -1,0 +1,1 @@
+"""Tests of modeling_tgdt/retriever."""

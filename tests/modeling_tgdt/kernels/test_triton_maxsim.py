@@ -10,7 +10,8 @@ from modeling_tgdt.kernels.quantize import STORAGE_DTYPES, encode_tokens
 from tests.modeling_tgdt.gallery.index_twin import TOLERANCE, local_similarity, ragged
 
 pytest.importorskip("triton", reason="needs the package triton")
-from modeling_tgdt.triton_maxsim_tgdt import TokenSpans, tile_size, triton_maxsim  # noqa: E402
+from modeling_tgdt.kernels.triton_maxsim import TokenSpans, triton_maxsim  # noqa: E402
+from modeling_tgdt.triton_similarity_tgdt import tile_size  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -1,0 +1,140 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Who may import whom: the arrows of docs/architecture.md, read from the import statements of the sources."""
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("modeling_tgdt", "hub_cards", "trainer")
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def sources() -> dict[str, Path]:
+    return {module_name(path): path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+
+
+@cache
+def imports(module: str, top_level: bool = False) -> frozenset[str]:
+    """Modules of the house that one imports, anywhere or in its top-level statements; type checking does not count."""
+    path = sources()[module]
+    found: set[str] = set()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in _statements(ast.parse(path.read_text(encoding="utf-8")), top_level):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parent = package.rsplit(".", node.level - 1)[0] if node.level > 1 else package if node.level else ""
+            base = ".".join(filter(None, (parent, node.module)))
+            names = {f"{base}.{alias.name}" for alias in node.names}
+            found |= {name if name in sources() else base for name in names}
+    return frozenset(name for name in found if name.split(".")[0] in PACKAGES)
+
+
+def _statements(tree: ast.AST, top_level: bool) -> list[ast.AST]:
+    found: list[ast.AST] = []
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        found.append(node)
+        if not (top_level and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)):
+            found += _statements(node, top_level)
+    return found
+
+
+def broken(inside: str, *forbidden: str) -> list[str]:
+    """List the imports from modules of `inside` of what begins with a forbidden name."""
+    return sorted(
+        f"{module} -> {name}"
+        for module in sources()
+        if f"{module}.".startswith(f"{inside}.")
+        for name in imports(module)
+        if any(f"{name}.".startswith(f"{prefix}.") for prefix in forbidden)
+    )
+
+
+def copied(entry: str) -> set[str]:
+    """Modules that transformers copies to the Hub beside an entry module: its relative imports, and theirs."""
+    seen, waiting = set(), [entry]
+    while waiting:
+        module = waiting.pop()
+        if module not in seen:
+            seen.add(module)
+            waiting += imports(module)
+    return {module.removeprefix("modeling_tgdt.").removesuffix("_tgdt") for module in seen}
+
+
+GALLERY, KERNELS, RETRIEVER = (f"modeling_tgdt.{room}" for room in ("gallery", "kernels", "retriever"))
+ENTRIES = ("modeling_tgdt.modeling_tgdt", "modeling_tgdt.processing_tgdt", "modeling_tgdt.image_processing_tgdt")
+
+
+@pytest.mark.parametrize(
+    ("inside", "forbidden"),
+    [
+        ("modeling_tgdt", ("trainer", "hub_cards")),
+        ("hub_cards", ("trainer",)),
+        (KERNELS, (GALLERY, RETRIEVER, *ENTRIES, "modeling_tgdt.index_tgdt", "modeling_tgdt.retrieval_tgdt")),
+        (GALLERY, (RETRIEVER, *ENTRIES, "modeling_tgdt.index_tgdt", "modeling_tgdt.retrieval_tgdt")),
+        ("trainer.data", ("trainer.training", "trainer.scoring", "trainer.cmc_trainer", "trainer.evaluation")),
+        ("trainer.scenes", ("trainer.commands",)),
+        ("trainer.scoring", ("trainer.commands", "trainer.cmc_trainer")),
+    ],
+)
+def test_arrows_point_one_way(inside: str, forbidden: tuple[str, ...]) -> None:
+    assert broken(inside, *forbidden) == []
+
+
+def test_what_the_hub_copies_is_flat_and_small() -> None:
+    model = copied("modeling_tgdt.modeling_tgdt")
+    processor = copied("modeling_tgdt.processing_tgdt") | copied("modeling_tgdt.image_processing_tgdt")
+    assert not model & processor, "model and processor know each other"
+    assert not any("." in name for name in model | processor), "copied files import no room"
+    pipeline = {"pipeline", "encoding", "picture_sources"}
+    assert copied("modeling_tgdt.pipeline_tgdt") - model - processor == pipeline
+    doors = {"index", "retrieval", "explain", "auto", "convert_tgdt_original_to_hf"}
+    flat = {path.stem.removesuffix("_tgdt") for path in (ROOT / "modeling_tgdt").glob("*.py")} - {"__init__"}
+    assert flat == model | processor | pipeline | doors
+
+
+def test_verbs_import_no_other_verb() -> None:
+    verbs = [module for module in sources() if module.startswith("trainer.commands.")]
+    for verb in verbs:
+        others = {name for name in imports(verb) if name.startswith("trainer.commands.")} - {verb}
+        assert others <= {"trainer.commands.common"}, verb
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    verbs = [module for module in sources() if module.startswith("trainer.commands.")]
+    code = f"import sys, importlib; [importlib.import_module(m) for m in {['trainer.cli', *verbs]}]; "
+    code += "print({'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_importing_the_package_leaves_heavy_libraries_out() -> None:
+    code = "import sys, modeling_tgdt, trainer; print({'datasets', 'qdrant_client', 'gradio'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_rooms_stay_small() -> None:
+    folders = {path.parent for path in sources().values()} - {ROOT / "modeling_tgdt"}  # flat, see above
+    for folder in folders:
+        files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(files) <= 20, f"{folder.relative_to(ROOT)} has {len(files)} files"
+
+
+def test_the_options_of_index_are_those_of_the_store() -> None:
+    from modeling_tgdt.kernels.quantize import STORAGE_DTYPES
+    from trainer.commands.index import TOKEN_DTYPES
+
+    assert sorted(STORAGE_DTYPES) == list(TOKEN_DTYPES)

@@ -1,0 +1,85 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""What verbs share: their common options, and opening what those name. Nothing heavy is imported for `--help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+MODES = ("two_stage", "global", "local")
+
+
+def add_gallery_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what every verb over a gallery takes."""
+    parser.add_argument("gallery", metavar="G", help="directory made by `tgdt index`, or a repository of the Hub")
+    parser.add_argument("--model", metavar="ID|DIR", help="model to use instead of the one that the gallery names")
+    parser.add_argument("--revision", help="branch, tag or commit of a gallery on the Hub")
+    add_device_argument(parser)
+    add_device_argument(parser, "--gallery-device", "the gallery is scored")
+
+
+def add_device_argument(parser: argparse.ArgumentParser, flag: str = "--device", what: str = "the model runs") -> None:
+    """Declare a flag that takes a device."""
+    parser.add_argument(flag, type=torch_device, metavar="DEVICE", help=f"where {what}, such as cuda (default: cpu)")
+
+
+def torch_device(name: str) -> torch.device:
+    """Return a device that this machine has.
+
+    Raises:
+        argparse.ArgumentTypeError: For one that it has not.
+
+    Example:
+        >>> torch_device("cpu")
+        device(type='cpu')
+    """
+    import torch  # `--help` need not wait for it
+
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without CUDA
+        raise argparse.ArgumentTypeError(f"there is no device {name!r} here ({str(error).splitlines()[0]})") from error
+    return device
+
+
+def load_retriever(args: argparse.Namespace) -> Any:
+    """Open the gallery and the model that it names.
+
+    Raises:
+        ValueError: When there is no gallery.
+    """
+    from modeling_tgdt.retrieval_tgdt import TGDTRetriever
+
+    retriever = TGDTRetriever.from_pretrained(
+        args.gallery, model=args.model, revision=args.revision, device=args.device
+    )
+    if retriever.index is None:
+        raise ValueError(
+            f"there is no gallery in {args.gallery!r}; build one with `tgdt index DIR --model M --out G`."
+        )
+    if args.gallery_device is not None:
+        retriever.index.to(args.gallery_device)
+    return retriever
+
+
+def parse_pairs(flag: str, pairs: list[str]) -> dict[str, Any]:
+    """Read KEY=VALUE arguments; a value is JSON, or else a string.
+
+    Raises:
+        ValueError: When one has no key.
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, found, value = pair.partition("=")
+        if not (found and key):
+            raise ValueError(f"{flag} expects KEY=VALUE, found {pair!r}.")
+        try:
+            values[key] = json.loads(value)
+        except ValueError:
+            values[key] = value
+    return values
