@@ -557,7 +557,7 @@ class TGDTModel(TGDTPreTrainedModel):
         local = encoder(self.visual_projection(outputs.last_hidden_state), keys)
         first = torch.zeros_like(keys[:, 0], dtype=torch.long)
         tokens, pooled = self._global(self.vision_global_encoder, local, keys, first)
-        return _unit(tokens[:, 1:], mask), F.normalize(pooled, dim=-1), outputs
+        return _unit(tokens[:, 1:], mask), _normalize(pooled), outputs
 
     def _global_slot(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the input of the image's global slot (B, 1, F) and its box (B, 1, 4): the whole image, or nothing."""
@@ -577,7 +577,7 @@ class TGDTModel(TGDTPreTrainedModel):
         local = self.text_local_encoder(self.text_projection(hidden), keys)
         tokens, pooled = self._global(self.text_global_encoder, local, keys, first)
         mask = word_mask(attended, self.config.num_prefix_tokens, self.config.num_suffix_tokens)
-        return _unit(tokens[:, int(has_slot) :], mask), F.normalize(pooled, dim=-1), mask
+        return _unit(tokens[:, int(has_slot) :], mask), _normalize(pooled), mask
 
     def _global(self, encoder: TGDTEncoder, local: Tensor, keys: Tensor, slot: Tensor) -> tuple[Tensor, Tensor]:
         """Return the tokens of `token_source` (B, S, D) and the output of the global slot (B, D), not normalised."""
@@ -616,7 +616,12 @@ def _mean(features: Tensor, mask: Tensor) -> Tensor:
 
 
 def _unit(tokens: Tensor, mask: Tensor) -> Tensor:
-    return F.normalize(tokens, dim=-1).masked_fill(~mask[..., None], 0)
+    return _normalize(tokens).masked_fill(~mask[..., None], 0)
+
+
+def _normalize(vectors: Tensor) -> Tensor:
+    """Return unit vectors; zero ones stay zero, with a finite gradient in half precision too, where 1e-12 is 0."""
+    return F.normalize(vectors, dim=-1, eps=max(1e-12, torch.finfo(vectors.dtype).tiny))
 
 
 def _recording(kwargs: Mapping[str, Any]) -> dict[str, Any]:

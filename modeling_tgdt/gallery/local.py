@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -172,7 +172,7 @@ class LocalBackend:
         local = self._local_scores(snapshot, query, found.rows, found.offsets)
         mixed = self.settings["global_weight"] * found.scores + self.settings["local_weight"] * local
         scores = mixed.astype(np.float32, copy=False)
-        places, ends = best_by_id(scores, found.offsets, top_k, lambda own: snapshot.ids(found.rows[own]))
+        places, ends = best_by_id(scores, found.offsets, top_k, *_by_id(snapshot, found))
         best = Ranked(found.rows[places], scores[places], ends)
         return _result(snapshot, best, found.scores[places], local[places])
 
@@ -232,8 +232,13 @@ def _allowed_rows(snapshot: Snapshot, where: Mapping[str, Condition] | None) -> 
     return np.concatenate([np.zeros(0, bool), *parts]) & snapshot.alive
 
 
+def _by_id(snapshot: Snapshot, found: Ranked) -> tuple[Callable[[np.ndarray], Any], Callable[[np.ndarray], Any]]:
+    """Return what tells ids, and their order, of places among the found rows."""
+    return lambda own: snapshot.ids(found.rows[own]), lambda own: snapshot.id_ranks[found.rows[own]]
+
+
 def _best(snapshot: Snapshot, found: Ranked, k: int) -> Ranked:
-    places, ends = best_by_id(found.scores, found.offsets, k, lambda own: snapshot.ids(found.rows[own]))
+    places, ends = best_by_id(found.scores, found.offsets, k, *_by_id(snapshot, found))
     return Ranked(found.rows[places], found.scores[places], ends)
 
 

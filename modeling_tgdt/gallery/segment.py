@@ -23,6 +23,7 @@ import numpy as np
 
 from ..kernels.quantize import SCALED_DTYPES, STORAGE_DTYPES, encode_tokens, quantize_int8
 from ..kernels.ragged import TokenStore
+from .metadata import wide_table
 from .storage import append_bytes, file_crc, sync_directory
 
 try:
@@ -100,7 +101,8 @@ class Segment:
     def table(self) -> Any:
         """Arrow table with column `id` and one column `meta:<key>` per metadata key."""
         try:
-            table = pa.concat_tables(list(_read_streams(self._table_file)), promote_options="permissive")
+            streams = [wide_table(stream) for stream in _read_streams(self._table_file)]
+            table = pa.concat_tables(streams, promote_options="permissive")
             table.validate(full=True)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"segment {self.record.name!r}: rows.arrow is damaged ({error}). {RESTORE}") from error
@@ -108,13 +110,13 @@ class Segment:
 
     @cached_property
     def ids(self) -> Any:
-        """Arrow string array of the ids, row order."""
+        """Arrow array of the ids (large_string), row order."""
         return self.table.column("id").combine_chunks()
 
     @cached_property
     def _id_buffers(self) -> tuple[np.ndarray, memoryview]:
         _, offsets, data = self.ids.buffers()
-        ends = np.frombuffer(offsets, dtype=np.int32)[self.ids.offset :]
+        ends = np.frombuffer(offsets, dtype=np.int64)[self.ids.offset :]
         return ends, memoryview(data if data is not None else b"")
 
     def id_of(self, row: int) -> str:

@@ -280,12 +280,8 @@ def _ids(
     missing = [is_missing(value) for value in values]
     named = {path for path in paths if path}
     generic = found.get("image_id", "").lower() in _GENERIC_IDS and "image_id" not in (columns or {})
-    if (
-        generic
-        and len({str(value) for value in values}) == len(values)
-        and len(named) < len(values)
-        and None not in paths
-    ):
+    repeat = None not in paths and len(named) < len(values)  # pictures that come in several rows
+    if generic and repeat and len({str(value) for value in values}) == len(values):
         logger.warning(
             "Column %r numbers the rows, of which %d show %d pictures: photos are told by the picture instead. Pass "
             "columns={'image_id': %r} to keep it.", found["image_id"], len(values), len(named), found["image_id"]

@@ -193,9 +193,7 @@ def _parsed(text: str, where: str) -> Any:
 
 def _object(row: Any, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise ValueError(
-            f'{where}: expected one JSON object like {{"file_name": ..., "caption": ...}}, found {row!r}.'
-        )
+        raise ValueError(f'{where}: expected one JSON object like {{"file_name": "a.jpg", ...}}, found {row!r}.')
     return row
 
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from ..distributed import PairEmbeddings
@@ -33,6 +33,21 @@ def split_inputs(inputs: dict[str, Any], size: int) -> list[dict[str, Any]]:
         {name: value[start : start + size] if isinstance(value, Tensor) else value for name, value in inputs.items()}
         for start in range(0, rows, size)
     ]
+
+
+def batch_dependent_layer(model: nn.Module) -> str | None:
+    """Return the name of a layer that mixes the samples of a batch as it is now (a batch norm in training), or None.
+
+    Example:
+        >>> batch_dependent_layer(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+        '1'
+    """
+    layers = (
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    )
+    return next(layers, None)
 
 
 def cached_loss(
