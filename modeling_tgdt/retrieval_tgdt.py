@@ -31,7 +31,7 @@ from .retriever.directory import (
     save_gallery,
 )
 from .retriever.filling import AddReport, GalleryFiller, OnError, name_items
-from .retriever.fingerprint import check_gallery_model, model_identity
+from .retriever.fingerprint import check_gallery_model, model_identity, weights_state
 from .retriever.matches import Match, match_words
 from .retriever.pooling import PoolingCost, pooling_costs
 from .retriever.shortlist import shortlist_ranks, smallest_shortlist
@@ -88,6 +88,11 @@ class TGDTRetriever:
         self.processor = processor
         self.index = index
         self._encoder = Encoder(model, processor)
+        self._weights = weights_state(self.model)
+
+    def __repr__(self) -> str:
+        config, device = self.model.config, self.model.device
+        return f"TGDTRetriever(dim={config.projection_dim}, device={str(device)!r}, index={self.index!r})"
 
     def create_index(
         self,
@@ -116,6 +121,7 @@ class TGDTRetriever:
             check_gallery_model(found, self.model)
             self.index = found
             return found
+        self._weights = weights_state(self.model)
         config = self.model.config
         model_id, revision = model_identity(self.model)
         settings: dict[str, Any] = {
@@ -199,6 +205,10 @@ class TGDTRetriever:
 
     def encode_images(self, images: Iterable[Any], batch_size: int = 32) -> Embeddings:
         """Embed N pictures or regions: global embeddings (N, D) and N ragged region arrays (Ri, D), input order."""
+        if isinstance(images, str | bytes | os.PathLike) or not isinstance(images, Iterable):
+            raise TypeError(
+                f"expected a list of pictures, found the single {type(images).__name__}; put it into a list."
+            )
         return self._encoder.encode_images(images, batch_size)
 
     def encode_texts(self, texts: Iterable[str], batch_size: int = 64) -> Embeddings:
@@ -227,7 +237,7 @@ class TGDTRetriever:
             query: Text (every `str` is words), or a picture: PIL, array, tensor, bytes, `pathlib.Path` or regions.
                 A list may mix them.
             top_k: Hits per query.
-            candidates: Size of the shortlist that the global score picks.
+            candidates: Size of the shortlist that the global score picks, at least `top_k`.
             mode: "two_stage", "global" (stage one alone) or "local" (every item by its tokens alone).
             where: Metadata filter, see `TGDTIndex.search`.
             global_weight: Weight of the global score in this call; the gallery's own by default.
@@ -245,6 +255,7 @@ class TGDTRetriever:
         if explain and index.kind != "image":
             raise ValueError("explain=True matches words with the regions of pictures; this gallery holds texts.")
         queries = list(query) if isinstance(query, list | tuple) else [query]
+        candidates = max(candidates, top_k) if candidates > 0 else candidates
         remix = mode == "two_stage" and not (global_weight is None and local_weight is None)
         wanted = max(top_k, candidates) if remix and top_k > 0 else top_k
         hits: list[list[Hit]] = [[] for _ in queries]
@@ -325,6 +336,7 @@ class TGDTRetriever:
             ValueError: For another directory inside the gallery's own.
         """
         folder = Path(directory)
+        self._check_weights()
         if self.index is not None:  # first: what it refuses leaves nothing behind
             save_gallery(self.index.path, folder)
         self._save_model(folder)
@@ -361,7 +373,7 @@ class TGDTRetriever:
         )
         options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
         loaded = TGDTModel.from_pretrained(source, **options)
-        return cls(loaded, TGDTProcessor.from_pretrained(source), open_index(folder), device)
+        return cls(loaded, _processor_of(source), open_index(folder), device)
 
     def push_to_hub(
         self,
@@ -394,9 +406,22 @@ class TGDTRetriever:
     def _searchable(self) -> TGDTIndex:
         if self.index is None:
             raise ValueError("there is no gallery to search; call add_images or add_texts, or pass index=.")
+        self._check_weights()
         return self.index
 
+    def _check_weights(self) -> None:
+        """Refuse to go on with a gallery whose model has been trained on since.
+
+        Raises:
+            ValueError: When the weights are no longer those that made the gallery.
+        """
+        state = weights_state(self.model)
+        if self.index is not None and state != self._weights:
+            check_gallery_model(self.index, self.model)
+        self._weights = state
+
     def _writable(self, kind: Kind) -> TGDTIndex:
+        self._check_weights()
         index = self.index if self.index is not None else self.create_index(kind=kind)
         if index.kind != kind:
             raise ValueError(
@@ -422,6 +447,8 @@ class TGDTRetriever:
     def _encode_queries(self, queries: list[Any]) -> list[tuple[Kind, list[int], Embeddings]]:
         kinds: dict[Kind, list[int]] = {"text": [], "image": []}
         for row, query in enumerate(queries):
+            if isinstance(query, str) and not query.strip():
+                raise ValueError("the query is empty; pass a few words, or a picture.")
             kinds["text" if isinstance(query, str) else "image"].append(row)
         encoders = {"text": self.encode_texts, "image": self.encode_images}
         return [(kind, rows, encoders[kind]([queries[row] for row in rows])) for kind, rows in kinds.items() if rows]
@@ -443,6 +470,18 @@ def _remix(hits: list[Hit], global_weight: float, local_weight: float) -> list[H
     mixed = [(global_weight * hit.global_score + local_weight * hit.local_score, hit) for hit in hits]
     mixed.sort(key=lambda pair: (-pair[0], pair[1].id))
     return [Hit(hit.id, score, hit.global_score, hit.local_score, hit.metadata) for score, hit in mixed]
+
+
+def _processor_of(source: Path) -> TGDTProcessor:
+    try:
+        return TGDTProcessor.from_pretrained(source)
+    except (OSError, ValueError, TypeError) as error:
+        if (source / "processor_config.json").exists() or (source / "preprocessor_config.json").exists():
+            raise
+        raise ValueError(
+            f"there is no processor beside the model in {str(source)!r}; save it there with "
+            "processor.save_pretrained, as CMCTrainer.save_model does."
+        ) from error
 
 
 def _length(source: Any) -> int | None:

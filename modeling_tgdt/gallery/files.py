@@ -39,6 +39,7 @@ except ImportError:
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+INDEX_FOLDER = "index"  # of a directory that holds a model or names one beside its gallery
 _COMPACT_BYTES = 1 << 26
 _LARGEST = 1 << 48  # bytes or rows; beyond it sizes would overflow
 _FILE_NAME = re.compile(r"\w[\w.-]*", re.ASCII)

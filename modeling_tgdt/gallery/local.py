@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from .exact import Engine, ExactEngine
 from .files import Gallery, Snapshot
 from .metadata import Condition, matching_rows, metadata_rows, metadata_types
 from .scan import dot_rows, locate
-from .segment import encode_batch
+from .segment import encode_batch, select_rows
 from .storage import clear_os_errors
 
 SearchMode = Literal["two_stage", "global", "local"]
@@ -106,6 +106,21 @@ class LocalBackend:
         places = [(snapshot.segments[n], item) for n, item in zip(found.stores, found.items, strict=True)]
         vectors = np.array([segment.globals[item] for segment, item in places], np.float32)
         return vectors.reshape(len(rows), self.settings["dim"]), [s.store.decode(item) for s, item in places]
+
+    def metadata(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Read the metadata of ids that are all there."""
+        snapshot = self.gallery.snapshot
+        return _metadata(snapshot, np.array([snapshot.row_of[name] for name in ids], dtype=np.int64))
+
+    def set_metadata(self, ids: list[str], table: Any) -> None:
+        """Commit the rows of ids again, bit for bit, with the metadata of a table."""
+        snapshot = self.gallery.snapshot
+        rows = np.array([snapshot.row_of[name] for name in ids], dtype=np.int64)
+        numbers = np.searchsorted(snapshot.bases, rows, side="right") - 1
+        for number in np.unique(numbers):
+            own = np.flatnonzero(numbers == number)
+            batch = select_rows(snapshot.segments[number], rows[own] - snapshot.bases[number])
+            self.gallery.append([ids[place] for place in own], replace(batch, table=table.take(own)))
 
     def delete(self, ids: list[str]) -> None:
         """Commit the deletion of ids that are all there."""

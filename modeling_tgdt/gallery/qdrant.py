@@ -138,6 +138,21 @@ class QdrantBackend:
         vectors = np.array([points[name].vector["global"] for name in ids], np.float32)
         return vectors.reshape(len(ids), self.settings["dim"]), [self._tokens(points[name]) for name in ids]
 
+    def metadata(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Read the metadata of ids that are all there."""
+        found: dict[str, Any] = {}
+        for start in range(0, len(ids), _PAGE):
+            asked = [point_id(name) for name in ids[start : start + _PAGE]]
+            points = self._call("retrieve", asked, with_payload=True, with_vectors=False)
+            found.update((point.payload["id"], point.payload["meta"]) for point in points)
+        return [found[name] for name in ids]
+
+    def set_metadata(self, ids: list[str], table: Any) -> None:
+        """Write the points again with the metadata of a table."""
+        vectors, tokens = self.get(ids)
+        counts = np.array([len(own) for own in tokens])
+        self.add(ids, table, vectors, np.concatenate(tokens), counts)
+
     def delete(self, ids: list[str]) -> None:
         """Delete items."""
         self._call("delete", models.PointIdsList(points=[point_id(name) for name in ids]), wait=True)

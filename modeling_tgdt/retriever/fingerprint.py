@@ -36,6 +36,12 @@ def weights_fingerprint(model: torch.nn.Module, precision: torch.dtype = torch.b
     return digest.hexdigest()
 
 
+def weights_state(model: torch.nn.Module) -> int:
+    """Return a number that changes when weights are changed in place, replaced or moved; nothing is read."""
+    state = ((value.data_ptr(), 0 if value.is_inference() else value._version) for value in model.parameters())
+    return hash(tuple(state))
+
+
 def model_identity(model: Any) -> tuple[str | None, str]:
     """Return what a gallery records of its model: id and revision.
 

@@ -13,6 +13,36 @@ if TYPE_CHECKING:
 MODES = ("two_stage", "global", "local")
 
 
+class _Counted(argparse._StoreAction):
+    """Stores an option; repeated, one of several values takes them all, and one of a single value is refused."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        seen = namespace.__dict__.setdefault("_seen", set())
+        if self.dest in seen:
+            if self.nargs not in ("+", "*"):
+                parser.error(f"{option_string} is given twice; give it once.")
+            values = [*getattr(namespace, self.dest), *values]
+        seen.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
+def count_repeats(parser: argparse.ArgumentParser) -> None:
+    """Let no repeated option replace an earlier one in silence.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> option = parser.add_argument("--set", nargs="+", default=["x"])
+        >>> count_repeats(parser)
+        >>> parser.parse_args(["--set", "a", "b", "--set", "c"]).set
+        ['a', 'b', 'c']
+    """
+    for action in parser._actions:
+        if type(action) is argparse._StoreAction and action.option_strings:
+            action.__class__ = _Counted
+
+
 def add_gallery_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what every verb over a gallery takes."""
     parser.add_argument("gallery", metavar="G", help="directory made by `tgdt index`, or a repository of the Hub")

@@ -95,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
         others = ", ".join(f"{count} {suffix}" for suffix, count in sorted(report.no_pictures.items()))
         print(f"left out, no pictures: {others}")
     known = f", {report.unchanged} there already" if args.resume else ""
+    known += f", {report.updated} with new metadata" if report.updated else ""
     print(f"{report.added} added, {len(report.skipped)} skipped{known}; {len(index)} items in {out}")
     _build_engine(index, report.added)
     return 0

@@ -14,7 +14,7 @@ from trainer.commands.common import MODES, add_gallery_arguments, load_retriever
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the verb."""
     add_gallery_arguments(parser)
-    parser.add_argument("words", nargs="?", metavar="WORDS", help="what to search for")
+    parser.add_argument("words", nargs="*", metavar="WORDS", help="what to search for")
     parser.add_argument("--image", metavar="FILE", help="search with a picture instead of words")
     parser.add_argument("--top-k", type=int, default=10, help="results (default: %(default)s)")
     parser.add_argument("--candidates", type=int, default=100, help="size of the shortlist (default: %(default)s)")
@@ -35,11 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search and print."""
-    if (args.words is None) == (args.image is None):
+    if bool(args.words) == (args.image is not None):
         raise ValueError("expected words or --image FILE, one of the two.")
     retriever = load_retriever(args)
     hits = retriever.search(
-        args.words if args.image is None else Path(args.image),
+        " ".join(args.words) if args.image is None else Path(args.image),
         top_k=args.top_k,
         candidates=args.candidates,
         mode=args.mode,
