@@ -3,12 +3,15 @@
 
 import importlib
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
+
+from .configuration_tgdt import LOADING_OPTIONS
 
 # Modules that only the pooled output passes through, by model type. Left in, they would never get a gradient.
 _POOLED_ONLY = {
@@ -46,19 +49,39 @@ def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     return model
 
 
-def load_tower(name_or_path: str, tower: str, dtype: torch.dtype | str) -> PreTrainedModel:
+def split_loading_options(options: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Part the options that say where and how files are loaded from all others, which are fields of a configuration.
+
+    Args:
+        options: Keyword arguments of a `from_*` method.
+        prefix: What the names of the loading options start with, such as `"vision_"`.
+
+    Returns:
+        Loading options without the prefix, and the rest.
+
+    Example:
+        >>> split_loading_options({"token": "hf_...", "projection_dim": 8})
+        ({'token': 'hf_...'}, {'projection_dim': 8})
+    """
+    loading = {prefix + name: name for name in LOADING_OPTIONS}
+    found = {loading[name]: value for name, value in options.items() if name in loading}
+    return found, {name: value for name, value in options.items() if name not in loading}
+
+
+def load_tower(name_or_path: str, tower: str, dtype: torch.dtype | str, **loading: Any) -> PreTrainedModel:
     """Load a pretrained encoder, or one tower of a pretrained image-text model.
 
     Args:
         name_or_path: Hub id or directory.
         tower: `"text"` or `"vision"`.
         dtype: Data type of the weights.
+        **loading: Options of `AutoModel.from_pretrained`, such as `token` and `revision`.
 
     Raises:
         ValueError: When an image-text model keeps that tower under another name than `text_model` or `vision_model`,
             or the encoder is one of timm.
     """
-    model = AutoModel.from_pretrained(name_or_path, dtype=dtype)
+    model = AutoModel.from_pretrained(name_or_path, dtype=dtype, **loading)
     if model.config.model_type == "timm_wrapper":
         raise ValueError(
             f"Expected an encoder of transformers, found {name_or_path!r} of timm, whose configuration tells neither "
@@ -197,4 +220,12 @@ def _model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     return found
 
 
-__all__ = ["build_backbone", "copy_weights", "grid_boxes", "grid_tokens", "load_tower", "run_vision_backbone"]
+__all__ = [
+    "build_backbone",
+    "copy_weights",
+    "grid_boxes",
+    "grid_tokens",
+    "load_tower",
+    "run_vision_backbone",
+    "split_loading_options",
+]

@@ -1,6 +1,9 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """TGDT model configuration."""
 
+import difflib
+from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any, Literal, cast
 
 from huggingface_hub.dataclasses import strict
@@ -9,6 +12,19 @@ from transformers.configuration_utils import SubConfigSpec
 
 # Depth of the transformer over detector regions in the released F30K and COCO settings.
 _DEFAULT_REGION_LAYERS = 4
+# What transformers itself writes into a config.json or passes to a configuration, beside the fields.
+_OF_TRANSFORMERS = frozenset({
+    "attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "fusion_config", "model_type",
+    "name_or_path", "num_labels", "output_attentions", "per_layer_config", "quantization_config",
+    "return_unused_kwargs", "torch_dtype", "transformers_weights",
+})  # fmt: skip
+# Options that say where and how files are loaded: never part of a configuration.
+LOADING_OPTIONS = frozenset({
+    "cache_dir", "code_revision", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token",
+    "trust_remote_code", "use_safetensors", "variant", "weights_only",
+})  # fmt: skip
+# Options of `PreTrainedModel.from_pretrained` that pipelines give to the configuration as well.
+_OF_MODELS = frozenset({"device_map", "dtype", "low_cpu_mem_usage", "max_memory", "offload_folder"})
 
 
 @strict
@@ -181,12 +197,42 @@ class TGDTConfig(PreTrainedConfig):
     padding_mode: Literal["masked", "reference"] = "masked"
 
     def __post_init__(self, **kwargs: Any) -> None:
+        refuse_unknown(kwargs, self.option_names(), type(self).__name__)
         super().__post_init__(**kwargs)
         vision_config = self.get_vision_config()
         if vision_config is not None:
             self.region_feature_size = backbone_width(vision_config)
         if self.num_region_layers is None:
             self.num_region_layers = _DEFAULT_REGION_LAYERS if vision_config is None else 0
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Make a configuration from a dictionary, as `PreTrainedConfig.from_dict` does.
+
+        Args:
+            config_dict: Fields.
+            **kwargs: Fields that replace those; with `return_unused_kwargs=True` others are given back.
+
+        Raises:
+            TypeError: For a name that is no field.
+        """
+        if not kwargs.get("return_unused_kwargs"):
+            refuse_unknown(kwargs, cls.option_names() | LOADING_OPTIONS | _OF_MODELS, cls.__name__)
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a configuration takes: no attribute set by hand, no path that an encoder was loaded from."""
+        known = self.option_names()
+        content = {name: value for name, value in super().to_dict().items() if name in known or name.startswith("_")}
+        for name in self.sub_configs:
+            if content.get(name):
+                content[name]["_name_or_path"] = ""
+        return content
+
+    @classmethod
+    def option_names(cls) -> frozenset[str]:
+        """Return the names that a configuration takes: its fields, and what transformers adds to them."""
+        return _OF_TRANSFORMERS | {field.name for field in fields(cast(Any, cls))}
 
     def validate_architecture(self) -> None:
         """Refuse sizes that no model can have.
@@ -226,6 +272,30 @@ class TGDTConfig(PreTrainedConfig):
     def get_vision_config(self) -> PreTrainedConfig | None:
         """Return the configuration of the vision encoder, or `None` in a model of precomputed regions."""
         return cast(PreTrainedConfig | None, self.vision_config)
+
+
+def refuse_unknown(given: Iterable[str], known: Iterable[str], owner: str) -> None:
+    """Refuse names that nothing would read.
+
+    Args:
+        given: Names of keyword arguments; private ones, with a leading underscore, are transformers' own business.
+        known: Names that are allowed.
+        owner: What they are names of, for the message.
+
+    Raises:
+        TypeError: For the first unknown name, with the nearest known one.
+
+    Example:
+        >>> refuse_unknown(["projection_dimm"], ["projection_dim"], "TGDTConfig")
+        Traceback (most recent call last):
+        TypeError: Expected options of TGDTConfig, found 'projection_dimm'. Did you mean 'projection_dim'?
+    """
+    known = set(known)
+    unknown = [name for name in given if name not in known and not name.startswith("_")]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else "Leave it out."
+        raise TypeError(f"Expected options of {owner}, found {unknown[0]!r}. {hint}")
 
 
 def backbone_width(config: PreTrainedConfig) -> int:

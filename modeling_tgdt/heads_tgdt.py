@@ -37,6 +37,8 @@ def eager_attention_forward(
 class TGDTLinear(nn.Linear):
     """Linear map whose initial weights have a standard deviation of their own.
 
+    Quantisers replace `nn.Linear` itself: this one stays as it is, which the odd widths of boxes need.
+
     Args:
         in_features: Width of the input.
         out_features: Width of the output.
@@ -129,10 +131,12 @@ class TGDTEncoderLayer(GradientCheckpointingLayer):
         return self.dropout(self.fc2(self.dropout(self.activation_fn(self.fc1(hidden_states)))))
 
 
-def _last_projection(config: TGDTConfig, in_features: int, out_features: int) -> TGDTLinear:
+def _last_projection(config: TGDTConfig, in_features: int, out_features: int) -> nn.Linear:
     """Return the projection that ends a block; a residual block adds nothing at first."""
-    is_residual = config.encoder_layer_type == "residual"
-    return TGDTLinear(in_features, out_features, 0.0 if is_residual else config.initializer_range)
+    projection: Any = nn.Linear(in_features, out_features)
+    if config.encoder_layer_type == "residual":
+        projection.initializer_range = 0.0
+    return projection
 
 
 def run_layers(layers: nn.ModuleList, config: TGDTConfig, hidden_states: Tensor, mask: Tensor | None) -> Tensor:
@@ -184,7 +188,7 @@ class TGDTBoxEmbedding(nn.Module):
         size = config.region_feature_size
         self.mode = config.box_encoding
         if self.mode == "concat":
-            self.fc1 = nn.Linear(size + 5, size)
+            self.fc1 = TGDTLinear(size + 5, size, config.initializer_range)
             self.fc2 = nn.Linear(size, size)
         elif self.mode == "sum":
             self.fc1 = TGDTLinear(5, size, config.box_initializer_range)

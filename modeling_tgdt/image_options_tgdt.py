@@ -93,13 +93,18 @@ class TGDTImageInputMixin:
 
         Raises:
             OSError: When there is no preprocessor configuration.
+            TypeError: For an option that is neither of the download nor of this class.
             ValueError: When the backbone's preprocessing has steps that these options do not express.
 
         Example:
             `TGDTImageProcessor.from_backbone("facebook/dinov2-small")`
         """
         overrides = {key: kwargs.pop(key) for key in list(kwargs) if key in ImagesKwargs.__annotations__}
-        source, _ = ImageProcessingMixin.get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
+        source, unknown = ImageProcessingMixin.get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
+        if unknown:
+            raise TypeError(
+                f"Expected download options or options of {cls.__name__}, found {next(iter(unknown))!r}. Leave it out."
+            )
         return cls(**{**backbone_options(source), **overrides})
 
 

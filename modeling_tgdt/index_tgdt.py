@@ -115,27 +115,30 @@ class TGDTIndex:
         }
         gallery = Gallery.create(Path(path), settings)
         try:
-            return cls(Path(path), make_backend(gallery))
+            return cls(Path(path), make_backend(gallery, settings["engine_options"]))
         except BaseException:  # such as a server that does not answer: leave no gallery that was never whole
             (gallery.root / MANIFEST).unlink(missing_ok=True)
             raise
 
     @classmethod
-    def open(cls, path: str | Path) -> TGDTIndex:
+    def open(cls, path: str | Path, *, engine_options: Mapping[str, Any] | None = None) -> TGDTIndex:
         """Open a gallery for searching and, from the first write on, for writing.
 
         Args:
-            path: Its directory, or one that has it in `index/`, as `tgdt index` and `save_pretrained` write it.
+            path: Its directory, or one that has it in `index/`, as `tgdt index` writes it. It may be a stranger's: no code
+                of it runs, nothing outside it is read or written.
+            engine_options: How to reach a gallery in Qdrant, which its directory must not decide: `url` of the server
+                (or the environment variable QDRANT_URL), or `{"embedded": "local"}` for an emulated store of yours.
 
         Raises:
             FileNotFoundError: When there is no gallery.
-            ValueError: When it is damaged or of another format version.
+            ValueError: When it is damaged or of another format version, or lies in a Qdrant that you did not name.
         """
         folder = Path(path)
         inner = folder / INDEX_FOLDER
         if not (folder / MANIFEST).exists() and (inner / MANIFEST).exists():
             folder = inner
-        return cls(folder, make_backend(Gallery(folder)))
+        return cls(folder, make_backend(Gallery(folder), engine_options or {}))
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -455,15 +458,20 @@ def complete_engine_options(engine: str, options: Mapping[str, Any]) -> dict[str
     return dict(options)
 
 
-def make_backend(gallery: Gallery) -> LocalBackend | QdrantBackend:
-    """Make the backend that a gallery's settings name."""
+def make_backend(gallery: Gallery, named: Mapping[str, Any]) -> LocalBackend | QdrantBackend:
+    """Make the backend that a gallery's settings name, with the options that the caller names for Qdrant."""
     settings = gallery.snapshot.manifest.settings
     if settings["engine"] == "qdrant":
         from .gallery.qdrant import QdrantBackend
 
-        return QdrantBackend(gallery)
+        return QdrantBackend(gallery, named)
     if settings["engine"] == "faiss":
-        return LocalBackend(gallery, FaissEngine(**settings["engine_options"]))
+        try:
+            return LocalBackend(gallery, FaissEngine(**settings["engine_options"]))
+        except TypeError as error:
+            raise ValueError(
+                f"{MANIFEST} in {str(gallery.root)!r} is no manifest that tgdt wrote: {error}."
+            ) from error
     return LocalBackend(gallery, ExactEngine())
 
 

@@ -16,9 +16,17 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from typing_extensions import Unpack
 
-from .backbones_tgdt import build_backbone, copy_weights, grid_boxes, grid_tokens, load_tower, run_vision_backbone
-from .configuration_tgdt import TGDTConfig
-from .heads_tgdt import TGDTAttention, TGDTBoxEmbedding, TGDTEncoder, TGDTEncoderLayer, TGDTLinear, pick, run_layers
+from .backbones_tgdt import (
+    build_backbone,
+    copy_weights,
+    grid_boxes,
+    grid_tokens,
+    load_tower,
+    run_vision_backbone,
+    split_loading_options,
+)
+from .configuration_tgdt import TGDTConfig, refuse_unknown
+from .heads_tgdt import TGDTAttention, TGDTBoxEmbedding, TGDTEncoder, TGDTEncoderLayer, pick, run_layers
 from .loss_tgdt import CMCLoss
 from .similarity_tgdt import token_similarity
 
@@ -30,6 +38,9 @@ class TGDTKwargs(TypedDict, total=False):
     output_attentions: bool
     return_dict: bool
     interpolate_pos_encoding: bool
+
+
+_KWARGS = tuple(TGDTKwargs.__annotations__)
 
 
 @dataclass
@@ -134,9 +145,10 @@ class TGDTPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    accepts_loss_kwargs = False  # the loss compares the pairs of a batch: no count of items scales it
 
-    def _init_weights(self, module: nn.Module) -> None:
-        if not isinstance(module, TGDTLinear):
+    def _init_weights(self, module: Any) -> None:
+        if not hasattr(module, "initializer_range"):
             super()._init_weights(module)
             return
         init.normal_(module.weight, std=module.initializer_range)
@@ -246,7 +258,9 @@ class TGDTModel(TGDTPreTrainedModel):
 
         Raises:
             ValueError: When both or neither of pixels and regions are given, or shapes do not fit.
+            TypeError: For an option that no encoder reads.
         """
+        refuse_unknown(kwargs, _KWARGS, "TGDTModel's forward pass")
         if pixel_values is not None and region_features is None:
             region_features, region_boxes, backbone = self._run_vision_model(pixel_values, **kwargs)
             region_mask = None
@@ -255,7 +269,7 @@ class TGDTModel(TGDTPreTrainedModel):
         else:
             raise ValueError("Pass either pixel_values or region_features (with region_boxes), one of the two.")
         self._check_regions(region_features, region_boxes, region_mask)
-        region_features = region_features.to(self.visual_projection.weight.dtype)
+        region_features = region_features.to(self._head_dtype())
         if region_mask is None:
             region_mask = torch.ones(region_features.shape[:2], dtype=torch.bool, device=region_features.device)
         region_mask = region_mask.bool()
@@ -296,7 +310,9 @@ class TGDTModel(TGDTPreTrainedModel):
 
         Raises:
             ValueError: When both or neither of `input_ids` and `inputs_embeds` are given.
+            TypeError: For an option that no encoder reads.
         """
+        refuse_unknown(kwargs, _KWARGS, "TGDTModel's forward pass")
         source = input_ids if inputs_embeds is None else inputs_embeds
         if source is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("Pass either input_ids or inputs_embeds, one of the two.")
@@ -354,6 +370,7 @@ class TGDTModel(TGDTPreTrainedModel):
 
         Raises:
             ValueError: When a loss is asked for and the two batch sizes differ.
+            TypeError: For an option that no encoder reads.
         """
         images = self.get_image_features(
             pixel_values, region_features, region_boxes, region_mask, return_dict=True, **kwargs
@@ -476,21 +493,29 @@ class TGDTModel(TGDTPreTrainedModel):
             dtype: Data type of the whole model, float32 when omitted.
             text_num_hidden_layers: Layers of the text encoder that are kept, from the first; the paper keeps six of
                 BERT's twelve. All when omitted.
-            **config_overrides: Fields of [`TGDTConfig`].
+            **config_overrides: Fields of [`TGDTConfig`], and options of both loads such as `token`, `cache_dir` or
+                `revision`; with `vision_` or `text_` in front (`text_revision`) of one of them.
 
         Returns:
             The model in evaluation mode, as `from_pretrained` gives it.
+
+        Raises:
+            TypeError: For an option that is none of these.
 
         Example:
             `TGDTModel.from_vision_text_pretrained("facebook/dinov2-base", "google-bert/bert-base-uncased")`
         """
         dtype = dtype or torch.float32
-        towers: dict[str, PreTrainedModel] = {"text": load_tower(text_model, "text", dtype)}
+        loading, options = split_loading_options(config_overrides)
+        vision_loading, options = split_loading_options(options, "vision_")
+        text_loading, options = split_loading_options(options, "text_")
+        refuse_unknown(options, cls.config_class.option_names(), cls.__name__)  # before anything is downloaded
+        towers: dict[str, PreTrainedModel] = {"text": load_tower(text_model, "text", dtype, **loading | text_loading)}
         if vision_model is not None:
-            towers["vision"] = load_tower(vision_model, "vision", dtype)
+            towers["vision"] = load_tower(vision_model, "vision", dtype, **loading | vision_loading)
         if text_num_hidden_layers is not None:
             towers["text"].config.num_hidden_layers = text_num_hidden_layers
-        fields: dict[str, Any] = {"encoder_layer_type": "residual", "box_encoding": "sum", **config_overrides}
+        fields: dict[str, Any] = {"encoder_layer_type": "residual", "box_encoding": "sum", **options}
         fields |= {f"{name}_config": tower.config for name, tower in towers.items()}
         model = cls._from_config(cls.config_class(**fields), dtype=towers["text"].dtype)
         for name, tower in towers.items():
@@ -514,6 +539,11 @@ class TGDTModel(TGDTPreTrainedModel):
             texts.token_mask,
             image_ids,
         )
+
+    def _head_dtype(self) -> torch.dtype:
+        weight = self.visual_projection.weight
+        is_float = isinstance(weight, Tensor) and weight.is_floating_point()
+        return weight.dtype if is_float else self.dtype  # quantised weights are integers, or a function
 
     def _similarity_mask(self, image_mask: Tensor) -> Tensor | None:
         # Masked rows are zero: without a mask they enter the maximum with similarity 0, as in the reference.

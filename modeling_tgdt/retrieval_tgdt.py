@@ -117,7 +117,8 @@ class TGDTRetriever:
             FileExistsError: When there is a gallery, without `exist_ok`.
             ValueError: When another model built the gallery that is there.
         """
-        if exist_ok and path is not None and (found := open_index(Path(path))) is not None:
+        named = options.get("engine_options")
+        if exist_ok and path is not None and (found := open_index(Path(path), named)) is not None:
             check_gallery_model(found, self.model)
             self.index = found
             return found
@@ -350,6 +351,7 @@ class TGDTRetriever:
         revision: str | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
+        engine_options: Mapping[str, Any] | None = None,
         **hub_options: Any,
     ) -> TGDTRetriever:
         """Load a retriever, with its gallery when there is one.
@@ -360,6 +362,7 @@ class TGDTRetriever:
             revision: Branch, tag or commit on the Hub.
             device: Where the model runs.
             dtype: Data type of the weights; that of the files by default.
+            engine_options: How to reach a gallery in Qdrant, see `TGDTIndex.open`.
             **hub_options: Of `huggingface_hub.snapshot_download`, such as `token` and `cache_dir`.
 
         Raises:
@@ -373,7 +376,7 @@ class TGDTRetriever:
         )
         options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
         loaded = TGDTModel.from_pretrained(source, **options)
-        return cls(loaded, _processor_of(source), open_index(folder), device)
+        return cls(loaded, _processor_of(source), open_index(folder, engine_options), device)
 
     def push_to_hub(
         self,

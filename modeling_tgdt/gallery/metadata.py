@@ -45,7 +45,32 @@ def metadata_table(ids: list[str], metadata: Any) -> Any:
             raise TypeError(
                 f"metadata {key!r} mixes types or cannot be stored ({error}); use one type per key."
             ) from error
-    return pa.table(arrays)
+    table = pa.table(arrays)
+    try:
+        check_types(table.schema)
+    except ValueError as error:
+        raise TypeError(
+            f"found {error}; give strings, numbers, booleans, dates or lists of them, one type per key."
+        ) from error
+    return table
+
+
+def check_types(schema: Any) -> None:
+    """Raise ValueError for metadata of a type that is no string, number, boolean, time or list of them.
+
+    Bytes, structures and the rest have no form in JSON, or none that a filter can compare.
+    """
+    for field in schema:
+        if field.name.startswith(PREFIX) and not _is_plain(field.type):
+            raise ValueError(f"metadata {field.name[len(PREFIX) :]!r} of type {field.type}")
+
+
+def _is_plain(kind: Any) -> bool:
+    types = pa.types
+    if types.is_list(kind) or types.is_large_list(kind):
+        return _is_plain(kind.value_type)
+    checks = (types.is_string, types.is_large_string, types.is_boolean, types.is_integer, types.is_floating)
+    return any(check(kind) for check in (*checks, types.is_temporal, types.is_decimal, types.is_null))
 
 
 def wide_table(table: Any) -> Any:
@@ -108,7 +133,7 @@ def _matches(column: Any, key: str, condition: Condition) -> np.ndarray:
             mask = pc.and_(mask, pc.is_valid(column))
         else:
             mask = pc.equal(column, pa.scalar(_as_type(condition, column.type), column.type))
-    except (pa.ArrowException, UnicodeEncodeError) as error:
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         raise TypeError(
             f"where[{key!r}]={condition!r} does not fit the column's type {column.type}: {error}."
         ) from error

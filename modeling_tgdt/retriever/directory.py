@@ -12,18 +12,18 @@ import json
 import os
 import shutil
 import tempfile
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
 
-from ..gallery.files import INDEX_FOLDER, is_own_name
+from ..gallery.files import INDEX_FOLDER, MANIFEST, QDRANT_FOLDERS, Manifest
+from ..gallery.plain_files import read_inside, tree_inside, write_fresh
 from ..index_tgdt import TGDTIndex
 
 REFERENCE = "retriever.json"
-_LOCAL_ONLY = ("writer.lock",)
-_QDRANT = ("qdrant", "qdrant-edge")
+_BLOCK = 1 << 24
 
 
 def find_directory(name: str | os.PathLike[str], revision: str | None = None, **options: Any) -> Path:
@@ -75,9 +75,9 @@ def write_reference(folder: Path, model: str, revision: str | None = None, pictu
     paths = {
         key: os.path.relpath(path, folder) if path and os.path.exists(path) else path for key, path in local.items()
     }
-    temporary = folder / f"{REFERENCE}.tmp"
-    temporary.write_text(json.dumps({**paths, "revision": revision}, indent=1), encoding="utf-8")
-    os.replace(temporary, folder / REFERENCE)
+    with write_fresh(folder, f"{REFERENCE}.tmp") as file:
+        file.write(json.dumps({**paths, "revision": revision}, indent=1).encode())
+    os.replace(folder / f"{REFERENCE}.tmp", folder / REFERENCE)
 
 
 def find_model(folder: Path, reference: dict[str, Any], **options: Any) -> Path:
@@ -106,18 +106,23 @@ def find_model(folder: Path, reference: dict[str, Any], **options: Any) -> Path:
         ) from error
 
 
-def open_index(folder: Path) -> TGDTIndex | None:
-    """Open the gallery in `index/`, or the directory itself when it is a gallery; None when there is none."""
+def open_index(folder: Path, engine_options: Mapping[str, Any] | None = None) -> TGDTIndex | None:
+    """Open the gallery in `index/`, or the directory itself when it is a gallery; None when there is none.
+
+    Args:
+        folder: Where to look.
+        engine_options: See `TGDTIndex.open`.
+    """
     for path in (folder / INDEX_FOLDER, folder):
-        if (path / "manifest.json").exists():
-            return TGDTIndex.open(path)
+        if (path / MANIFEST).exists():
+            return TGDTIndex.open(path, engine_options=engine_options)
     return None
 
 
 def save_gallery(source: Path, folder: Path) -> None:
     """Copy a gallery into `folder/index`; one whose own directory is `folder` stays: `open_index` finds it there."""
     target = folder / INDEX_FOLDER
-    if source.resolve() != folder.resolve() or (target / "manifest.json").exists():
+    if source.resolve() != folder.resolve() or (target / MANIFEST).exists():
         copy_gallery(source, target)
 
 
@@ -142,9 +147,10 @@ def copy_gallery(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        manifest = (source / "manifest.json").read_bytes()  # first: what is appended meanwhile does not belong to it
-        shutil.copytree(source, staging, ignore=partial(_not_copied, source), dirs_exist_ok=True)
-        (staging / "manifest.json").write_bytes(manifest)
+        for name in _gallery_files(source):  # the manifest first: what is appended meanwhile does not belong to it
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
+            with read_inside(source, name) as file, open(staging / name, "wb") as copy:
+                shutil.copyfileobj(file, copy, _BLOCK)
         os.chmod(staging, 0o755)
         if target.exists():
             shutil.rmtree(target)
@@ -181,7 +187,9 @@ def push_folder(
     repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
     files = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     if gallery is not None:
-        files |= {f"{INDEX_FOLDER}/{path.relative_to(gallery).as_posix()}": path for path in _gallery_files(gallery)}
+        for name in _gallery_files(gallery):
+            read_inside(gallery, name).close()  # refuses a link before anything is sent
+            files[f"{INDEX_FOLDER}/{name}"] = gallery / name
     there = api.list_repo_files(repo_id, repo_type=repo_type)
     stale = [name for name in there if name.startswith(f"{INDEX_FOLDER}/") and name not in files]
     operations = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
@@ -190,18 +198,16 @@ def push_folder(
 
 
 def _files(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in _LOCAL_ONLY]
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
-def _gallery_files(gallery: Path) -> list[Path]:
-    foreign = _not_copied(gallery, gallery, os.listdir(gallery)) - {"manifest.json"}
-    return [path for path in _files(gallery) if path.relative_to(gallery).parts[0] not in foreign]
-
-
-def _not_copied(gallery: Path, parent: str | os.PathLike[str], names: list[str]) -> set[str]:
-    """Return the names in a folder of a gallery that are not copied with it: a model may lie beside its files."""
-    inside = Path(parent) != gallery
-    return {name for name in names if name in _LOCAL_ONLY or not (inside or name in _QDRANT or is_own_name(name))}
+def _gallery_files(gallery: Path) -> list[str]:
+    """Return the files that a gallery's manifest names, below its directory; a model may lie beside them."""
+    manifest = Manifest.read(gallery)
+    found = manifest.paths()
+    if manifest.settings["engine"] == "qdrant":
+        found += [name for folder in QDRANT_FOLDERS.values() for name in tree_inside(gallery, folder)]
+    return found
 
 
 __all__ = [

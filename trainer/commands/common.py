@@ -48,6 +48,13 @@ def add_gallery_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("gallery", metavar="G", help="directory made by `tgdt index`, or a repository of the Hub")
     parser.add_argument("--model", metavar="ID|DIR", help="model to use instead of the one that the gallery names")
     parser.add_argument("--revision", help="branch, tag or commit of a gallery on the Hub")
+    parser.add_argument(
+        "--engine-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="how to reach a gallery in Qdrant: url=https://... (default: QDRANT_URL), or embedded=local",
+    )
     add_device_argument(parser)
     add_device_argument(parser, "--gallery-device", "the gallery is scored")
 
@@ -86,7 +93,11 @@ def load_retriever(args: argparse.Namespace) -> Any:
     from modeling_tgdt.retrieval_tgdt import TGDTRetriever
 
     retriever = TGDTRetriever.from_pretrained(
-        args.gallery, model=args.model, revision=args.revision, device=args.device
+        args.gallery,
+        model=args.model,
+        revision=args.revision,
+        device=args.device,
+        engine_options=parse_pairs("--engine-option", args.engine_option),
     )
     if retriever.index is None:
         raise ValueError(

@@ -11,6 +11,7 @@ import pytest
 from modeling_tgdt.retrieval_tgdt import TGDTRetriever
 from modeling_tgdt.retriever import directory as files
 from modeling_tgdt.retriever.fingerprint import check_gallery_model, model_identity
+from tests.download_cache import as_download_cache
 from tests.tiny_retrieval import random_picture, tiny_model, tiny_processor, tiny_retriever
 
 
@@ -78,13 +79,8 @@ def test_a_missing_repository_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_gallery_in_a_cache_of_links_is_read_only(retriever: TGDTRetriever, tmp_path: Path) -> None:
-    retriever.save_pretrained(tmp_path / "blobs")
-    snapshot = tmp_path / "hub" / "models--user--repo" / "snapshots" / ("0" * 40)
-    for path in (tmp_path / "blobs").rglob("*"):
-        if path.is_file():
-            link = snapshot / path.relative_to(tmp_path / "blobs")
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path)
+    retriever.save_pretrained(tmp_path / "saved")
+    snapshot = as_download_cache(tmp_path / "saved", tmp_path / "hub" / "models--user--repo")
     pulled = TGDTRetriever.from_pretrained(snapshot)
     assert pulled.search("sea") == retriever.search("sea")
     with pytest.raises(OSError, match="copy the gallery"):
