@@ -125,7 +125,7 @@ class TGDTIndex:
         """Open a gallery for searching and, from the first write on, for writing.
 
         Args:
-            path: Its directory, or one that has it in `index/`, as `tgdt index` writes it. It may be a stranger's: no code
+            path: Its directory, or one that has it in `index/`. It may be a stranger's: no code
                 of it runs, nothing outside it is read or written.
             engine_options: How to reach a gallery in Qdrant, which its directory must not decide: `url` of the server
                 (or the environment variable QDRANT_URL), or `{"embedded": "local"}` for an emulated store of yours.
