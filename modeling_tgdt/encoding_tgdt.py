@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from .modeling_tgdt import TGDTModel
-from .picture_sources_tgdt import MAX_PIXELS, read_picture
+from .picture_sources_tgdt import read_picture
 from .processing_tgdt import TGDTProcessor
 
 
@@ -92,12 +92,12 @@ class Encoder:
         self.model = model
         self.processor = processor
 
-    def prepare_image(self, picture: Any, max_pixels: int = MAX_PIXELS) -> PreparedImage:
+    def prepare_image(self, picture: Any, max_pixels: int | None = None) -> PreparedImage:
         """Read and preprocess one picture; safe to call from many threads.
 
         Args:
             picture: Path, URL, bytes, PIL picture, array, tensor, or `{"features", "boxes", "image_size"}` regions.
-            max_pixels: Largest picture that is decoded, width x height.
+            max_pixels: Largest picture that is decoded, width x height; see `read_picture`.
 
         Raises:
             ValueError: When it cannot be read; the message says why.

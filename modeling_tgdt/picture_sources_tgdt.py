@@ -29,7 +29,6 @@ SUFFIXES = (
     ".tiff",
     ".webp",
 )
-MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3  # where Pillow itself warns of a decompression bomb: 89 million
 _ID_COLUMNS = ("image_id", "id", "filename", "file_name")
 # Pictures by their names that are read only where their content is of a known format.
 _OTHER_SUFFIXES = (
@@ -41,13 +40,14 @@ _HEAD = 32  # bytes that tell a format
 _HEIF_BRANDS = (b"hei", b"hev", b"mif", b"msf")
 
 
-def read_picture(source: Any, *, max_pixels: int = MAX_PIXELS) -> Any:
+def read_picture(source: Any, *, max_pixels: int | None = None) -> Any:
     """Open a picture from a file, encoded bytes or an undecoded data-set row, and decode it fully.
 
     Args:
         source: Path, URL, bytes, `{"bytes": ..., "path": ...}`, or a picture that is decoded already (PIL, array,
             tensor), which is passed through.
-        max_pixels: Largest width x height; checked before anything is decoded. A URL gives at most 256 MiB in 30 s.
+        max_pixels: Largest width x height, checked before anything is decoded. By default
+            `PIL.Image.MAX_IMAGE_PIXELS`, 89 million unless you set it. A URL gives at most 256 MiB in 30 s.
 
     Returns:
         Decoded PIL picture in its own mode, or what was passed through.
@@ -71,6 +71,25 @@ def read_picture(source: Any, *, max_pixels: int = MAX_PIXELS) -> Any:
 def looks_like_picture(name: str) -> bool:
     """Tell whether a file is called like a picture, whether or not it can be read here."""
     return name.lower().endswith((*SUFFIXES, *_OTHER_SUFFIXES))
+
+
+def check_pixels(image: Image.Image, name: str, max_pixels: int | None = None) -> None:
+    """Refuse a picture whose pixels are too many to decode.
+
+    Args:
+        image: Opened, not yet decoded.
+        name: What to call it.
+        max_pixels: Most width x height; by default `PIL.Image.MAX_IMAGE_PIXELS`, where None means any number.
+
+    Raises:
+        ValueError: When it has more.
+    """
+    limit = Image.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels
+    if limit is not None and image.width * image.height > limit:
+        raise ValueError(
+            f"{name} has {image.width} x {image.height} pixels, more than the {limit} allowed; set "
+            "PIL.Image.MAX_IMAGE_PIXELS (`tgdt index --max-pixels`) for larger ones that you trust"
+        )
 
 
 def list_pictures(
@@ -212,13 +231,12 @@ def _format_of(head: bytes) -> str | None:
     return None
 
 
-def _decode(data: bytes, name: str, max_pixels: int) -> Image.Image:
+def _decode(data: bytes, name: str, max_pixels: int | None) -> Image.Image:
     if not data:
         raise ValueError(f"{name} has 0 bytes")
     try:
         image = Image.open(BytesIO(data), formats=known_formats())
-        if image.width * image.height > max_pixels:
-            raise ValueError(f"{name} has {image.width} x {image.height} pixels, more than the {max_pixels} allowed")
+        check_pixels(image, name, max_pixels)
         image.load()
     except ValueError:
         raise
@@ -236,8 +254,8 @@ def _reason(error: Exception) -> str:
 __all__ = [
     "FORMATS",
     "HEIF_HINT",
-    "MAX_PIXELS",
     "SUFFIXES",
+    "check_pixels",
     "is_missing",
     "list_pictures",
     "looks_like_picture",

@@ -9,6 +9,7 @@ import tempfile
 import weakref
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,7 @@ class TGDTRetriever:
         resume: bool = False,
         workers: int | None = None,
         progress: bool = True,
+        max_pixels: int | None = None,
     ) -> AddReport:
         """Read, embed and store pictures; memory stays bounded whatever the source.
 
@@ -163,6 +165,7 @@ class TGDTRetriever:
             resume: Leave out ids that are in the gallery, to go on after an interruption.
             workers: Threads that decode; the number of cores by default.
             progress: Whether to show a progress bar.
+            max_pixels: Largest picture that is decoded, width x height; `PIL.Image.MAX_IMAGE_PIXELS` by default.
 
         Returns:
             What was added and what was skipped, with reasons.
@@ -172,9 +175,8 @@ class TGDTRetriever:
             TypeError: When the source is no collection of pictures.
         """
         index = self._writable("image")
-        filler = self._filler(
-            index, self._encoder.prepare_image, self.encode_images, batch_size, on_error, resume, workers, progress
-        )
+        prepare = partial(self.prepare_image, max_pixels=max_pixels)
+        filler = self._filler(index, prepare, self.encode_images, batch_size, on_error, resume, workers, progress)
         left_out: dict[str, str] = {}
         items = name_items(picture_items(images, left_out), index, ids, metadata, resume)
         report = filler.fill(items, _length(images))
@@ -216,9 +218,9 @@ class TGDTRetriever:
         """Embed N texts: global embeddings (N, D) and N ragged word arrays (Wi, D), input order."""
         return self._encoder.encode_texts(texts, batch_size)
 
-    def prepare_image(self, picture: Any, **options: Any) -> PreparedImage:
+    def prepare_image(self, picture: Any, max_pixels: int | None = None) -> PreparedImage:
         """Read and preprocess a picture in any thread; the result is a query or an item of `encode_images`."""
-        return self._encoder.prepare_image(picture, **options)
+        return self._encoder.prepare_image(picture, max_pixels)
 
     def search(
         self,

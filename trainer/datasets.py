@@ -22,7 +22,7 @@ from .data.columns import nearest
 from .data.image_policy import drop_unreadable, drop_unreadable_stream
 from .data.region_features import ArrayStore, RegionReader, read_arrays
 from .data.skip_report import SkipReport
-from .data.splits import NoSplitError, is_of_split, same_splits
+from .data.splits import NoSplitError, is_of_split, same_splits, say_all_splits
 from .data.text_files import read_text, text_lines
 from .data.text_tables import TEXT_TABLES, files_by_split, is_shown, text_table
 from .images import OnError, UnreadableImageError, check_policy
@@ -209,6 +209,8 @@ def _load_file(path: Path, split: str | None, restval: bool, streaming: bool) ->
 def _rows_of_split(table: Any, split: str | None, source: str, *, is_named: bool = False) -> Any:
     """Keep the rows of a split: by the column `split`, all of them where the source is named after the split."""
     if split is None:
+        if isinstance(table, datasets.Dataset) and "split" in table.column_names:
+            say_all_splits(source, table.unique("split"))
         return table
     if "split" not in (table.column_names or next(iter(table), {})):
         if is_named:

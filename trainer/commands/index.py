@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="CSV or JSONL; its column `file_name` or `id` names the picture, relative to DIR, or the text",
     )
+    parser.add_argument(
+        "--max-pixels", type=int, metavar="N", help="largest picture that is read (default: 89 million pixels)"
+    )
     parser.add_argument("--batch-size", type=int, default=32, help="items per forward pass (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="threads that decode pictures (default: number of cores)")
     add_device_argument(parser)
@@ -67,6 +70,10 @@ def run(args: argparse.Namespace) -> int:
     from modeling_tgdt.retrieval_tgdt import TGDTRetriever
     from modeling_tgdt.retriever.directory import open_index, write_reference
 
+    if args.max_pixels is not None:
+        from PIL import Image
+
+        Image.MAX_IMAGE_PIXELS = args.max_pixels  # Pillow has a limit of its own
     source, out = Path(args.source), Path(args.out)
     engine_options = parse_pairs("--engine-option", args.engine_option)
     _check_source(source, args.texts)

@@ -12,7 +12,7 @@ from typing import Any
 from modeling_tgdt.picture_sources_tgdt import looks_like_picture
 
 from .columns import nearest
-from .splits import NoSplitError, has_word, is_of_split, word_for
+from .splits import NoSplitError, has_word, is_of_split, say_all_splits, word_for
 from .text_files import read_text, text_lines
 
 _CAPTION_SUFFIXES = {".jsonl", ".json", ".csv", ".tsv", ".txt", ".token", ".parquet"}
@@ -92,6 +92,8 @@ def karpathy_records(content: Mapping[str, Any], split: str | None, restval: boo
     images = content["images"]
     split = "val" if split in ("validation", "dev") else split
     wanted = {split, "restval"} if split == "train" and restval else {split}
+    if split is None:
+        say_all_splits("Karpathy's file", (image.get("split") for image in images))
     records = []
     for index, image in enumerate(images):
         if split is not None and image.get("split") not in wanted:
