@@ -18,7 +18,7 @@ from .picture_sources_tgdt import read_picture
 from .processing_tgdt import TGDTProcessor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Embeddings:
     """Embeddings of N pictures or texts.
 
@@ -32,6 +32,10 @@ class Embeddings:
 
     def __len__(self) -> int:
         return len(self.global_embeds)
+
+    def __repr__(self) -> str:
+        tokens = sum(map(len, self.token_embeds))
+        return f"Embeddings({len(self)} items of length {self.global_embeds.shape[1]}, {tokens} tokens)"
 
 
 @dataclass(frozen=True)

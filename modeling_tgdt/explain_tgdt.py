@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from .retriever.overlay import draw_alignment
 from .word_groups_tgdt import merge_pieces
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Alignment:
     """Which word matches which region.
 
@@ -38,6 +39,18 @@ class Alignment:
     boxes: np.ndarray | None
     grid: tuple[int, int] | None = None
     picture: Image.Image | None = None
+
+    def __repr__(self) -> str:
+        words, regions = self.matrix.shape
+        return f"Alignment({words} words x {regions} regions: {' '.join(self.words)[:60]!r})"
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows; nothing where the regions have no place."""
+        if self.boxes is None:
+            return None
+        buffer = BytesIO()
+        self.to_image(panel_width=240).save(buffer, "PNG")
+        return buffer.getvalue()
 
     @property
     def best_region(self) -> np.ndarray:

@@ -20,6 +20,7 @@ VERBS = {
     "convert": "convert a checkpoint of the authors' code",
     "push": "publish a model, a gallery or both on the Hub",
     "demo": "train, search and draw on pictures made on the spot; or serve the demo page",
+    "page": "search a gallery in a browser",
     "serve": "answer searches over HTTP",
     "bench": "time a gallery on this machine",
 }

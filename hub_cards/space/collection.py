@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from modeling_tgdt.image_loading_tgdt import rgb_picture
 from modeling_tgdt.picture_sources_tgdt import SUFFIXES, read_picture
 from modeling_tgdt.retrieval_tgdt import TGDTRetriever
+from modeling_tgdt.retriever.fonts import readable
 
 MAX_UPLOADS = 200
 MAX_PIXELS = 40_000_000
@@ -60,7 +61,8 @@ class Collection:
         if picture is not None:
             return ImageOps.contain(picture, (2 * _TILE, 2 * _TILE))
         card = Image.new("RGB", (_TILE, _TILE), "lightgrey")
-        ImageDraw.Draw(card).text((8, _TILE // 2), name[:40], fill="black", font=ImageFont.load_default(14))
+        label, font = readable(name[:40], 14)
+        ImageDraw.Draw(card).text((8, _TILE // 2), label, fill="black", font=font)
         return card
 
 

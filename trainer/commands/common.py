@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -106,6 +107,22 @@ def load_retriever(args: argparse.Namespace) -> Any:
     if args.gallery_device is not None:
         retriever.index.to(args.gallery_device)
     return retriever
+
+
+def pictures_folder(args: argparse.Namespace) -> Path:
+    """Return the folder that was indexed: `--pictures`, or what the gallery remembers.
+
+    Raises:
+        ValueError: When it remembers none.
+    """
+    from modeling_tgdt.retriever.directory import read_reference
+
+    if args.pictures is not None:
+        return Path(args.pictures)
+    named = read_reference(Path(args.gallery)).get("pictures")
+    if named is None:
+        raise ValueError("the gallery does not know the folder of its pictures; pass --pictures DIR.")
+    return Path(args.gallery, named)
 
 
 def parse_pairs(flag: str, pairs: list[str]) -> dict[str, Any]:

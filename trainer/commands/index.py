@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.commands.common import add_device_argument, parse_pairs
+from trainer.commands.memory import keep_large_blocks
 
 if TYPE_CHECKING:
     from modeling_tgdt.index_tgdt import TGDTIndex
@@ -70,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     from modeling_tgdt.retrieval_tgdt import TGDTRetriever
     from modeling_tgdt.retriever.directory import open_index, write_reference
 
+    keep_large_blocks()
     if args.max_pixels is not None:
         from PIL import Image
 

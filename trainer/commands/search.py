@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trainer.commands.common import MODES, add_gallery_arguments, load_retriever, parse_pairs
+from trainer.commands.common import MODES, add_gallery_arguments, load_retriever, parse_pairs, pictures_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_table(hits)
     if args.sheet is not None:
-        _draw_sheet(hits, _pictures_folder(args), args.sheet)
+        _draw_sheet(hits, pictures_folder(args), args.sheet)
     return 0
 
 
@@ -70,17 +70,6 @@ def print_table(hits: list[Any]) -> None:
 
 def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
-
-
-def _pictures_folder(args: argparse.Namespace) -> Path:
-    from modeling_tgdt.retriever.directory import read_reference
-
-    if args.pictures is not None:
-        return Path(args.pictures)
-    named = read_reference(Path(args.gallery)).get("pictures")
-    if named is None:
-        raise ValueError("--sheet needs the folder of the pictures; pass --pictures DIR.")
-    return Path(args.gallery, named)
 
 
 def _draw_sheet(hits: list[Any], folder: Path, path: str) -> None:
