@@ -112,7 +112,8 @@ class TGDTConfig(PreTrainedConfig):
         local_loss_weight (`float`, *optional*, defaults to 1.0):
             Weight of the inter-modal term on token similarity.
         intra_loss_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the intra-modal consistency term.
+            Weight of the intra-modal consistency term, a sum over the batch beside the `"hinge"` and a mean beside the
+            other objectives, as they are themselves.
         hardest_negatives (`bool`, *optional*, defaults to `True`):
             Whether the hinge keeps each row's hardest negative only, or sums over all.
         temperature (`float`, *optional*, defaults to 0.05):

@@ -2,7 +2,7 @@
 """PyTorch TGDT model: Token-Guided Dual Transformer (arXiv 2306.08789)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import torch
@@ -28,6 +28,7 @@ from .backbones_tgdt import (
 from .configuration_tgdt import TGDTConfig, refuse_unknown
 from .heads_tgdt import TGDTAttention, TGDTBoxEmbedding, TGDTEncoder, TGDTEncoderLayer, pick, run_layers
 from .loss_tgdt import CMCLoss
+from .pairs_tgdt import PairEmbeddings
 from .similarity_tgdt import token_similarity
 
 
@@ -346,6 +347,8 @@ class TGDTModel(TGDTPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         return_loss: bool | None = None,
         return_logits: bool = True,
+        caption_ids: Tensor | None = None,
+        num_pairs: int | None = None,
         **kwargs: Unpack[TGDTKwargs],
     ) -> TGDTOutput:
         """Embed Bi images and Bt captions and score every pair.
@@ -357,19 +360,22 @@ class TGDTModel(TGDTPreTrainedModel):
             region_features: Region features (Bi, R, F).
             region_boxes: Boxes (Bi, R, 4), xyxy in [0, 1].
             region_mask: Boolean (Bi, R).
-            image_ids: Integers (B,) naming each row's photo: captions of one photo are never each other's negatives.
+            image_ids: Integers (Bi,) naming each row's photo: captions of one photo are never each other's negatives.
             token_type_ids: Segment ids (Bt, W).
             position_ids: Positions (Bt, W).
             inputs_embeds: Embedded tokens (Bt, W, H) in place of `input_ids`.
             return_loss: Whether to compute the CMC loss; row i of the images belongs to row i of the captions.
             return_logits: Whether to score every pair. Training that computes its loss outside does not need it.
+            caption_ids: Integers (Bt,) naming each row's text: captions that say the same are no negatives either.
+            num_pairs: Aligned pairs at the start of both sides; the loss takes rows beyond them as hard negatives, see
+                [`CMCLoss.forward`]. All rows when omitted.
             **kwargs: Passed to both backbones, such as `output_hidden_states`.
 
         Returns:
             Embeddings, masks, mixed similarities and, when asked for, the loss.
 
         Raises:
-            ValueError: When a loss is asked for and the two batch sizes differ.
+            ValueError: When a loss is asked for and the two batch sizes differ without `num_pairs`.
             TypeError: For an option that no encoder reads.
         """
         images = self.get_image_features(
@@ -378,7 +384,9 @@ class TGDTModel(TGDTPreTrainedModel):
         texts = self.get_text_features(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
         )
-        loss, components, local = self._loss(images, texts, image_ids) if return_loss else (None, None, None)
+        loss = components = local = None
+        if return_loss:
+            loss, components, local = self._loss(images, texts, image_ids, caption_ids, num_pairs)
         logits = self.similarity(images, texts, local_similarity=local) if return_logits else None
         return TGDTOutput(
             loss=loss,
@@ -440,35 +448,19 @@ class TGDTModel(TGDTPreTrainedModel):
         )
 
     def compute_loss(
-        self,
-        image_embeds: Tensor,
-        text_embeds: Tensor,
-        image_tokens: Tensor,
-        text_tokens: Tensor,
-        image_mask: Tensor,
-        text_mask: Tensor,
-        image_ids: Tensor | None = None,
-        *,
-        loss_module: CMCLoss | None = None,
+        self, pairs: PairEmbeddings, *, loss_module: CMCLoss | None = None
     ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        """Compute the loss of B aligned pairs from their embeddings, which [`CMCLoss`] describes.
+        """Compute the loss of a batch from its embeddings, which [`CMCLoss`] describes.
 
         Args:
-            image_embeds: Global image embeddings (B, D).
-            text_embeds: Global caption embeddings (B, D).
-            image_tokens: Region embeddings (B, R, D).
-            text_tokens: Word embeddings (B, W, D).
-            image_mask: Boolean (B, R).
-            text_mask: Boolean (B, W).
-            image_ids: Integers (B,) naming each row's photo.
+            pairs: The embeddings.
             loss_module: The loss; that of the configuration when omitted.
 
         Returns:
             The loss, its detached unweighted components, and the token similarities where a component needed them.
         """
-        mask = self._similarity_mask(image_mask)
         loss_module = self.loss_module() if loss_module is None else loss_module
-        terms = loss_module.terms(image_embeds, text_embeds, image_tokens, text_tokens, mask, text_mask, image_ids)
+        terms = loss_module.terms(replace(pairs, image_mask=self._similarity_mask(pairs.image_mask)))
         return terms.loss, {name: value.detach() for name, value in terms.components.items()}, terms.local_similarity
 
     @classmethod
@@ -523,22 +515,17 @@ class TGDTModel(TGDTPreTrainedModel):
         return model.eval()
 
     def _loss(
-        self, images: TGDTFeatures, texts: TGDTFeatures, image_ids: Tensor | None
+        self, images: TGDTFeatures, texts: TGDTFeatures, *names: Any
     ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        if len(images.pooler_output) != len(texts.pooler_output):
+        """Compute the loss of two embedded sides; `names` are `image_ids`, `caption_ids` and `num_pairs`."""
+        if names[-1] is None and len(images.pooler_output) != len(texts.pooler_output):
             raise ValueError(
                 f"The loss compares aligned pairs, found {len(images.pooler_output)} images and "
-                f"{len(texts.pooler_output)} captions. Pass one caption per image, or return_loss=False."
+                f"{len(texts.pooler_output)} captions. Pass one caption per image, num_pairs where rows beyond the "
+                "pairs are hard negatives, or return_loss=False."
             )
-        return self.compute_loss(
-            images.pooler_output,
-            texts.pooler_output,
-            images.last_hidden_state,
-            texts.last_hidden_state,
-            images.token_mask,
-            texts.token_mask,
-            image_ids,
-        )
+        tokens = images.last_hidden_state, texts.last_hidden_state, images.token_mask, texts.token_mask
+        return self.compute_loss(PairEmbeddings(images.pooler_output, texts.pooler_output, *tokens, *names))
 
     def _head_dtype(self) -> torch.dtype:
         weight = self.visual_projection.weight

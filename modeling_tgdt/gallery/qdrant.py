@@ -24,8 +24,9 @@ import torch
 from ..kernels.maxsim import maxsim
 from ..kernels.ragged import Pairs, RaggedQueries, TokenStore
 from .files import QDRANT_FOLDERS, Gallery
+from .filters import All, Call, Compare, Filter, Ids, Not, OneOf
 from .local import Query, SearchMode, SearchResult
-from .metadata import Condition, metadata_rows, metadata_types
+from .metadata import metadata_rows, metadata_types
 from .plain_files import tree_inside
 from .qdrant_edge import EdgeClient, edge
 from .storage import GalleryBusyError
@@ -206,10 +207,6 @@ class QdrantBackend:
 
     def search(self, query: Query, top_k: int, candidates: int, mode: SearchMode) -> SearchResult:
         """Rank the gallery for checked queries; see `TGDTIndex.search`."""
-        if any(
-            isinstance(value, list | tuple | set | frozenset) and not value for value in (query.where or {}).values()
-        ):
-            return _result([[]] * len(query))  # an empty list of choices matches nothing
         condition = _filter(query.where)
         if mode == "local":
             return _result(self._exhaustive(query, top_k, condition))
@@ -458,21 +455,55 @@ def _rank_key(row: tuple[Any, ...]) -> tuple[float, str]:
     return -row[1], row[0]
 
 
-def _filter(where: Mapping[str, Condition] | None) -> Any:
-    if not where:
-        return None
-    return models.Filter(must=[_condition(_path(key), key, value) for key, value in where.items()])
+def _filter(where: Filter | None) -> Any:
+    return None if where is None else models.Filter(must=[_condition(where)])
+
+
+def _condition(where: Filter) -> Any:
+    """Say a filter in Qdrant's words; it has none for functions and prefixes."""
+    if isinstance(where, Ids):
+        return models.HasIdCondition(has_id=[point_id(name) for name in where.ids])
+    if isinstance(where, Not):
+        return models.Filter(must_not=[_condition(where.part)])
+    if isinstance(where, All):
+        return models.Filter(must=[_condition(part) for part in where.parts])
+    if isinstance(where, OneOf):
+        return _one_of([_condition(part) for part in where.parts])
+    if isinstance(where, Call) or where.operator == "prefix":
+        kind = "a callable" if isinstance(where, Call) else "a prefix"
+        raise ValueError(
+            f"where[{where.key!r}] is {kind}, which Qdrant cannot run; give values, a list of values or a range."
+        )
+    field = _path(where.key)
+    if where.operator == "in":
+        return _one_of([_equal(field, where.key, item) for item in where.operand])
+    if where.operator == "eq":
+        return _equal(field, where.key, where.operand)
+    return _range(field, where)
+
+
+def _one_of(parts: list[Any]) -> Any:
+    """Join by or; of an empty list nothing is true."""
+    return models.Filter(should=parts) if parts else models.HasIdCondition(has_id=[])
+
+
+def _range(field: str, where: Compare) -> Any:
+    if isinstance(where.operand, bool) or not isinstance(where.operand, int | float | str):
+        raise TypeError(f"where[{where.key!r}]: {where.operator!r} takes a number or a time, found {where.operand!r}.")
+    kind = models.DatetimeRange if isinstance(where.operand, str) else models.Range
+    try:
+        return models.FieldCondition(key=field, range=kind(**{where.operator: where.operand}))
+    except ValueError as error:
+        raise TypeError(
+            f"where[{where.key!r}]: Qdrant orders numbers and ISO times, found {where.operand!r}."
+        ) from error
 
 
 def _path(key: str) -> str:
     return f"meta.{key}" if re.fullmatch(r"[\w-]+", key, re.ASCII) else f'meta."{key}"'
 
 
-def _condition(field: str, key: str, value: Any) -> Any:
-    if callable(value):
-        raise ValueError(f"where[{key!r}] is a callable, which Qdrant cannot run; give a value or a list of values.")
-    if isinstance(value, list | tuple | set | frozenset):
-        return models.Filter(should=[_condition(field, key, item) for item in value])
+def _equal(field: str, key: str, value: Any) -> Any:
     if isinstance(value, bool | str) or (isinstance(value, int) and abs(value) > 1 << 53):
         return models.FieldCondition(key=field, match=models.MatchValue(value=value))
     if isinstance(value, int | float):  # a match would tell 1 from 1.0

@@ -82,6 +82,8 @@ def test_only_what_the_model_needs_is_copied(tmp_path: Path) -> None:
         "image_processing_tgdt.py",
         "loss_tgdt.py",
         "modeling_tgdt.py",
+        "objectives_tgdt.py",
+        "pairs_tgdt.py",
         "processing_tgdt.py",
         "region_inputs_tgdt.py",
         "similarity_tgdt.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,8 +137,44 @@ def parse_pairs(flag: str, pairs: list[str]) -> dict[str, Any]:
         key, found, value = pair.partition("=")
         if not (found and key):
             raise ValueError(f"{flag} expects KEY=VALUE, found {pair!r}.")
-        try:
-            values[key] = json.loads(value)
-        except ValueError:
-            values[key] = value
+        values[key] = _json_or_text(value)
     return values
+
+
+def parse_where(conditions: list[str]) -> dict[str, Any] | None:
+    """Read `--where` arguments: `year>=2021`, `year!=2021`, `place^=New`, `year=[2023,2024]`, or a filter as JSON.
+
+    Raises:
+        ValueError: When one is no condition.
+
+    Example:
+        >>> parse_where(["year>=2021", "tag=sea"])
+        {'and': [{'year': {'gte': 2021}}, {'tag': 'sea'}]}
+    """
+    parts = [_where_part(condition) for condition in conditions]
+    return {"and": parts} if len(parts) > 1 else parts[0] if parts else None
+
+
+_WHERE = re.compile(r"([^=<>!^]+)(>=|<=|!=|\^=|=|>|<)(.*)", re.DOTALL)
+_OPERATORS = {">=": "gte", "<=": "lte", ">": "gt", "<": "lt", "^=": "prefix", "!=": "not"}
+
+
+def _where_part(condition: str) -> dict[str, Any]:
+    if condition.lstrip().startswith("{"):
+        try:
+            return json.loads(condition)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"--where expects JSON after {{, found {condition[:80]!r}: {error}.") from error
+    found = _WHERE.fullmatch(condition)
+    if found is None:
+        raise ValueError(f"--where expects KEY=VALUE, KEY>=VALUE or a JSON object, found {condition!r}.")
+    key, operator, text = found.groups()
+    value = text if operator == "^=" else _json_or_text(text)
+    return {key: value} if operator == "=" else {key: {_OPERATORS[operator]: value}}
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,15 @@ from modeling_tgdt.picture_sources_tgdt import is_missing, row_id
 from ..images import OnError
 from .annotations import PhotoRecord
 from .columns import find_columns, numbered_columns
+from .grouping import group_by_photo, text_list
+from .identity import photo_ids
 from .names import PictureFinder
+from .negatives import NEGATIVE_FEATURES, TEXTS, holds_names, with_negatives
 from .picture_lists import holds_lists, only_picture, unpack_pictures
 from .region_features import RegionReader, RegionStore, open_region_store
 from .skip_report import SkipReport
 
-logger = logging.getLogger(__name__)
-
-_GENERIC_IDS = ("id", "key")  # may be an id of a caption as well
-
-STREAM_FEATURES = datasets.Features(
-    {
-        "image": datasets.Image(),
-        "captions": datasets.List(datasets.Value("string")),
-        "image_id": datasets.Value("string"),
-    }
-)
+STREAM_FEATURES = {"image": datasets.Image(), "captions": TEXTS, "image_id": datasets.Value("string")}
 
 
 def canonicalise(
@@ -60,24 +52,22 @@ def canonicalise(
         return table
     found = find_columns(table.column_names, columns)
     captions = _captions(table, found)
-    if "image" in found and _is_path(table.features[found["image"]]):
-        paths = [path or None for path in table.with_format(None)[found["image"]][:]]
-        ids = _ids(table, found, paths, columns)
-        rows, grouped = _group(ids, captions)
-        records = [PhotoRecord(ids[row], texts, paths[row]) for row, texts in zip(rows, grouped, strict=True)]
-        return dataset_of_records(records, image_root, source=source, pictures_needed=pictures_needed)
+    if "image" in found and holds_names(table.features[found["image"]]):
+        return _from_paths(table, found, captions, image_root, columns, source, pictures_needed)
     if "image" in found and holds_lists(table.features[found["image"]]):
         table = unpack_pictures(table, found["image"])
-    ids = _ids(table, found, [None] * len(table), columns)
-    rows, grouped = _group(ids, captions)
-    kept = {name: found[name] for name in ("image", "region_features", "region_boxes") if name in found}
+    ids = photo_ids(table, found, [None] * len(table), columns)
+    rows, grouped = group_by_photo(ids, captions)
+    kept: dict[str, str] = {n: found[n] for n in ("image", "region_features", "region_boxes") if n in found}
+    if "negative_images" in found and not holds_names(table.features[found["negative_images"]]):
+        kept["negative_images"] = found["negative_images"]
     result = table.select_columns(list(kept.values())).rename_columns({v: k for k, v in kept.items() if v != k})
     if len(rows) != len(result):
         result = result.select(rows)
     result = result.add_column("captions", grouped).add_column("image_id", [ids[row] for row in rows])
     if "image" in kept and not isinstance(result.features["image"], datasets.Image):
         result = result.cast_column("image", datasets.Image())
-    return result
+    return with_negatives(result, table, found, ids, rows, image_root or Path())
 
 
 def canonicalise_stream(
@@ -85,7 +75,7 @@ def canonicalise_stream(
 ) -> datasets.IterableDataset:
     """Bring a stream to the canonical columns, row by row, with undecoded pictures and no declared features.
 
-    The caller declares `STREAM_FEATURES` at the end: `datasets` decodes a stream only if no step before was typed.
+    The caller declares `features_of_stream` at the end: `datasets` decodes a stream only if no step before was typed.
 
     Args:
         stream: Any stream with a picture column and captions.
@@ -106,6 +96,17 @@ def canonicalise_stream(
         stream = stream.cast_column(found["image"], datasets.List(datasets.Image(decode=False)))
     row = _StreamRow(found, numbered_columns(names), image_root)
     return stream.map(row, with_indices=True, remove_columns=names)
+
+
+def features_of_stream(names: Sequence[str], columns: Mapping[str, str] | None = None) -> datasets.Features:
+    """Return the features of a canonical stream.
+
+    Args:
+        names: Columns of the raw stream.
+        columns: As in [`canonicalise`].
+    """
+    found = find_columns(names, columns)
+    return datasets.Features(STREAM_FEATURES | {k: v for k, v in NEGATIVE_FEATURES.items() if k in found})
 
 
 def dataset_of_records(
@@ -204,38 +205,62 @@ class _SizeOf(dict[str, tuple[int, int]]):
 
 
 class _StreamRow:
-    """Turn one raw row into a canonical one; picklable, for data-loader workers."""
+    """Turn one raw row into a canonical one with undecoded pictures; picklable, for data-loader workers."""
 
     def __init__(self, found: Mapping[str, str], numbered: list[str], image_root: Path | None) -> None:
         self.found, self.numbered, self.finder = found, numbered, PictureFinder([], image_root)
 
     def __call__(self, row: dict[str, Any], index: int) -> dict[str, Any]:
-        image = row.get(self.found["image"])
-        if isinstance(image, list):
-            image = only_picture(image, self.found["image"], index)
-        name = image.get("path") if isinstance(image, dict) else image if isinstance(image, str) else None
-        if isinstance(image, str):
-            image = {"path": self.finder.path(image), "bytes": None}
-        elif isinstance(image, bytes):
-            image = {"path": None, "bytes": image}
+        cell = row.get(self.found["image"])
+        cell = only_picture(cell, self.found["image"], index) if isinstance(cell, list) else cell
+        name = cell.get("path") if isinstance(cell, dict) else cell if isinstance(cell, str) else None
         if "captions" in self.found:
-            captions = _as_list(row.get(self.found["captions"]))
+            captions = text_list(row.get(self.found["captions"]))
         else:
             captions = [row[name] for name in self.numbered if row.get(name)]
         image_id = row.get(self.found["image_id"]) if "image_id" in self.found else None
         if is_missing(image_id):
             image_id = name or (index if "image_id" not in self.found else None)
-        return {"image": image, "captions": captions, "image_id": row_id(image_id, index)}
+        picture = self._picture(cell)
+        return {"image": picture, "captions": captions, "image_id": row_id(image_id, index), **self._negatives(row)}
+
+    def _picture(self, source: Any) -> Any:
+        if isinstance(source, str):
+            return {"path": self.finder.path(source), "bytes": None}
+        return {"path": None, "bytes": source} if isinstance(source, bytes) else source
+
+    def _negatives(self, row: dict[str, Any]) -> dict[str, Any]:
+        given = {name: row.get(self.found[name]) for name in NEGATIVE_FEATURES if name in self.found}
+        found: dict[str, Any] = {name: text_list(given[name]) for name in given if name != "negative_images"}
+        if "negative_images" in given:
+            sources = given["negative_images"] or []
+            found["negative_images"] = [self._picture(source) for source in sources]
+        return found
 
 
-def _is_path(feature: Any) -> bool:
-    return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
+def _from_paths(
+    table: datasets.Dataset,
+    found: Mapping[str, str],
+    captions: list[list[str]],
+    image_root: Path | None,
+    columns: Mapping[str, str] | None,
+    source: str,
+    pictures_needed: bool,
+) -> datasets.Dataset:
+    cells = table.with_format(None)[found["image"]][:]
+    cells = [only_picture(c, found["image"], row) if isinstance(c, list) else c for row, c in enumerate(cells)]
+    names = [None if is_missing(cell) else cell for cell in cells]
+    ids = photo_ids(table, found, names, columns)
+    rows, grouped = group_by_photo(ids, captions)
+    records = [PhotoRecord(ids[row], texts, names[row]) for row, texts in zip(rows, grouped, strict=True)]
+    photos = dataset_of_records(records, image_root, source=source, pictures_needed=pictures_needed)
+    return with_negatives(photos, table, found, ids, rows, PictureFinder(names, image_root).path)
 
 
 def _captions(table: datasets.Dataset, found: Mapping[str, str]) -> list[list[str]]:
     plain = table.with_format(None)
     if "captions" in found:
-        return [_as_list(value) for value in plain.select_columns([found["captions"]])[found["captions"]][:]]
+        return [text_list(value) for value in plain.select_columns([found["captions"]])[found["captions"]][:]]
     names = numbered_columns(table.column_names)
     wide = plain.select_columns(names)[:]
     return [[text for text in texts if text] for texts in zip(*(wide[name] for name in names), strict=True)]
@@ -248,62 +273,6 @@ def _check_captions(records: list[PhotoRecord]) -> None:
                 check_text(text)
             except (ValueError, TypeError) as error:
                 raise ValueError(f"A caption of photo {record.image_id!r} cannot be used: {error}.") from error
-
-
-def _as_list(value: Any) -> list[str]:
-    """Return captions as strings: from one string, a list, or a list of Karpathy sentences with `raw`."""
-    if value is None:
-        return []
-    values = [value] if isinstance(value, (str, Mapping)) else list(value)
-    texts = [item.get("raw", item.get("caption")) if isinstance(item, Mapping) else item for item in values]
-    wrong = next((text for text in texts if text is not None and not isinstance(text, str)), None)
-    if wrong is not None:
-        raise ValueError(f"Captions must be text or lists of text, found {type(wrong).__name__}: {wrong!r}.")
-    return [text for text in texts if text is not None and text.strip()]
-
-
-def _ids(
-    table: datasets.Dataset,
-    found: Mapping[str, str],
-    paths: list[str | None],
-    columns: Mapping[str, str] | None,
-) -> list[str]:
-    """Return photo ids: the id column, otherwise the picture's path, otherwise the row number.
-
-    A row without an id is a photo of its own. An id column that numbers the captions of pictures that repeat names no
-    photos, unless `columns` says that it does.
-    """
-    if "image_id" not in found:
-        values: list[Any] = [None] * len(table)
-    else:
-        values = table.with_format(None).select_columns([found["image_id"]])[found["image_id"]][:]
-    missing = [is_missing(value) for value in values]
-    named = {path for path in paths if path}
-    generic = found.get("image_id", "").lower() in _GENERIC_IDS and "image_id" not in (columns or {})
-    repeat = None not in paths and len(named) < len(values)  # pictures that come in several rows
-    if generic and repeat and len({str(value) for value in values}) == len(values):
-        logger.warning(
-            "Column %r numbers the rows, of which %d show %d pictures: photos are told by the picture instead. Pass "
-            "columns={'image_id': %r} to keep it.", found["image_id"], len(values), len(named), found["image_id"]
-        )  # fmt: skip
-        missing = [True] * len(values)
-    elif "image_id" in found and any(missing):
-        logger.warning(
-            "%d rows have no %r, the first is row %d; each is a photo of its own.",
-            sum(missing), found["image_id"], missing.index(True),
-        )  # fmt: skip
-    picked = [path if gone else value for path, value, gone in zip(paths, values, missing, strict=True)]
-    return [row_id(value, row) if "image_id" in found or value else str(row) for row, value in enumerate(picked)]
-
-
-def _group(ids: list[str], captions: list[list[str]]) -> tuple[list[int], list[list[str]]]:
-    """Return the first row of every photo and all of its captions, in order of appearance."""
-    rows: dict[str, int] = {}
-    grouped: dict[str, list[str]] = {}
-    for row, (image_id, texts) in enumerate(zip(ids, captions, strict=True)):
-        rows.setdefault(image_id, row)
-        grouped.setdefault(image_id, []).extend(texts)
-    return list(rows.values()), list(grouped.values())
 
 
 def _records_of(dataset: datasets.Dataset) -> list[PhotoRecord]:

@@ -16,6 +16,7 @@ from modeling_tgdt.encoding_tgdt import evaluating
 
 from ..data.canonical import canonicalise
 from ..data.caption_dataset import CaptionDataset, undecoded, with_picture
+from ..data.negatives import NEGATIVE_FEATURES
 from ..data.skip_report import SkipReport
 from ..data_collator import TGDTDataCollator
 from ..images import OnError, check_policy
@@ -109,7 +110,9 @@ class _Photos(torch.utils.data.Dataset):
             first.setdefault(image_id, row)
             self.texts.setdefault(image_id, []).extend(captions or [])
         self.rows = list(first.values())
-        self.dataset, self.on_error, self.report = undecoded(dataset), on_error, report
+        unread = [name for name in NEGATIVE_FEATURES if name in dataset.column_names]
+        self.dataset = undecoded(dataset.remove_columns(unread) if unread else dataset)
+        self.on_error, self.report = on_error, report
 
     def captions(self) -> tuple[list[str], Tensor]:
         """Return all captions, photo by photo, and the photo of each (T,)."""
