@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.commands.common import add_device_argument, parse_pairs
-from trainer.commands.memory import keep_large_blocks
 
 if TYPE_CHECKING:
     from modeling_tgdt.index_tgdt import TGDTIndex
@@ -70,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     """Embed everything and say what was left out."""
     from modeling_tgdt.retrieval_tgdt import TGDTRetriever
     from modeling_tgdt.retriever.directory import open_index, write_reference
+
+    from modeling_tgdt.retriever.memory import keep_large_blocks
 
     keep_large_blocks()
     if args.max_pixels is not None:
