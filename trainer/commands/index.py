@@ -69,7 +69,6 @@ def run(args: argparse.Namespace) -> int:
     """Embed everything and say what was left out."""
     from modeling_tgdt.retrieval_tgdt import TGDTRetriever
     from modeling_tgdt.retriever.directory import open_index, write_reference
-
     from modeling_tgdt.retriever.memory import keep_large_blocks
 
     keep_large_blocks()
