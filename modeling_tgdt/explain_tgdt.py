@@ -10,7 +10,6 @@ from io import BytesIO
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from PIL import Image
 
 from .encoding_tgdt import evaluating
@@ -121,7 +120,7 @@ def explain(
         raise ValueError(f"the text {text!r} has no word to explain; give at least one.")
     cosines = (tokens @ regions.T).float().cpu().numpy()
     matrix = merge_pieces(cosines, words, merge)
-    canvas = shown if picture is None else _as_picture(read_picture(picture))
+    canvas = shown if picture is None else rgb_picture(read_picture(picture))
     return Alignment(matrix, [word for word, _ in words], boxes, grid, canvas)
 
 
@@ -146,14 +145,13 @@ def _regions(model: TGDTModel, processor: TGDTProcessor, image: Any) -> tuple[An
         blank = Image.new("RGB", (640, max(1, round(640 * float(height) / float(width)))), "white")
         return features.last_hidden_state[0], boxes, None, blank
     decoded = read_picture(image)
-    shown = _as_picture(decoded)
-    pixels = processor.image_processor(decoded, return_tensors="pt")["pixel_values"].to(model.device)
-    regions, cells, mask = model.encode_regions(pixels)
-    features = model.get_image_features(region_features=regions, region_boxes=cells, region_mask=mask)
-    boxes = cells[0].float().cpu().numpy()
+    shown = rgb_picture(decoded)
+    features = model.get_image_features(**processor(images=decoded, return_tensors="pt").to(model.device))
+    mask = features.token_mask[0]
+    boxes = features.token_boxes[0][mask].float().cpu().numpy()
     rows = len(np.unique(boxes[:, 1]))
     seen = visible_box(processor.image_processor, shown.size)
-    return features.last_hidden_state[0], _inside(boxes, seen), (rows, len(boxes) // rows), shown
+    return features.last_hidden_state[0][mask], _inside(boxes, seen), (rows, len(boxes) // rows), shown
 
 
 def visible_box(image_processor: Any, size: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -187,19 +185,6 @@ def visible_box(image_processor: Any, size: tuple[int, int]) -> tuple[float, flo
 def _inside(boxes: np.ndarray, seen: tuple[float, float, float, float]) -> np.ndarray:
     start, end = np.array(seen[:2] * 2, np.float32), np.array(seen[2:] * 2, np.float32)
     return start + boxes * (end - start)
-
-
-def _as_picture(image: Any) -> Image.Image:
-    """Return an upright RGB picture of what `read_picture` gave."""
-    if not isinstance(image, Image.Image):
-        array = np.asarray(image.cpu() if isinstance(image, torch.Tensor) else image)
-        if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[-1] not in (1, 3, 4):
-            array = array.transpose(1, 2, 0)
-        if np.issubdtype(array.dtype, np.floating):
-            array = (array * (255 if array.max() <= 1 else 1)).round()
-        array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
-        image = Image.fromarray(array.astype(np.uint8))
-    return rgb_picture(image)
 
 
 __all__ = ["Alignment", "explain", "scored_words", "visible_box"]

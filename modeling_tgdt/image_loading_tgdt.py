@@ -104,15 +104,17 @@ def _read(name: str, timeout: float) -> bytes:
         raise FileNotFoundError("neither a file, a URL, nor base64 text") from error
 
 
-def rgb_picture(image: Image.Image) -> Image.Image:
+def rgb_picture(image: Any) -> Image.Image:
     """Return any picture as RGB: upright, in 8 bits, transparency on white. Whatever shows or embeds one, calls this.
 
     Args:
-        image: Picture in any mode of Pillow.
+        image: Picture in any mode of Pillow, or an array or tensor as `eight_bit_array` takes it.
 
     Raises:
         ValueError: When it cannot become RGB.
     """
+    if not isinstance(image, Image.Image):
+        return _from_array(eight_bit_array(image.cpu() if isinstance(image, torch.Tensor) else image, rescale=True))
     try:
         image = upright_picture(image)
         if image.has_transparency_data:
@@ -150,6 +152,13 @@ def upright_picture(image: Image.Image) -> Image.Image:
     if image.mode == "LAB":
         raise ValueError(f"Expected a picture that converts to RGB, found mode {image.mode!r}. {_NEXT_STEP}")
     return image
+
+
+def _from_array(values: Any) -> Image.Image:
+    array = np.asarray(values)
+    if array.ndim == 3 and channels_first(array):
+        array = array.transpose(1, 2, 0)
+    return rgb_picture(Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array))
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

@@ -108,6 +108,15 @@ class TGDTImageInputMixin:
         return cls(**{**backbone_options(source), **overrides})
 
 
+def plain_pictures(images: Any) -> list[Image.Image]:
+    """Bring pictures to upright 8-bit RGB, for an image processor that takes nothing else.
+
+    Args:
+        images: As for the TGDT image processors.
+    """
+    return [rgb_picture(image) for image in _flatten(TGDTImageInputMixin().fetch_images(images))]
+
+
 def _flatten(images: Any) -> Iterator[Any]:
     if isinstance(images, (list, tuple)) or (not isinstance(images, Image.Image) and images.ndim == 4):
         for image in images:

@@ -33,6 +33,7 @@ from .retriever.directory import (
 )
 from .retriever.filling import AddReport, GalleryFiller, OnError, name_items
 from .retriever.fingerprint import check_gallery_model, model_identity, weights_state
+from .retriever.loading import load_pretrained
 from .retriever.matches import Match, match_words
 from .retriever.pooling import PoolingCost, pooling_costs
 from .retriever.shortlist import shortlist_ranks, smallest_shortlist
@@ -86,9 +87,9 @@ class TGDTRetriever:
         if index is not None:
             check_gallery_model(index, model)
         self.model = model if device is None else model.to(device)  # type: ignore[arg-type]
-        self.processor = processor
-        self.index = index
         self._encoder = Encoder(model, processor)
+        self.processor = self._encoder.processor
+        self.index = index
         self._weights = weights_state(self.model)
 
     def __repr__(self) -> str:
@@ -241,7 +242,8 @@ class TGDTRetriever:
                 A list may mix them.
             top_k: Hits per query.
             candidates: Size of the shortlist that the global score picks, at least `top_k`.
-            mode: "two_stage", "global" (stage one alone) or "local" (every item by its tokens alone).
+            mode: "two_stage", "global" (stage one alone) or "local" (every item by its tokens alone). Two
+                stages are stage one alone where the tokens weigh nothing: those of a dual encoder are untrained.
             where: Metadata filter, see `TGDTIndex.search`.
             global_weight: Weight of the global score in this call; the gallery's own by default.
             local_weight: Weight of the local score in this call.
@@ -257,6 +259,8 @@ class TGDTRetriever:
         index = self._searchable()
         if explain and index.kind != "image":
             raise ValueError("explain=True matches words with the regions of pictures; this gallery holds texts.")
+        if mode == "two_stage" and global_weight is local_weight is None and not index.settings["local_weight"]:
+            mode = "global"
         queries = list(query) if isinstance(query, list | tuple) else [query]
         candidates = max(candidates, top_k) if candidates > 0 else candidates
         remix = mode == "two_stage" and not (global_weight is None and local_weight is None)
@@ -359,7 +363,8 @@ class TGDTRetriever:
         """Load a retriever, with its gallery when there is one.
 
         Args:
-            name: Directory or Hub id: what `save_pretrained`, `push_to_hub` or `tgdt index` made, or a model alone.
+            name: Directory or Hub id: what `save_pretrained`, `push_to_hub` or `tgdt index` made, a model alone, or a
+                pretrained dual encoder such as CLIP.
             model: Directory or Hub id of another model to use with that gallery.
             revision: Branch, tag or commit on the Hub.
             device: Where the model runs.
@@ -377,8 +382,8 @@ class TGDTRetriever:
             else find_model(folder, read_reference(folder), **hub_options)
         )
         options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
-        loaded = TGDTModel.from_pretrained(source, **options)
-        return cls(loaded, _processor_of(source), open_index(folder, engine_options), device)
+        loaded, processor = load_pretrained(str(source), **options)
+        return cls(loaded, processor, open_index(folder, engine_options), device)
 
     def push_to_hub(
         self,
@@ -475,18 +480,6 @@ def _remix(hits: list[Hit], global_weight: float, local_weight: float) -> list[H
     mixed = [(global_weight * hit.global_score + local_weight * hit.local_score, hit) for hit in hits]
     mixed.sort(key=lambda pair: (-pair[0], pair[1].id))
     return [Hit(hit.id, score, hit.global_score, hit.local_score, hit.metadata) for score, hit in mixed]
-
-
-def _processor_of(source: Path) -> TGDTProcessor:
-    try:
-        return TGDTProcessor.from_pretrained(source)
-    except (OSError, ValueError, TypeError) as error:
-        if (source / "processor_config.json").exists() or (source / "preprocessor_config.json").exists():
-            raise
-        raise ValueError(
-            f"there is no processor beside the model in {str(source)!r}; save it there with "
-            "processor.save_pretrained, as CMCTrainer.save_model does."
-        ) from error
 
 
 def _length(source: Any) -> int | None:

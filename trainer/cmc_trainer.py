@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput, has_length
 from transformers.utils import logging
 
 from modeling_tgdt.pairs_tgdt import PairEmbeddings
+from modeling_tgdt.processing_tgdt import TGDTProcessor, fitted_processor
 
 from .data.caption_dataset import CaptionDataset, IterableCaptionDataset
 from .data.skip_report import SkipReport
@@ -118,7 +119,7 @@ class CMCTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator or TGDTDataCollator(processing_class),
+            data_collator=data_collator or TGDTDataCollator(_fitted(processing_class, model)),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -422,6 +423,13 @@ class CMCTrainer(Trainer):
         folder = args.token_cache_dir or Path(str(args.output_dir), "token_cache")
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         return cache_tokens(model.to(args.device), processor, photos, folder, autocast_dtype=dtype)
+
+
+def _fitted(processor: Any, model: Any) -> Any:
+    """Return a processor whose captions fit the model, where both are known."""
+    return (
+        fitted_processor(processor, model) if model is not None and isinstance(processor, TGDTProcessor) else processor
+    )
 
 
 def _collate_on_every_process(args: CMCTrainingArguments) -> None:

@@ -19,6 +19,8 @@ from hub_cards.cards import read_record, write_model_card
 from hub_cards.facts import base_models
 from modeling_tgdt import TGDTConfig, TGDTImageProcessor, TGDTModel, TGDTProcessor
 from modeling_tgdt.retriever.hubness import HubnessOptions
+from modeling_tgdt.retriever.loading import is_dual_encoder
+from modeling_tgdt.retriever.loading import load_pretrained as load_tgdt
 
 from .cmc_trainer import CMCTrainer
 from .data.splits import NoSplitError, hashed_order
@@ -277,6 +279,8 @@ def load_pretrained(name_or_path: str, recipe: Recipe) -> tuple[TGDTModel, TGDTP
         recipe: Gives losses, weights of the score, and dropout.
     """
     changes = {name: value for name, value in recipe.model.items() if name in _TUNABLE}
+    if is_dual_encoder(name_or_path):
+        return load_tgdt(name_or_path, dtype=torch.float32, **changes)
     config = TGDTConfig.from_pretrained(name_or_path, **changes)
     kept = sorted(name for name, value in recipe.model.items() if value not in (None, getattr(config, name)))
     if kept:

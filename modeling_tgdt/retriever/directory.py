@@ -23,6 +23,8 @@ from ..gallery.plain_files import read_inside, tree_inside, write_fresh
 from ..index_tgdt import TGDTIndex
 
 REFERENCE = "retriever.json"
+# Copies of the weights for other libraries, which repositories of older models hold.
+_OTHER_WEIGHTS = ["*.h5", "*.msgpack", "*.onnx", "*.onnx_data", "*.ot", "*.tflite"]
 _BLOCK = 1 << 24
 
 
@@ -43,7 +45,7 @@ def find_directory(name: str | os.PathLike[str], revision: str | None = None, **
     if isinstance(name, os.PathLike) or os.path.isabs(name) or name.startswith((".", "~")):
         raise ValueError(f"expected a directory with a model or gallery, found none at {os.fspath(name)!r}.")
     try:
-        return Path(snapshot_download(name, revision=revision, **options))
+        return Path(snapshot_download(name, revision=revision, **({"ignore_patterns": _OTHER_WEIGHTS} | options)))
     except (OSError, ValueError) as error:
         raise OSError(f"{name!r} is no directory here, and the Hub gave no such repository: {error}") from error
 

@@ -75,6 +75,7 @@ def test_only_what_the_model_needs_is_copied(tmp_path: Path) -> None:
     needed = {
         "backbones_tgdt.py",
         "configuration_tgdt.py",
+        "dual_encoders_tgdt.py",
         "heads_tgdt.py",
         "image_loading_tgdt.py",
         "image_options_tgdt.py",
@@ -87,6 +88,7 @@ def test_only_what_the_model_needs_is_copied(tmp_path: Path) -> None:
         "processing_tgdt.py",
         "region_inputs_tgdt.py",
         "similarity_tgdt.py",
+        "tokenizing_tgdt.py",
         "triton_similarity_tgdt.py",
         "triton_support_tgdt.py",
         "word_groups_tgdt.py",

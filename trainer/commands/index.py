@@ -107,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
     known = f", {report.unchanged} there already" if args.resume else ""
     known += f", {report.updated} with new metadata" if report.updated else ""
     print(f"{report.added} added, {len(report.skipped)} skipped{known}; {len(index)} items in {out}")
+    if not index.settings["local_weight"]:
+        print("its search ranks by the global score: the tokens of this model are untrained (local_score_weight 0)")
     _build_engine(index, report.added)
     return 0
 

@@ -18,7 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", metavar="FILE", help="search with a picture instead of words")
     parser.add_argument("--top-k", type=int, default=10, help="results (default: %(default)s)")
     parser.add_argument("--candidates", type=int, default=100, help="size of the shortlist (default: %(default)s)")
-    parser.add_argument("--mode", choices=MODES, default="two_stage", help="default: %(default)s")
+    parser.add_argument(
+        "--mode",
+        choices=MODES,
+        default="two_stage",
+        help="default: %(default)s, which is global where the model's tokens are untrained",
+    )
     parser.add_argument("--global-weight", type=float, help="weight of the global score")
     parser.add_argument("--local-weight", type=float, help="weight of the token score")
     parser.add_argument(
