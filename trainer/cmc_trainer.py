@@ -326,6 +326,11 @@ class CMCTrainer(Trainer):
         nothing: Any = None
         return EvalLoopOutput(nothing, label_ids=None, metrics=metrics, num_samples=len(dataloader.dataset))
 
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """Return the parameters under weight decay: those of `transformers.Trainer`, but no learned temperature."""
+        names = Trainer.get_decay_parameter_names(self, model)
+        return [name for name in names if "logit_scales." not in name]
+
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, Any]:
         """Return the optimizer with one parameter group per tower and weight decay."""
@@ -335,7 +340,7 @@ class CMCTrainer(Trainer):
         if model is None or not rates:
             return optimizer, kwargs
         no_trainer: Any = None  # the method reads nothing of it
-        decaying = set(Trainer.get_decay_parameter_names(no_trainer, model))
+        decaying = set(CMCTrainer.get_decay_parameter_names(no_trainer, model))
         groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
