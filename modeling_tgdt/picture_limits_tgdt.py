@@ -5,31 +5,39 @@ import os
 import re
 import stat
 
-MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3  # where Pillow itself warns of a decompression bomb: 89 million
+from PIL import Image
+
 MAX_SIDE = 65_535  # as in JPEG; a longer side costs memory of its own, whatever the other one is
 MAX_BYTES = 1 << 28  # the largest picture, uncompressed in RGB
 MAX_SCANS = 100  # passes over a progressive JPEG; encoders write about ten, each costs as much as the whole picture
 _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")  # in entropy-coded data: no stuffed byte, no restart
 
 
-def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
-    """Raise ValueError for a picture that is too large to decode.
+def check_pixels(image: Image.Image, name: str, max_pixels: int | None = None) -> None:
+    """Refuse a picture whose pixels are too many to decode, or one of whose sides is too long.
 
     Args:
-        width: Pixels.
-        height: Pixels.
-        max_pixels: Largest width x height.
+        image: Opened, not yet decoded.
+        name: What to call it.
+        max_pixels: Most width x height; by default `PIL.Image.MAX_IMAGE_PIXELS`, where None means any number.
+
+    Raises:
+        ValueError: When it has more.
     """
-    if width * height > max_pixels:
-        raise ValueError(f"it has {width} x {height} pixels, more than the {max_pixels} allowed")
-    if max(width, height) > MAX_SIDE:
-        raise ValueError(f"it has {width} x {height} pixels, and a side of more than the {MAX_SIDE} allowed")
+    limit = Image.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels
+    if limit is not None and image.width * image.height > limit:
+        raise ValueError(
+            f"{name} has {image.width} x {image.height} pixels, more than the {limit} allowed; set "
+            "PIL.Image.MAX_IMAGE_PIXELS (`tgdt index --max-pixels`) for larger ones that you trust"
+        )
+    if max(image.size) > MAX_SIDE:
+        raise ValueError(f"{name} has {image.width} x {image.height} pixels, more than {MAX_SIDE} on a side")
 
 
-def check_scans(data: bytes) -> None:
+def check_scans(data: bytes, name: str) -> None:
     """Raise ValueError for a JPEG of very many scans, which would be decoded for minutes."""
     if data.startswith(b"\xff\xd8") and (scans := _count_scans(data)) > MAX_SCANS:
-        raise ValueError(f"it is a JPEG of more than {scans - 1} scans, found in no picture of a camera or editor")
+        raise ValueError(f"{name} is a JPEG of more than {scans - 1} scans, as no camera and no editor writes")
 
 
 def read_regular_file(path: str | os.PathLike[str]) -> bytes:

@@ -44,11 +44,11 @@ def test_only_scans_of_the_picture_count() -> None:
     """Cameras put pictures and films behind and inside a picture, in which any bytes may stand."""
     data, many = jpeg(restart_marker_blocks=1), b"\xff\xda\x00\x02" * 500
     comment = b"\xff\xfe" + (len(many) + 2).to_bytes(2, "big") + many
-    check_scans(data + many)
-    check_scans(data[:2] + comment + data[2:])
-    check_scans(b"\x89PNG" + many)
+    check_scans(data + many, "x")
+    check_scans(data[:2] + comment + data[2:], "x")
+    check_scans(b"\x89PNG" + many, "x")
     for end in range(0, len(data), 7):
-        check_scans(data[:end])
+        check_scans(data[:end], "x")
 
 
 @READERS

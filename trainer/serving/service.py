@@ -19,7 +19,6 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from modeling_tgdt.gallery.filters import parse_filter
 from modeling_tgdt.gallery.metadata import json_value
-from modeling_tgdt.picture_limits_tgdt import MAX_PIXELS
 from trainer.serving.batching import Batcher, Searcher, SearchRequest
 from trainer.serving.guard import Guard, Metrics
 from trainer.serving.schema import describe
@@ -33,7 +32,8 @@ class ServeLimits:
         max_batch: Queries answered together.
         max_in_flight: Searches that wait or run; more get status 429.
         max_body: Bytes of an upload; more get 413.
-        max_pixels: Width x height of an uploaded picture; more get 400, before it is decoded.
+        max_pixels: Width x height of an uploaded picture; more get 400, before it is decoded. By default what an
+            indexed one may have, `PIL.Image.MAX_IMAGE_PIXELS`.
         timeout: Seconds until an answer (504) and until an upload must be complete (408).
         header_timeout: Seconds until a request's header must be complete; the connection is closed then.
         decoders: Threads that decode uploads.
@@ -42,7 +42,7 @@ class ServeLimits:
     max_batch: int = 32
     max_in_flight: int = 128
     max_body: int = 16 << 20
-    max_pixels: int = MAX_PIXELS
+    max_pixels: int | None = None
     timeout: float = 30.0
     header_timeout: float = 10.0
     decoders: int = 2
@@ -139,7 +139,7 @@ class Service:
         request = SearchRequest(query, tuple(chosen.items()), _condition(options.where))
         try:
             hits = await asyncio.wait_for(self.batcher.submit(request), self.limits.timeout)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise HTTPException(504, f"no answer within {self.limits.timeout:g} seconds") from None
         except (ValueError, TypeError) as error:
             raise HTTPException(400, str(error)) from error
@@ -153,7 +153,7 @@ class Service:
         counting = asyncio.get_running_loop().run_in_executor(self._counter, len, self.retriever.index)
         try:
             return await asyncio.wait_for(counting, patience)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise HTTPException(503, f"the gallery did not answer within {patience:g} seconds") from None
         except Exception as error:  # every store raises its own types
             raise HTTPException(503, f"the gallery does not answer: {error}") from error
@@ -167,7 +167,7 @@ class Service:
 
         try:
             return await asyncio.wait_for(loop.run_in_executor(self._decoders, decode), self.limits.timeout)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise HTTPException(504, f"not decoded within {self.limits.timeout:g} seconds") from None
         except (ValueError, TypeError) as error:
             raise HTTPException(400, str(error)) from error
