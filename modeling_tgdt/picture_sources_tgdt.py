@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from .image_loading_tgdt import FORMATS, decode, download
+from .image_loading_tgdt import FORMATS, decode, download, known_formats
 from .picture_limits_tgdt import check_pixels, read_regular_file
 
 SUFFIXES = (
