@@ -121,7 +121,7 @@ class _Exchange:
             return await self._receive()
         try:
             message = await asyncio.wait_for(self._receive(), max(0.0, self.deadline - time.monotonic()))
-        except asyncio.TimeoutError:
+        except TimeoutError:
             self.refusal = (408, "the request took too long to arrive")
             return {"type": "http.disconnect"}
         self._size += len(message.get("body", b""))

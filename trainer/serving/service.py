@@ -130,7 +130,7 @@ class Service:
         request = SearchRequest(query, tuple(chosen.items()), _condition(options.where))
         try:
             hits = await asyncio.wait_for(self.batcher.submit(request), self.limits.timeout)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise HTTPException(504, f"no answer within {self.limits.timeout:g} seconds") from None
         except (ValueError, TypeError) as error:
             raise HTTPException(400, str(error)) from error
@@ -142,7 +142,7 @@ class Service:
         counting = asyncio.get_running_loop().run_in_executor(self._counter, len, self.retriever.index)
         try:
             return await asyncio.wait_for(counting, patience)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise HTTPException(503, f"the gallery did not answer within {patience:g} seconds") from None
         except Exception as error:  # every store raises its own types
             raise HTTPException(503, f"the gallery does not answer: {error}") from error
@@ -156,7 +156,7 @@ class Service:
 
         try:
             return await asyncio.wait_for(loop.run_in_executor(self._decoders, decode), self.limits.timeout)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise HTTPException(504, f"not decoded within {self.limits.timeout:g} seconds") from None
         except (ValueError, TypeError) as error:
             raise HTTPException(400, str(error)) from error
