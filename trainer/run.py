@@ -269,7 +269,7 @@ def build(recipe: Recipe, train: Any) -> tuple[TGDTModel, TGDTProcessor]:
         if tower:
             copy_weights(tower, model.get_submodule("vision_model"))
         return model, TGDTProcessor(TGDTImageProcessor(size=size), tokenizer)
-    pretrained: Any = AutoTokenizer.from_pretrained(recipe.text_model)
+    pretrained: Any = AutoTokenizer.from_pretrained(recipe.text_model, trust_remote_code=False)
     depth = recipe.text_num_hidden_layers
     model = TGDTModel.from_vision_text_pretrained(
         recipe.vision_model, recipe.text_model, text_num_hidden_layers=depth, **recipe.model
