@@ -408,6 +408,10 @@ class CMCTrainer(Trainer):
     def _examples(self, dataset: Any, args: CMCTrainingArguments) -> Any:
         """Give a `datasets` object one example per caption; leave other data sets as they are."""
         options: dict[str, Any] = {"on_error": args.on_error, "report": self.skip_report}
+        if isinstance(dataset, str | Path):
+            raise TypeError(
+                f"train_dataset must be a data set, found the path {str(dataset)!r}; pass load_captions of it."
+            )
         if isinstance(dataset, datasets.Dataset):
             canonical = load_captions(dataset, **options)
             choice: Any = args.captions_per_image
