@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .picture_limits_tgdt import MAX_BYTES, check_pixels, check_scans, read_regular_file
+
 # Decoders that only decode: Pillow would start Ghostscript for EPS.
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-_MAX_DOWNLOAD = 1 << 28  # bytes: the largest picture that is read, uncompressed in RGB
 _SIXTEEN_BIT = 257  # 65535 / 255
 _ORIENTATION_TAG, _SHORT = 0x0112, 3  # EXIF 2.3, section 4.6.4
 _TURNS = {
@@ -44,13 +45,30 @@ def open_image(source: str | os.PathLike[str], timeout: float = 30.0) -> Image.I
     """
     name = os.fspath(source)
     try:
-        image = Image.open(BytesIO(_read(name, timeout)), formats=known_formats())
-        image.load()
+        image = decode(_read(name, timeout), "the picture")
     except Exception as error:  # Pillow's plugins raise nearly every type on broken files
         raise ValueError(
             f"Expected a readable picture at {name[:200]!r}, found {type(error).__name__}: {error}. Check that the "
             "file exists, is complete and has a format that Pillow reads."
         ) from error
+    return image
+
+
+def decode(data: bytes, name: str, max_pixels: int | None = None) -> Image.Image:
+    """Decode a picture's first frame, unless it would cost more than a picture may.
+
+    Args:
+        data: Content of a file in one of `FORMATS`.
+        name: What to call it.
+        max_pixels: See `check_pixels`.
+
+    Raises:
+        ValueError: When it is too large; anything else that Pillow raises when it is damaged.
+    """
+    image = Image.open(BytesIO(data), formats=known_formats())
+    check_pixels(image, name, max_pixels)
+    check_scans(data, name)
+    image.load()
     return image
 
 
@@ -67,7 +85,7 @@ def known_formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def download(url: str, timeout: float = 30.0, max_bytes: int = _MAX_DOWNLOAD) -> bytes:
+def download(url: str, timeout: float = 30.0, max_bytes: int = MAX_BYTES) -> bytes:
     """Fetch what is at a URL.
 
     Args:
@@ -96,8 +114,7 @@ def _read(name: str, timeout: float) -> bytes:
     if name.startswith(("http://", "https://")):
         return download(name, timeout)
     if os.path.isfile(name):
-        with open(name, "rb") as file:
-            return file.read()
+        return read_regular_file(name)
     try:
         return base64.b64decode(name.split(",", 1)[1] if name.startswith("data:image/") else name, validate=True)
     except (binascii.Error, ValueError, IndexError) as error:

@@ -6,13 +6,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from .image_loading_tgdt import FORMATS, download, known_formats
+from .image_loading_tgdt import FORMATS, decode, download, known_formats
+from .picture_limits_tgdt import check_pixels, read_regular_file
 
 SUFFIXES = (
     ".avif",
@@ -63,33 +63,15 @@ def read_picture(source: Any, *, max_pixels: int | None = None) -> Any:
         return source
     name = "the picture" if isinstance(source, bytes | bytearray) else repr(os.fspath(source))
     try:
-        return _decode(_encoded(source), name, max_pixels)
-    except OSError as error:
+        data = _encoded(source)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{name} cannot be read: {_reason(error)}") from error
+    return _decode(data, name, max_pixels)
 
 
 def looks_like_picture(name: str) -> bool:
     """Tell whether a file is called like a picture, whether or not it can be read here."""
     return name.lower().endswith((*SUFFIXES, *_OTHER_SUFFIXES))
-
-
-def check_pixels(image: Image.Image, name: str, max_pixels: int | None = None) -> None:
-    """Refuse a picture whose pixels are too many to decode.
-
-    Args:
-        image: Opened, not yet decoded.
-        name: What to call it.
-        max_pixels: Most width x height; by default `PIL.Image.MAX_IMAGE_PIXELS`, where None means any number.
-
-    Raises:
-        ValueError: When it has more.
-    """
-    limit = Image.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels
-    if limit is not None and image.width * image.height > limit:
-        raise ValueError(
-            f"{name} has {image.width} x {image.height} pixels, more than the {limit} allowed; set "
-            "PIL.Image.MAX_IMAGE_PIXELS (`tgdt index --max-pixels`) for larger ones that you trust"
-        )
 
 
 def list_pictures(
@@ -194,12 +176,7 @@ def _dataset_items(dataset: Any) -> Iterator[tuple[str | None, Any]]:
 def _encoded(source: str | os.PathLike[str] | bytes | bytearray) -> bytes:
     if isinstance(source, bytes | bytearray):
         return bytes(source)
-    if isinstance(source, str) and "://" in source:
-        return download(source)
-    path = Path(source)
-    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
-        raise ValueError(f"{str(path)!r} is a pipe or a device, no file")
-    return path.read_bytes()
+    return download(source) if isinstance(source, str) and "://" in source else read_regular_file(source)
 
 
 def _why_no_picture(path: Path) -> str | None:
@@ -235,19 +212,18 @@ def _decode(data: bytes, name: str, max_pixels: int | None) -> Image.Image:
     if not data:
         raise ValueError(f"{name} has 0 bytes")
     try:
-        image = Image.open(BytesIO(data), formats=known_formats())
-        check_pixels(image, name, max_pixels)
-        image.load()
+        return decode(data, name, max_pixels)
     except ValueError:
         raise
     except Exception as error:  # Pillow's plugins raise nearly every type on broken files
         raise ValueError(f"{name} is no readable picture: {_reason(error)}") from error
-    return image
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return f"expected one of the formats {', '.join(FORMATS)}"
+    if isinstance(error, ValueError):
+        return str(error)
     return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
 
 

@@ -16,7 +16,6 @@ from modeling_tgdt.retrieval_tgdt import TGDTRetriever
 from modeling_tgdt.retriever.fonts import readable
 
 MAX_UPLOADS = 200
-MAX_PIXELS = 40_000_000
 MAX_BYTES = 16 * 1024 * 1024
 _TILE = 256
 
@@ -51,7 +50,7 @@ class Collection:
             if not source.is_relative_to(root):
                 return None
         try:
-            return rgb_picture(read_picture(source, max_pixels=MAX_PIXELS))
+            return rgb_picture(read_picture(source))
         except ValueError:  # moved or damaged since it was indexed
             return None
 
@@ -108,7 +107,7 @@ def _safe_name(name: str) -> str:
 def _read_upload(content: bytes) -> Image.Image:
     if len(content) > MAX_BYTES:
         raise ValueError(f"it is larger than the {MAX_BYTES >> 20} MiB allowed; send a smaller copy.")
-    picture = rgb_picture(read_picture(content, max_pixels=MAX_PIXELS))
+    picture = rgb_picture(read_picture(content))
     return ImageOps.contain(picture, (1024, 1024)) if max(picture.size) > 1024 else picture
 
 
@@ -117,4 +116,4 @@ def _shown(name: str) -> str:
     return f"`{printable[-60:].replace('`', '?')}`"
 
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "MAX_UPLOADS", "Collection", "add_uploads"]
+__all__ = ["MAX_BYTES", "MAX_UPLOADS", "Collection", "add_uploads"]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from modeling_tgdt.picture_sources_tgdt import read_picture
 
-from .collection import MAX_PIXELS, Collection
+from .collection import Collection
 
 _RANK_OFFSET = 60  # of reciprocal rank fusion, as its authors set it
 
@@ -158,7 +158,7 @@ def score_table(rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _query_picture(picture: Any) -> Any:
-    return read_picture(Path(picture) if isinstance(picture, str) else picture, max_pixels=MAX_PIXELS)
+    return read_picture(Path(picture) if isinstance(picture, str) else picture)
 
 
 def _ranked(hits: list[Any]) -> list[tuple[int, Any]]:

@@ -107,6 +107,15 @@ def metadata_rows(table: Any) -> list[dict[str, Any]]:
     return [{key[len(PREFIX) :]: value for key, value in row.items() if value is not None} for row in rows]
 
 
+def json_value(value: Any) -> Any:
+    """Return metadata as JSON can hold it: NaN and infinity become None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: json_value(own) for key, own in value.items()}
+    return [json_value(own) for own in value] if isinstance(value, list) else value
+
+
 def matching_rows(table: Any, condition: Filter) -> np.ndarray:
     """Evaluate a filter over a table.
 

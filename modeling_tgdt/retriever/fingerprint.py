@@ -32,7 +32,8 @@ def weights_fingerprint(model: torch.nn.Module, precision: torch.dtype = torch.b
     for name, value in sorted(_plain_state(model).items()):
         value = value.to(precision) if value.is_floating_point() else value
         digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy() if value.numel() else b"")
+        if value.numel():
+            digest.update(memoryview(value.detach().cpu().flatten().view(torch.uint8).numpy()))
     return digest.hexdigest()
 
 

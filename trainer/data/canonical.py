@@ -69,7 +69,7 @@ def canonicalise(
     result = result.add_column("captions", grouped).add_column("image_id", [ids[row] for row in rows])
     if "image" in kept and not isinstance(result.features["image"], datasets.Image):
         result = result.cast_column("image", datasets.Image())
-    return with_negatives(result, table, found, ids, rows, image_root or Path())
+    return with_negatives(result, table, found, ids, rows, PictureFinder([], image_root).path)
 
 
 def canonicalise_stream(
