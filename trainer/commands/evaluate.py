@@ -66,6 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--local-weight", type=float, metavar="W", help="weight of token similarity in the mixed score (default: "
         "the model's)",
     )  # fmt: skip
+    what.add_argument(
+        "--baseline",
+        metavar="ID|DIR",
+        help="another model on the same photos, such as the one that fine-tuning began with: what was forgotten",
+    )
     what.add_argument("--sweep", nargs="+", type=int, metavar="K", help="also compare shortlists of these sizes")
     parser.add_argument(
         "--output",
@@ -88,24 +93,31 @@ def run(args: argparse.Namespace) -> int:
     from trainer.scoring.positions import ScoreConfig
 
     state = PartialState()  # under `accelerate launch` the processes share encoding and scoring
-    model, processor = load_pretrained(args.model)
-    model = model.eval().to(state.device)
     report = SkipReport()
     policy: dict[str, Any] = {"on_error": args.on_error, "report": report}
     photos = load_captions(args.dataset, args.split, features=args.features, image_root=args.image_root, **policy)
     options = EncodeOptions(batch_size=args.batch_size, num_workers=args.workers, progress=not args.quiet, **policy)
-    embeddings = encode_dataset(model, processor, photos, options).to(model.device)
-    hubness = HubnessOptions.from_pretrained(args.model)
-    score = ScoreConfig.of_model(model.config)
-    if args.local_weight is not None:
-        score = replace(score, local_weight=args.local_weight)
-    results = _results(embeddings, score, hubness, args)
+
+    def measure(name: str) -> tuple[Any, Any, Any, dict[str, dict[str, float]]]:
+        model, processor = load_pretrained(name)
+        model = model.eval().to(state.device)
+        embeddings = encode_dataset(model, processor, photos, options).to(model.device)
+        score, hubness = ScoreConfig.of_model(model.config), HubnessOptions.from_pretrained(name)
+        if args.local_weight is not None:
+            score = replace(score, local_weight=args.local_weight)
+        return embeddings, score, hubness, _results(embeddings, score, hubness, args)
+
+    embeddings, score, hubness, results = measure(args.model)
+    if args.baseline is not None:
+        results |= {f"baseline_{mode}": metrics for mode, metrics in measure(args.baseline)[3].items()}
     sweep = _sweep(embeddings, replace(score, reduction=(args.reduction or [score.reduction])[0]), hubness, args)
     if not state.is_main_process:
         return 0
     print(results_table(results))
     counts = f"{len(embeddings.image_embeds)} photos, {len(embeddings.text_embeds)} captions"
     print(f"\nProtocol {args.protocol}, {counts}; {report.summary()}.\n{_DEFINITIONS}")
+    if args.baseline is not None:
+        print(f"\n{_changes(results)}")
     if args.output:
         write_json(Path(args.output), results)
     if sweep:
@@ -138,6 +150,13 @@ def _results(embeddings: Any, score: Any, hubness: Any, args: argparse.Namespace
             rows = measure([mode], replace(score, reduction=reduction))
             results |= {row + suffix: metrics for row, metrics in rows.items()}
     return results
+
+
+def _changes(results: dict[str, dict[str, float]]) -> str:
+    """Tell in one line how far rsum is from the baseline's, per mode."""
+    pairs = [(mode, results[mode]["rsum"], results.get(f"baseline_{mode}", {}).get("rsum")) for mode in results]
+    changes = [f"{mode} {own - known:+.1f}" for mode, own, known in pairs if known is not None]
+    return f"rsum against the baseline: {', '.join(changes)}"
 
 
 def _sweep(embeddings: Any, score: Any, hubness: Any, args: argparse.Namespace) -> list[dict[str, float]]:
