@@ -9,6 +9,7 @@ import tempfile
 import weakref
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from .retriever.directory import (
 )
 from .retriever.filling import AddReport, GalleryFiller, OnError, name_items
 from .retriever.fingerprint import check_gallery_model, model_identity
+from .retriever.hubness import HubnessGain, HubnessOptions
 from .retriever.loading import load_pretrained
 from .retriever.matches import Match, match_words
 from .retriever.pooling import PoolingCost, pooling_costs
@@ -67,6 +69,7 @@ class TGDTRetriever:
         processor: TGDTProcessor.
         index: Gallery to search, built with this model. None: the first `add_*` makes one in a temporary directory.
         device: Where the model runs; where it is now by default.
+        hubness: Reference queries of the model; galleries made with them lower the items that are near every query.
 
     Raises:
         ValueError: When another model built the gallery.
@@ -82,10 +85,13 @@ class TGDTRetriever:
         processor: TGDTProcessor,
         index: TGDTIndex | None = None,
         device: str | torch.device | None = None,
+        *,
+        hubness: HubnessOptions | None = None,
     ) -> None:
         if index is not None:
             check_gallery_model(index, model)
         self.model = model if device is None else model.to(device)  # type: ignore[arg-type]
+        self.hubness = hubness
         self._encoder = Encoder(model, processor)
         self.processor = self._encoder.processor
         self.index = index
@@ -104,7 +110,8 @@ class TGDTRetriever:
             path: Its directory; None for a temporary one, which goes with the retriever.
             kind: "image" or "text".
             exist_ok: Open the gallery that is there already, with its own options, instead of refusing.
-            **options: Of `TGDTIndex.create`, such as `token_dtype` and `engine`.
+            **options: Of `TGDTIndex.create`, such as `token_dtype` and `engine`. `hubness` is on by default where the
+                model has reference queries.
 
         Returns:
             The gallery; the mix of the scores and the model's identity are recorded in it.
@@ -128,6 +135,7 @@ class TGDTRetriever:
             "local_weight": config.local_score_weight,
             "reduction": config.similarity_reduction,
             "scale": config.similarity_scale,
+            "hubness": self.hubness is not None,
         }
         settings |= {"kind": kind, **options}
         self.index = _temporary_index(settings) if path is None else TGDTIndex.create(Path(path), **settings)
@@ -218,6 +226,7 @@ class TGDTRetriever:
         where: Mapping[str, Any] | None = None,
         global_weight: float | None = None,
         local_weight: float | None = None,
+        hubness: bool = True,
         explain: bool = False,
     ) -> Any:
         """Rank the gallery for one query or a list of queries.
@@ -232,6 +241,7 @@ class TGDTRetriever:
             where: Metadata filter, see `TGDTIndex.search`.
             global_weight: Weight of the global score in this call; the gallery's own by default.
             local_weight: Weight of the local score in this call.
+            hubness: Whether to lower the items that are near every query, in a gallery that knows which they are.
             explain: Give every hit of a text its `matches`; read from the stored tokens of the returned hits alone.
 
         Returns:
@@ -253,7 +263,7 @@ class TGDTRetriever:
         for kind, rows, embeds in self._encode_queries(queries):
             result = index.search(
                 embeds.global_embeds, embeds.token_embeds,
-                top_k=wanted, candidates=candidates, mode=mode, where=where, query_kind=kind,
+                top_k=wanted, candidates=candidates, mode=mode, where=where, query_kind=kind, hubness=hubness,
             )  # fmt: skip
             fields = (result.ids, result.scores, result.global_scores, result.local_scores, result.metadata)
             for row, *columns in zip(rows, *fields, strict=True):
@@ -312,6 +322,34 @@ class TGDTRetriever:
         ((kind, _, embeds),) = encoded
         return pooling_costs(self._searchable(), embeds, kind, factors, top_k=top_k, candidates=candidates)
 
+    def hubness_gain(
+        self, sample_queries: Sequence[Any], relevant: Sequence[str], *, top_k: int = 10, candidates: int = 100
+    ) -> HubnessGain:
+        """Tell whether the hubness correction helps, on queries whose match is known.
+
+        Args:
+            sample_queries: Queries like those to come, which are not among the reference queries.
+            relevant: For each query the id of the item that it looks for.
+            top_k: How far down a match counts.
+            candidates: Size of the shortlists.
+
+        Returns:
+            Share of the queries whose match is found with the correction, and without it.
+
+        Raises:
+            ValueError: When the items of the gallery carry no hubness, or there is not one id per query.
+        """
+        if not self._searchable().has_hubness:
+            raise ValueError("the items of this gallery carry no hubness: build it with a model that has a bank.")
+        if len(relevant) != len(sample_queries) or not len(relevant):
+            raise ValueError(f"expected one id per query, found {len(relevant)} for {len(sample_queries)} queries.")
+        shares = []
+        for on in (True, False):
+            hits = self.search(list(sample_queries), top_k, candidates, hubness=on)
+            found = [name in {hit.id for hit in own} for name, own in zip(relevant, hits, strict=True)]
+            shares.append(float(np.mean(found)))
+        return HubnessGain(*shares)
+
     def explain(self, image: Any, text: str, **options: Any) -> Alignment:
         """Show which word of a text matches which region of a picture; see `explain_tgdt.explain`."""
         return explain(self.model, self.processor, image, text, **options)
@@ -329,7 +367,7 @@ class TGDTRetriever:
         folder = Path(directory)
         if self.index is not None:  # first: what it refuses leaves nothing behind
             save_gallery(self.index.path, folder)
-        self._save_model(folder)
+        self.save_model(folder)
 
     @classmethod
     def from_pretrained(
@@ -366,7 +404,8 @@ class TGDTRetriever:
         )
         options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
         loaded, processor = load_pretrained(str(source), **options)
-        return cls(loaded, processor, open_index(folder, engine_options), device)
+        index, hubness = open_index(folder, engine_options), HubnessOptions.from_pretrained(source)
+        return cls(loaded, processor, index, device, hubness=hubness)
 
     def push_to_hub(
         self,
@@ -388,13 +427,20 @@ class TGDTRetriever:
             Address of the commit.
         """
         with tempfile.TemporaryDirectory() as folder:
-            self._save_model(Path(folder))
+            self.save_model(Path(folder))
             gallery = None if self.index is None else self.index.path
             return push_folder(repo_id, Path(folder), gallery, private=private, token=token, message=commit_message)
 
-    def _save_model(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+    def save_model(self, directory: str | os.PathLike[str]) -> None:
+        """Save model, processor and reference queries, without the gallery.
+
+        Args:
+            directory: Made when missing.
+        """
+        self.model.save_pretrained(directory)
+        self.processor.save_pretrained(directory)
+        if self.hubness is not None:
+            self.hubness.save_pretrained(directory)
 
     def _searchable(self) -> TGDTIndex:
         if self.index is None:
@@ -407,12 +453,18 @@ class TGDTRetriever:
             raise ValueError(
                 f"the gallery holds {index.kind}s, found {kind}s to add; make another retriever with its own index."
             )
+        if index.has_hubness and self.hubness is None:
+            raise ValueError(
+                f"the items of the gallery at {str(index.path)!r} carry a hubness, and this retriever has no "
+                "reference queries to measure one: pass hubness=, or build another with create_index(hubness=False)."
+            )
         return index
 
     def _filler(
         self, index: TGDTIndex, prepare: Any, encode: Any, batch_size: int, on_error: OnError, resume: bool,
         workers: int | None, progress: bool,
     ) -> GalleryFiller:  # fmt: skip
+        bank = self.hubness if index.has_hubness else None
         return GalleryFiller(
             index,
             prepare,
@@ -422,6 +474,7 @@ class TGDTRetriever:
             resume=resume,
             workers=workers or os.cpu_count() or 1,
             progress=progress,
+            hubness=None if bank is None else partial(bank.corrections, kind=index.kind),
         )
 
     def _encode_queries(self, queries: list[Any]) -> list[tuple[Kind, list[int], Embeddings]]:

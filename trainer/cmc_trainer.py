@@ -17,8 +17,9 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, has_length
 from transformers.utils import logging
 
+from modeling_tgdt.encoding_tgdt import fitted_processor
 from modeling_tgdt.pairs_tgdt import PairEmbeddings
-from modeling_tgdt.processing_tgdt import TGDTProcessor, fitted_processor
+from modeling_tgdt.processing_tgdt import TGDTProcessor
 
 from .data.caption_dataset import CaptionDataset, IterableCaptionDataset
 from .data.skip_report import SkipReport
@@ -386,7 +387,8 @@ class CMCTrainer(Trainer):
             return super()._get_train_sampler(train_dataset)
         joined = self.args.train_batch_size * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return DistinctPhotoSampler(dataset.image_ids, joined, seed=seed, dataset=dataset)
+        groups = getattr(dataset, "group_ids", None) if self.args.look_alikes_per_batch else None
+        return DistinctPhotoSampler(dataset.image_ids, joined, seed=seed, dataset=dataset, groups=groups)
 
     def _examples(self, dataset: Any, args: CMCTrainingArguments) -> Any:
         """Give a `datasets` object one example per caption; leave other data sets as they are."""
