@@ -78,14 +78,17 @@ class TGDTConfig(PreTrainedConfig):
             Standard deviation of the initial weights of that linear map in the `"sum"` mode. Where words must tell
             places, start it at the size of the features: about 0.4 for features with a root mean square of 1.
         image_global_token (`str`, *optional*, defaults to `"mean"`):
-            Input of the image's global slot: `"mean"` of the regions (paper) or `"zeros"` (reference code).
+            Input of the image's global slot: `"mean"` of the regions (paper), `"zeros"` (reference code) or what the
+            vision encoder `"pooled"`, as in a dual encoder: the first region then is the whole image.
         text_global_token (`str`, *optional*, defaults to `"first"`):
-            Input of the caption's global slot: the `"first"` position ([CLS]; paper and reference) or the `"mean"` of
-            all positions in a slot of its own, as images have it. Sentence encoders are trained for the mean.
+            Input of the caption's global slot: the `"first"` position ([CLS]; paper and reference), the `"last"` one
+            (causal encoders), or in a slot of its own, as images have it, the `"mean"` of all positions (sentence
+            encoders are trained for it) or what the text encoder `"pooled"`, as in a dual encoder.
         detach_global_encoder (`bool`, *optional*, defaults to `False`):
             Whether gradients of the global encoder stop before the local encoder.
         num_prefix_tokens (`int`, *optional*, defaults to 1):
-            Attended text positions at the start that are no words ([CLS]).
+            Attended text positions at the start that are no words ([CLS]). While both counts are 1, the processor's
+            `text_token_mask` says which positions are words, and the counts matter only where it is not given.
         num_suffix_tokens (`int`, *optional*, defaults to 1):
             Attended text positions at the end that are no words ([SEP]). Reference checkpoints use 2: they also drop
             the last word piece.
@@ -125,6 +128,8 @@ class TGDTConfig(PreTrainedConfig):
         local_sigmoid_bias (`float`, *optional*, defaults to -33.0):
             Added to its token logits. A pair is as likely a match as not where the similarity is minus the bias times
             the temperature: 0.5 in both terms.
+        learnable_temperature (`bool`, *optional*, defaults to `False`):
+            Whether the temperatures of both terms, and the biases of the sigmoid, are learned from these values on.
         distill_loss_weight (`float`, *optional*, defaults to 0.0):
             Weight of the term that distils token similarities into the global ones.
         distill_temperature (`float`, *optional*, defaults to 0.05):
@@ -171,8 +176,8 @@ class TGDTConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     box_encoding: Literal["concat", "sum", "none"] = "concat"
     box_initializer_range: float = 0.02
-    image_global_token: Literal["mean", "zeros"] = "mean"
-    text_global_token: Literal["first", "mean"] = "first"
+    image_global_token: Literal["mean", "zeros", "pooled"] = "mean"
+    text_global_token: Literal["first", "last", "mean", "pooled"] = "first"
     detach_global_encoder: bool = False
     num_prefix_tokens: int = 1
     num_suffix_tokens: int = 1
@@ -192,6 +197,7 @@ class TGDTConfig(PreTrainedConfig):
     local_temperature: float | int = 0.015
     sigmoid_bias: float | int = -10.0
     local_sigmoid_bias: float | int = -33.0
+    learnable_temperature: bool = False
     distill_loss_weight: float | int = 0.0
     distill_temperature: float | int = 0.05
     token_source: Literal["local", "global"] = "local"
@@ -262,6 +268,8 @@ class TGDTConfig(PreTrainedConfig):
         for name in ("local_margin", "temperature", "local_temperature", "distill_temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, found {getattr(self, name)}.")
+        if self.learnable_temperature and self.objective == "hinge":
+            raise ValueError("learnable_temperature needs the objective 'infonce' or 'sigmoid', found 'hinge'.")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, found {getattr(self, name)}.")
@@ -308,13 +316,13 @@ def backbone_width(config: PreTrainedConfig) -> int:
     Raises:
         ValueError: When the configuration names no width, such as a composite image-text configuration.
     """
-    for name in ("hidden_sizes", "hidden_size", "embed_dim"):
+    for name in ("hidden_sizes", "hidden_size", "embed_dim", "hidden_dim"):
         width = getattr(config, name, None)
         if width is not None:
             return int(width if isinstance(width, int) else width[-1])
     raise ValueError(
-        f"vision_config of type {config.model_type!r} has none of hidden_size, hidden_sizes, embed_dim. Pass the "
-        "vision tower's own configuration, for example CLIPConfig(...).vision_config."
+        f"vision_config of type {config.model_type!r} has none of hidden_size, hidden_sizes, embed_dim, hidden_dim. "
+        "Pass the vision tower's own configuration, for example CLIPConfig(...).vision_config."
     )
 
 

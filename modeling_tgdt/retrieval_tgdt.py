@@ -9,13 +9,14 @@ import tempfile
 import weakref
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from .encoding_tgdt import Embeddings, Encoder, PreparedImage, evaluating
+from .encoding_tgdt import Embeddings, Encoder, PreparedImage, check_text, evaluating
 from .explain_tgdt import Alignment, explain, scored_words
 from .gallery.local import SearchMode
 from .index_tgdt import Kind, TGDTIndex
@@ -31,7 +32,9 @@ from .retriever.directory import (
     save_gallery,
 )
 from .retriever.filling import AddReport, GalleryFiller, OnError, name_items
-from .retriever.fingerprint import check_gallery_model, model_identity
+from .retriever.fingerprint import check_gallery_model, model_identity, weights_state
+from .retriever.hubness import HubnessGain, HubnessOptions
+from .retriever.loading import load_pretrained
 from .retriever.matches import Match, match_words
 from .retriever.pooling import PoolingCost, pooling_costs
 from .retriever.shortlist import shortlist_ranks, smallest_shortlist
@@ -66,6 +69,7 @@ class TGDTRetriever:
         processor: TGDTProcessor.
         index: Gallery to search, built with this model. None: the first `add_*` makes one in a temporary directory.
         device: Where the model runs; where it is now by default.
+        hubness: Reference queries of the model; galleries made with them lower the items that are near every query.
 
     Raises:
         ValueError: When another model built the gallery.
@@ -81,13 +85,21 @@ class TGDTRetriever:
         processor: TGDTProcessor,
         index: TGDTIndex | None = None,
         device: str | torch.device | None = None,
+        *,
+        hubness: HubnessOptions | None = None,
     ) -> None:
         if index is not None:
             check_gallery_model(index, model)
         self.model = model if device is None else model.to(device)  # type: ignore[arg-type]
-        self.processor = processor
-        self.index = index
+        self.hubness = hubness
         self._encoder = Encoder(model, processor)
+        self.processor = self._encoder.processor
+        self.index = index
+        self._weights = weights_state(self.model)
+
+    def __repr__(self) -> str:
+        config, device = self.model.config, self.model.device
+        return f"TGDTRetriever(dim={config.projection_dim}, device={str(device)!r}, index={self.index!r})"
 
     def create_index(
         self,
@@ -103,7 +115,8 @@ class TGDTRetriever:
             path: Its directory; None for a temporary one, which goes with the retriever.
             kind: "image" or "text".
             exist_ok: Open the gallery that is there already, with its own options, instead of refusing.
-            **options: Of `TGDTIndex.create`, such as `token_dtype` and `engine`.
+            **options: Of `TGDTIndex.create`, such as `token_dtype` and `engine`. `hubness` is on by default where the
+                model has reference queries.
 
         Returns:
             The gallery; the mix of the scores and the model's identity are recorded in it.
@@ -117,6 +130,7 @@ class TGDTRetriever:
             check_gallery_model(found, self.model)
             self.index = found
             return found
+        self._weights = weights_state(self.model)
         config = self.model.config
         model_id, revision = model_identity(self.model)
         settings: dict[str, Any] = {
@@ -127,6 +141,7 @@ class TGDTRetriever:
             "local_weight": config.local_score_weight,
             "reduction": config.similarity_reduction,
             "scale": config.similarity_scale,
+            "hubness": self.hubness is not None,
         }
         settings |= {"kind": kind, **options}
         self.index = _temporary_index(settings) if path is None else TGDTIndex.create(Path(path), **settings)
@@ -143,6 +158,7 @@ class TGDTRetriever:
         resume: bool = False,
         workers: int | None = None,
         progress: bool = True,
+        max_pixels: int | None = None,
     ) -> AddReport:
         """Read, embed and store pictures; memory stays bounded whatever the source.
 
@@ -157,6 +173,7 @@ class TGDTRetriever:
             resume: Leave out ids that are in the gallery, to go on after an interruption.
             workers: Threads that decode; the number of cores by default.
             progress: Whether to show a progress bar.
+            max_pixels: Largest picture that is decoded, width x height; `PIL.Image.MAX_IMAGE_PIXELS` by default.
 
         Returns:
             What was added and what was skipped, with reasons.
@@ -166,11 +183,13 @@ class TGDTRetriever:
             TypeError: When the source is no collection of pictures.
         """
         index = self._writable("image")
-        filler = self._filler(
-            index, self._encoder.prepare_image, self.encode_images, batch_size, on_error, resume, workers, progress
-        )
-        items = name_items(picture_items(images), index, ids, metadata, resume)
-        return filler.fill(items, _length(images))
+        prepare = partial(self.prepare_image, max_pixels=max_pixels)
+        filler = self._filler(index, prepare, self.encode_images, batch_size, on_error, resume, workers, progress)
+        left_out: dict[str, str] = {}
+        items = name_items(picture_items(images, left_out), index, ids, metadata, resume)
+        report = filler.fill(items, _length(images))
+        report.leave_out(left_out)
+        return report
 
     def add_texts(
         self,
@@ -192,20 +211,24 @@ class TGDTRetriever:
         if isinstance(texts, str):
             raise TypeError(f"expected a list of texts, found the single string {texts!r}; pass [{texts!r}].")
         index = self._writable("text")
-        filler = self._filler(index, _check_text, self.encode_texts, batch_size, on_error, resume, 1, progress)
+        filler = self._filler(index, check_text, self.encode_texts, batch_size, on_error, resume, 1, progress)
         return filler.fill(name_items(((None, text) for text in texts), index, ids, metadata, resume), _length(texts))
 
     def encode_images(self, images: Iterable[Any], batch_size: int = 32) -> Embeddings:
         """Embed N pictures or regions: global embeddings (N, D) and N ragged region arrays (Ri, D), input order."""
+        if isinstance(images, str | bytes | os.PathLike) or not isinstance(images, Iterable):
+            raise TypeError(
+                f"expected a list of pictures, found the single {type(images).__name__}; put it into a list."
+            )
         return self._encoder.encode_images(images, batch_size)
 
     def encode_texts(self, texts: Iterable[str], batch_size: int = 64) -> Embeddings:
         """Embed N texts: global embeddings (N, D) and N ragged word arrays (Wi, D), input order."""
         return self._encoder.encode_texts(texts, batch_size)
 
-    def prepare_image(self, picture: Any, **options: Any) -> PreparedImage:
+    def prepare_image(self, picture: Any, max_pixels: int | None = None) -> PreparedImage:
         """Read and preprocess a picture in any thread; the result is a query or an item of `encode_images`."""
-        return self._encoder.prepare_image(picture, **options)
+        return self._encoder.prepare_image(picture, max_pixels)
 
     def search(
         self,
@@ -217,6 +240,7 @@ class TGDTRetriever:
         where: Mapping[str, Any] | None = None,
         global_weight: float | None = None,
         local_weight: float | None = None,
+        hubness: bool = True,
         explain: bool = False,
     ) -> Any:
         """Rank the gallery for one query or a list of queries.
@@ -225,11 +249,13 @@ class TGDTRetriever:
             query: Text (every `str` is words), or a picture: PIL, array, tensor, bytes, `pathlib.Path` or regions.
                 A list may mix them.
             top_k: Hits per query.
-            candidates: Size of the shortlist that the global score picks.
-            mode: "two_stage", "global" (stage one alone) or "local" (every item by its tokens alone).
+            candidates: Size of the shortlist that the global score picks, at least `top_k`.
+            mode: "two_stage", "global" (stage one alone) or "local" (every item by its tokens alone). Two
+                stages are stage one alone where the tokens weigh nothing: those of a dual encoder are untrained.
             where: Metadata filter, see `TGDTIndex.search`.
             global_weight: Weight of the global score in this call; the gallery's own by default.
             local_weight: Weight of the local score in this call.
+            hubness: Whether to lower the items that are near every query, in a gallery that knows which they are.
             explain: Give every hit of a text its `matches`; read from the stored tokens of the returned hits alone.
 
         Returns:
@@ -242,14 +268,17 @@ class TGDTRetriever:
         index = self._searchable()
         if explain and index.kind != "image":
             raise ValueError("explain=True matches words with the regions of pictures; this gallery holds texts.")
+        if mode == "two_stage" and global_weight is local_weight is None and not index.settings["local_weight"]:
+            mode = "global"
         queries = list(query) if isinstance(query, list | tuple) else [query]
+        candidates = max(candidates, top_k) if candidates > 0 else candidates
         remix = mode == "two_stage" and not (global_weight is None and local_weight is None)
         wanted = max(top_k, candidates) if remix and top_k > 0 else top_k
         hits: list[list[Hit]] = [[] for _ in queries]
         for kind, rows, embeds in self._encode_queries(queries):
             result = index.search(
                 embeds.global_embeds, embeds.token_embeds,
-                top_k=wanted, candidates=candidates, mode=mode, where=where, query_kind=kind,
+                top_k=wanted, candidates=candidates, mode=mode, where=where, query_kind=kind, hubness=hubness,
             )  # fmt: skip
             fields = (result.ids, result.scores, result.global_scores, result.local_scores, result.metadata)
             for row, *columns in zip(rows, *fields, strict=True):
@@ -308,6 +337,34 @@ class TGDTRetriever:
         ((kind, _, embeds),) = encoded
         return pooling_costs(self._searchable(), embeds, kind, factors, top_k=top_k, candidates=candidates)
 
+    def hubness_gain(
+        self, sample_queries: Sequence[Any], relevant: Sequence[str], *, top_k: int = 10, candidates: int = 100
+    ) -> HubnessGain:
+        """Tell whether the hubness correction helps, on queries whose match is known.
+
+        Args:
+            sample_queries: Queries like those to come, which are not among the reference queries.
+            relevant: For each query the id of the item that it looks for.
+            top_k: How far down a match counts.
+            candidates: Size of the shortlists.
+
+        Returns:
+            Share of the queries whose match is found with the correction, and without it.
+
+        Raises:
+            ValueError: When the items of the gallery carry no hubness, or there is not one id per query.
+        """
+        if not self._searchable().has_hubness:
+            raise ValueError("the items of this gallery carry no hubness: build it with a model that has a bank.")
+        if len(relevant) != len(sample_queries) or not len(relevant):
+            raise ValueError(f"expected one id per query, found {len(relevant)} for {len(sample_queries)} queries.")
+        shares = []
+        for on in (True, False):
+            hits = self.search(list(sample_queries), top_k, candidates, hubness=on)
+            found = [name in {hit.id for hit in own} for name, own in zip(relevant, hits, strict=True)]
+            shares.append(float(np.mean(found)))
+        return HubnessGain(*shares)
+
     def explain(self, image: Any, text: str, **options: Any) -> Alignment:
         """Show which word of a text matches which region of a picture; see `explain_tgdt.explain`."""
         return explain(self.model, self.processor, image, text, **options)
@@ -323,9 +380,10 @@ class TGDTRetriever:
             ValueError: For another directory inside the gallery's own.
         """
         folder = Path(directory)
+        self._check_weights()
         if self.index is not None:  # first: what it refuses leaves nothing behind
             save_gallery(self.index.path, folder)
-        self._save_model(folder)
+        self.save_model(folder)
 
     @classmethod
     def from_pretrained(
@@ -342,7 +400,8 @@ class TGDTRetriever:
         """Load a retriever, with its gallery when there is one.
 
         Args:
-            name: Directory or Hub id: what `save_pretrained`, `push_to_hub` or `tgdt index` made, or a model alone.
+            name: Directory or Hub id: what `save_pretrained`, `push_to_hub` or `tgdt index` made, a model alone, or a
+                pretrained dual encoder such as CLIP.
             model: Directory or Hub id of another model to use with that gallery.
             revision: Branch, tag or commit on the Hub.
             device: Where the model runs.
@@ -360,9 +419,9 @@ class TGDTRetriever:
             else find_model(folder, read_reference(folder), **hub_options)
         )
         options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
-        loaded = TGDTModel.from_pretrained(source, **options)
-        index = open_index(folder, engine_options)
-        return cls(loaded, TGDTProcessor.from_pretrained(source), index, device)
+        loaded, processor = load_pretrained(str(source), **options)
+        index, hubness = open_index(folder, engine_options), HubnessOptions.from_pretrained(source)
+        return cls(loaded, processor, index, device, hubness=hubness)
 
     def push_to_hub(
         self,
@@ -384,24 +443,49 @@ class TGDTRetriever:
             Address of the commit.
         """
         with tempfile.TemporaryDirectory() as folder:
-            self._save_model(Path(folder))
+            self.save_model(Path(folder))
             gallery = None if self.index is None else self.index.path
             return push_folder(repo_id, Path(folder), gallery, private=private, token=token, message=commit_message)
 
-    def _save_model(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+    def save_model(self, directory: str | os.PathLike[str]) -> None:
+        """Save model, processor and reference queries, without the gallery.
+
+        Args:
+            directory: Made when missing.
+        """
+        self.model.save_pretrained(directory)
+        self.processor.save_pretrained(directory)
+        if self.hubness is not None:
+            self.hubness.save_pretrained(directory)
 
     def _searchable(self) -> TGDTIndex:
         if self.index is None:
             raise ValueError("there is no gallery to search; call add_images or add_texts, or pass index=.")
+        self._check_weights()
         return self.index
 
+    def _check_weights(self) -> None:
+        """Refuse to go on with a gallery whose model has been trained on since.
+
+        Raises:
+            ValueError: When the weights are no longer those that made the gallery.
+        """
+        state = weights_state(self.model)
+        if self.index is not None and state != self._weights:
+            check_gallery_model(self.index, self.model)
+        self._weights = state
+
     def _writable(self, kind: Kind) -> TGDTIndex:
+        self._check_weights()
         index = self.index if self.index is not None else self.create_index(kind=kind)
         if index.kind != kind:
             raise ValueError(
                 f"the gallery holds {index.kind}s, found {kind}s to add; make another retriever with its own index."
+            )
+        if index.has_hubness and self.hubness is None:
+            raise ValueError(
+                f"the items of the gallery at {str(index.path)!r} carry a hubness, and this retriever has no "
+                "reference queries to measure one: pass hubness=, or build another with create_index(hubness=False)."
             )
         return index
 
@@ -409,6 +493,7 @@ class TGDTRetriever:
         self, index: TGDTIndex, prepare: Any, encode: Any, batch_size: int, on_error: OnError, resume: bool,
         workers: int | None, progress: bool,
     ) -> GalleryFiller:  # fmt: skip
+        bank = self.hubness if index.has_hubness else None
         return GalleryFiller(
             index,
             prepare,
@@ -418,11 +503,14 @@ class TGDTRetriever:
             resume=resume,
             workers=workers or os.cpu_count() or 1,
             progress=progress,
+            hubness=None if bank is None else partial(bank.corrections, kind=index.kind),
         )
 
     def _encode_queries(self, queries: list[Any]) -> list[tuple[Kind, list[int], Embeddings]]:
         kinds: dict[Kind, list[int]] = {"text": [], "image": []}
         for row, query in enumerate(queries):
+            if isinstance(query, str) and not query.strip():
+                raise ValueError("the query is empty; pass a few words, or a picture.")
             kinds["text" if isinstance(query, str) else "image"].append(row)
         encoders = {"text": self.encode_texts, "image": self.encode_images}
         return [(kind, rows, encoders[kind]([queries[row] for row in rows])) for kind, rows in kinds.items() if rows]
@@ -444,12 +532,6 @@ def _remix(hits: list[Hit], global_weight: float, local_weight: float) -> list[H
     mixed = [(global_weight * hit.global_score + local_weight * hit.local_score, hit) for hit in hits]
     mixed.sort(key=lambda pair: (-pair[0], pair[1].id))
     return [Hit(hit.id, score, hit.global_score, hit.local_score, hit.metadata) for score, hit in mixed]
-
-
-def _check_text(text: Any) -> str:
-    if not isinstance(text, str):
-        raise TypeError(f"expected a text as a string, found {type(text).__name__}")
-    return text
 
 
 def _length(source: Any) -> int | None:

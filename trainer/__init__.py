@@ -1,7 +1,7 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """Training and evaluation of TGDT models. Names are imported when asked for, so the command line starts at once."""
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from .datasets import load_captions
     from .evaluation import evaluate_retrieval
     from .scoring.calibration import ScoreWeights, calibrate_scores
+    from .scoring.grounding import evaluate_grounding
+    from .scoring.look_alikes import look_alike_accuracy
     from .training.projection_init import warm_start
     from .training_args import CMCTrainingArguments
 
@@ -24,10 +26,18 @@ _MODULES = {
     "ScoreWeights": "scoring.calibration",
     "TGDTDataCollator": "data_collator",
     "calibrate_scores": "scoring.calibration",
+    "evaluate_grounding": "scoring.grounding",
     "evaluate_retrieval": "evaluation",
     "load_captions": "datasets",
+    "look_alike_accuracy": "scoring.look_alikes",
     "warm_start": "training.projection_init",
 }
+
+
+try:
+    __version__ = metadata.version("tgdt")
+except metadata.PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "unknown"
 
 
 def __getattr__(name: str) -> Any:
@@ -45,6 +55,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "__version__",
     "CMCTrainer",
     "CMCTrainingArguments",
     "CaptionDataset",
@@ -53,7 +64,9 @@ __all__ = [
     "ScoreWeights",
     "TGDTDataCollator",
     "calibrate_scores",
+    "evaluate_grounding",
     "evaluate_retrieval",
     "load_captions",
+    "look_alike_accuracy",
     "warm_start",
 ]

@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput, has_length
 from transformers.utils import logging
 
 from modeling_tgdt.pairs_tgdt import PairEmbeddings
+from modeling_tgdt.processing_tgdt import TGDTProcessor, fitted_processor
 
 from .data.caption_dataset import CaptionDataset, IterableCaptionDataset
 from .data.skip_report import SkipReport
@@ -29,7 +30,7 @@ from .report import write_json
 from .samplers import DistinctPhotoSampler
 from .scoring.encoding import EncodeOptions
 from .training.checkpoints import last_complete_checkpoint
-from .training.grad_cache import cached_loss, split_inputs
+from .training.grad_cache import batch_dependent_layer, cached_loss, split_inputs
 from .training.mining import HardNegativeMining
 from .training.stages import TOWERS, frozen_modules, stage_loss, training_stage
 from .training.start import start_and_end
@@ -118,7 +119,7 @@ class CMCTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator or TGDTDataCollator(processing_class),
+            data_collator=data_collator or TGDTDataCollator(_fitted(processing_class, model)),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -202,7 +203,7 @@ class CMCTrainer(Trainer):
         for module in self._frozen:
             module.eval()
         inputs = {name: value for name, value in inputs.items() if name != "return_loss"}
-        size = self.args.mini_batch_size
+        size = self._mini_batch_size(model)
         largest = max(len(value) for value in inputs.values() if isinstance(value, Tensor))
         if size is None or return_outputs or not torch.is_grad_enabled() or size >= largest:
             pairs = self._embed(model, inputs)
@@ -210,6 +211,17 @@ class CMCTrainer(Trainer):
             return (loss, pairs.tensors()) if return_outputs else loss
         no_sync = partial(self.accelerator.no_sync, model)
         return cached_loss(partial(self._embed, model), split_inputs(inputs, size), self._loss_of, no_sync)
+
+    def _mini_batch_size(self, model: nn.Module) -> int | None:
+        """Return how many pairs are embedded at a time; None, and a warning, where parts would not give the same."""
+        size, layer = self.args.mini_batch_size, batch_dependent_layer(model)
+        if size is not None and layer is not None:
+            logger.warning_once(
+                f"mini_batch_size is not used: {layer} normalises over the whole batch, so parts of it would give "
+                "another gradient. Freeze it, or take a backbone without batch norm, to save the memory."
+            )
+            return None
+        return size
 
     def _embed(self, model: nn.Module, inputs: dict[str, Any]) -> PairEmbeddings:
         # Through the wrapped forward: a distributed model synchronises gradients only there.
@@ -314,6 +326,11 @@ class CMCTrainer(Trainer):
         nothing: Any = None
         return EvalLoopOutput(nothing, label_ids=None, metrics=metrics, num_samples=len(dataloader.dataset))
 
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """Return the parameters under weight decay: those of `transformers.Trainer`, but no learned temperature."""
+        names = Trainer.get_decay_parameter_names(self, model)
+        return [name for name in names if "logit_scales." not in name]
+
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, Any]:
         """Return the optimizer with one parameter group per tower and weight decay."""
@@ -323,7 +340,7 @@ class CMCTrainer(Trainer):
         if model is None or not rates:
             return optimizer, kwargs
         no_trainer: Any = None  # the method reads nothing of it
-        decaying = set(Trainer.get_decay_parameter_names(no_trainer, model))
+        decaying = set(CMCTrainer.get_decay_parameter_names(no_trainer, model))
         groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
@@ -385,7 +402,8 @@ class CMCTrainer(Trainer):
             return super()._get_train_sampler(train_dataset)
         joined = self.args.train_batch_size * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return DistinctPhotoSampler(dataset.image_ids, joined, seed=seed, dataset=dataset)
+        groups = getattr(dataset, "group_ids", None) if self.args.look_alikes_per_batch else None
+        return DistinctPhotoSampler(dataset.image_ids, joined, seed=seed, dataset=dataset, groups=groups)
 
     def _examples(self, dataset: Any, args: CMCTrainingArguments) -> Any:
         """Give a `datasets` object one example per caption; leave other data sets as they are."""
@@ -411,6 +429,13 @@ class CMCTrainer(Trainer):
         folder = args.token_cache_dir or Path(str(args.output_dir), "token_cache")
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         return cache_tokens(model.to(args.device), processor, photos, folder, autocast_dtype=dtype)
+
+
+def _fitted(processor: Any, model: Any) -> Any:
+    """Return a processor whose captions fit the model, where both are known."""
+    return (
+        fitted_processor(processor, model) if model is not None and isinstance(processor, TGDTProcessor) else processor
+    )
 
 
 def _collate_on_every_process(args: CMCTrainingArguments) -> None:

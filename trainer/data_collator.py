@@ -53,9 +53,10 @@ class TGDTDataCollator:
                 Optional lists: `negative_captions`, `negative_images` (PIL) and `negative_image_ids`.
 
         Returns:
-            `input_ids` and `attention_mask` (Bt, W), `pixel_values` (Bi, C, H, W) or `region_features` (Bi, R, F),
-            `region_boxes` (Bi, R, 4) and `region_mask` (Bi, R) bool, `image_ids` (Bi,) and `caption_ids` (Bt,) int64,
-            `return_loss`; `num_pairs` = B when hard negatives follow the B pairs of a side.
+            `input_ids`, `attention_mask` and `text_token_mask` (Bt, W), `pixel_values` (Bi, C, H, W) or
+            `region_features` (Bi, R, F), `region_boxes` (Bi, R, 4) and `region_mask` (Bi, R) bool, `image_ids` (Bi,)
+            and `caption_ids` (Bt,) int64, `return_loss`; `num_pairs` = B when hard negatives follow the B pairs of a
+            side.
 
         Raises:
             ValueError: When there is no example, or one lacks a caption, a picture or regions.
@@ -76,17 +77,17 @@ class TGDTDataCollator:
         return batch
 
     def texts(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """Tokenize captions, padded to the longest of them.
+        """Tokenize captions, padded and cut as the processor does.
 
         Args:
             captions: B captions.
 
         Returns:
-            `input_ids` and `attention_mask` (B, W).
+            `input_ids`, `attention_mask` and `text_token_mask` (B, W).
         """
         limit = {} if self.max_length is None else {"max_length": self.max_length}
-        encoded = self.processor(text=list(captions), padding=True, truncation=True, return_tensors="pt", **limit)
-        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+        encoded = self.processor(text=list(captions), return_tensors="pt", **limit)
+        return {name: encoded[name] for name in ("input_ids", "attention_mask", "text_token_mask")}
 
     def images(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Make the image side of a batch.
@@ -95,7 +96,8 @@ class TGDTDataCollator:
             examples: B examples with `image`, or with `region_features`.
 
         Returns:
-            `pixel_values`, or `region_features`, `region_boxes` (when given) and `region_mask`.
+            `pixel_values` and what the image processor gives with them, or `region_features`, `region_boxes` (when
+            given) and `region_mask`.
 
         Raises:
             ValueError: When an example has neither.
@@ -108,8 +110,7 @@ class TGDTDataCollator:
                 "Every example needs 'image', or every example 'region_features'. Found the keys "
                 f"{sorted(missing[0])}. Load the data with trainer.load_captions and wrap it in CaptionDataset."
             )
-        encoded = self.processor(images=[example["image"] for example in examples], return_tensors="pt")
-        return {"pixel_values": encoded["pixel_values"]}
+        return dict(self.processor(images=[example["image"] for example in examples], return_tensors="pt"))
 
     @staticmethod
     def _caption(example: Example) -> str:

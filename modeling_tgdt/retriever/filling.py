@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count, repeat
+from pathlib import PurePath
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from ..encoding_tgdt import Embeddings
 from ..index_tgdt import TGDTIndex
+from ..picture_sources_tgdt import HEIF_HINT, looks_like_picture
 
 OnError = Literal["raise", "skip"]
 _COMMIT_ITEMS, _COMMIT_BYTES, _COMMIT_SECONDS = 4096, 1 << 26, 10.0
@@ -27,13 +30,30 @@ class AddReport:
 
     Attributes:
         added: Items written; an id that was there already was replaced.
-        skipped: (id, why) of items left out.
+        skipped: (id, why) of items left out, files among them that are pictures by their name and cannot be read.
         unchanged: With `resume=True`, items that were there already and were not read again.
+        updated: Those among them whose metadata differed and was replaced.
+        no_pictures: Suffix to number of the folder's other files, which are no pictures by name and content.
     """
 
     added: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
     unchanged: int = 0
+    updated: int = 0
+    no_pictures: dict[str, int] = field(default_factory=dict)
+
+    def leave_out(self, files: Mapping[str, str]) -> None:
+        """Take note of the files of a folder that were no pictures.
+
+        Args:
+            files: Name to reason.
+        """
+        for name, why in files.items():
+            if looks_like_picture(name) or why.startswith(HEIF_HINT):
+                self.skipped.append((name, why))
+            else:
+                suffix = PurePath(name).suffix.lower() or "no suffix"
+                self.no_pictures[suffix] = self.no_pictures.get(suffix, 0) + 1
 
 
 @dataclass(frozen=True)
@@ -57,6 +77,7 @@ class GalleryFiller:
         resume: Leave out ids that the gallery has already.
         workers: Threads.
         progress: Whether to show a progress bar.
+        hubness: Tells what to subtract from the global scores of items (N, D); None for a gallery without.
     """
 
     def __init__(
@@ -70,6 +91,7 @@ class GalleryFiller:
         resume: bool,
         workers: int,
         progress: bool,
+        hubness: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', found {on_error!r}.")
@@ -78,9 +100,10 @@ class GalleryFiller:
                 raise ValueError(f"{name} must be at least 1, found {value}.")
         self.index, self.prepare, self.encode = index, prepare, encode
         self.batch_size, self.on_error, self.resume = batch_size, on_error, resume
-        self.workers, self.progress = workers, progress
+        self.workers, self.progress, self.hubness = workers, progress, hubness
         self.report = AddReport()
         self._waiting: list[tuple[Item, np.ndarray, np.ndarray]] = []
+        self._kept: dict[str, Mapping[str, Any]] = {}
         self._committed_at = time.monotonic()
 
     def fill(self, items: Iterable[Item], total: int | None = None) -> AddReport:
@@ -114,6 +137,7 @@ class GalleryFiller:
                 batch = []
         self._encode(batch)
         self._commit()
+        self._write_kept()
 
     def _fresh(self, items: Iterable[Item]) -> Iterator[Item]:
         seen: set[str] = set()
@@ -123,9 +147,22 @@ class GalleryFiller:
                 self._refuse(item.id, why)
             elif self.resume and item.id in self.index:
                 self.report.unchanged += 1
+                self._keep(item)
             else:
                 seen.add(item.id)
                 yield item
+
+    def _keep(self, item: Item) -> None:
+        """Take note of the metadata of an item whose embeddings are there already."""
+        if item.metadata:
+            self._kept[item.id] = item.metadata
+        if len(self._kept) >= _COMMIT_ITEMS:
+            self._write_kept()
+
+    def _write_kept(self) -> None:
+        if self._kept:
+            self.report.updated += self.index.update_metadata(list(self._kept), list(self._kept.values()))
+        self._kept = {}
 
     def _refuse(self, name: str, why: str, cause: Exception | None = None) -> None:
         if self.on_error == "raise":
@@ -153,7 +190,9 @@ class GalleryFiller:
         if self._waiting:
             items, vectors, tokens = zip(*self._waiting, strict=True)
             metadata = [item.metadata or {} for item in items] if any(item.metadata for item in items) else None
-            self.index.add([item.id for item in items], np.stack(vectors), list(tokens), metadata=metadata)
+            ids, globals_ = [item.id for item in items], np.stack(vectors)
+            hubness = None if self.hubness is None else self.hubness(torch.from_numpy(globals_))
+            self.index.add(ids, globals_, list(tokens), metadata=metadata, hubness=hubness)
             self.report.added += len(items)
         self._waiting, self._committed_at = [], time.monotonic()
 

@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="CSV or JSONL; its column `file_name` or `id` names the picture, relative to DIR, or the text",
     )
+    parser.add_argument(
+        "--max-pixels", type=int, metavar="N", help="largest picture that is read (default: 89 million pixels)"
+    )
     parser.add_argument("--batch-size", type=int, default=32, help="items per forward pass (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="threads that decode pictures (default: number of cores)")
     add_device_argument(parser)
@@ -50,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--pool-factor", type=int, metavar="N", help="keep a 1/N share of a new gallery's tokens (default: 1)"
+    )
+    parser.add_argument(
+        "--no-hubness", action="store_true", help="a new gallery without the model's hubness correction"
     )
     parser.add_argument("--engine", help="stage one of a new gallery (default: exact)")
     parser.add_argument(
@@ -66,18 +72,24 @@ def run(args: argparse.Namespace) -> int:
     """Embed everything and say what was left out."""
     from modeling_tgdt.retrieval_tgdt import TGDTRetriever
     from modeling_tgdt.retriever.directory import open_index, write_reference
+    from modeling_tgdt.retriever.memory import keep_large_blocks
 
+    keep_large_blocks()
+    if args.max_pixels is not None:
+        from PIL import Image
+
+        Image.MAX_IMAGE_PIXELS = args.max_pixels  # Pillow has a limit of its own
     source, out = Path(args.source), Path(args.out)
     engine_options = parse_pairs("--engine-option", args.engine_option)
     _check_source(source, args.texts)
     texts = list(_read_texts(source)) if args.texts else []
     metadata = _metadata(args, texts)
     loaded = TGDTRetriever.from_pretrained(args.model, revision=args.revision, device=args.device)
-    retriever = TGDTRetriever(loaded.model, loaded.processor, open_index(out, engine_options))
+    there = open_index(out, engine_options)
+    retriever = TGDTRetriever(loaded.model, loaded.processor, there, hubness=loaded.hubness)
     index = _gallery(retriever, args, out, engine_options)
     if args.copy_model:
-        retriever.model.save_pretrained(out)
-        retriever.processor.save_pretrained(out)
+        retriever.save_model(out)
     write_reference(out, args.model, args.revision, None if args.texts else str(source))
     options = {
         "metadata": metadata,
@@ -92,8 +104,14 @@ def run(args: argparse.Namespace) -> int:
         report = retriever.add_images(source, workers=args.workers, **options)
     for name, why in report.skipped:
         print(f"skipped {name}: {why}")
+    if report.no_pictures:
+        others = ", ".join(f"{count} {suffix}" for suffix, count in sorted(report.no_pictures.items()))
+        print(f"left out, no pictures: {others}")
     known = f", {report.unchanged} there already" if args.resume else ""
+    known += f", {report.updated} with new metadata" if report.updated else ""
     print(f"{report.added} added, {len(report.skipped)} skipped{known}; {len(index)} items in {out}")
+    if not index.settings["local_weight"]:
+        print("its search ranks by the global score: the tokens of this model are untrained (local_score_weight 0)")
     _build_engine(index, report.added)
     return 0
 
@@ -118,11 +136,13 @@ def _gallery(retriever: Any, args: argparse.Namespace, out: Path, options: dict[
     from modeling_tgdt.retriever.directory import INDEX_FOLDER
 
     given = {key: getattr(args, key) for key in ("token_dtype", "pool_factor", "engine")}
-    asked = {"kind": "text" if args.texts else "image"} | {k: v for k, v in given.items() if v is not None}
+    asked: dict[str, Any] = {"kind": "text" if args.texts else "image"}
+    asked |= {key: value for key, value in given.items() if value is not None}
+    asked |= {"hubness": False} if args.no_hubness else {}
     if retriever.index is None:
         return retriever.create_index(out / INDEX_FOLDER, engine_options=options, **asked)
     settings = retriever.index.settings
-    known = {**settings, **settings["engine_options"]}
+    known = {"hubness": False, **settings, **settings["engine_options"]}
     fixed = {key: value for key, value in options.items() if key != "url"}  # a server may move
     for key, value in {**asked, **fixed}.items():
         if known.get(key) != value:
@@ -159,8 +179,11 @@ def _check_source(source: Path, texts: bool) -> None:
 
 def _read_texts(path: Path) -> Iterator[tuple[str, str]]:
     """Yield (id, text) of a file; the ids of plain lines are their numbers from 1."""
+    from modeling_tgdt.picture_sources_tgdt import is_missing, row_id
+    from trainer.data.text_files import text_lines
+
     empty = True
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text_lines(path), start=1):
         if not line.strip():
             continue
         empty = False
@@ -169,7 +192,7 @@ def _read_texts(path: Path) -> Iterator[tuple[str, str]]:
             continue
         try:
             row = json.loads(line)
-            yield str(row.get("id", number)), row["text"]
+            yield str(number) if is_missing(row.get("id")) else row_id(row["id"], number), row["text"]
         except (ValueError, KeyError) as error:
             raise ValueError(
                 f'{path}, line {number}: expected {{"id": ..., "text": ...}}, found {line[:80]!r}.'

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from modeling_tgdt.encoding_tgdt import evaluating
+from modeling_tgdt.processing_tgdt import fitted_processor
 
 from ..data.canonical import canonicalise
 from ..data.caption_dataset import CaptionDataset, undecoded, with_picture
@@ -81,8 +82,8 @@ def encode_dataset(
     check_policy(options.on_error)
     rows = _Photos(map_style(dataset), options.on_error, options.report or SkipReport())
     captions, owners = rows.captions()
-    collator = TGDTDataCollator(processor, options.max_length)
     core = getattr(model, "module", model)
+    collator = TGDTDataCollator(fitted_processor(processor, core), options.max_length)
     with evaluating(core):
         images = _encode(core.get_image_features, rows.batches(collator, options), core.device, options, "photos")
         batches = _text_batches(captions, collator, options)
