@@ -669,7 +669,7 @@ class TGDTModel(TGDTPreTrainedModel):
         local = encoder(self.visual_projection(outputs.last_hidden_state), mask)
         first = torch.zeros_like(mask[:, 0], dtype=torch.long)
         tokens, pooled = self._global(self.vision_global_encoder, local, mask, first)
-        return _unit(tokens[:, 1:], mask[:, 1:]), F.normalize(pooled, dim=-1), outputs
+        return _unit(tokens[:, 1:], mask[:, 1:]), _normalize(pooled), outputs
 
     def _global_slot(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the input of the image's global slot (B, 1, F) and its box (B, 1, 4): the whole image, or nothing."""
@@ -692,7 +692,7 @@ class TGDTModel(TGDTPreTrainedModel):
             keys, slot = F.pad(keys, (1, 0), value=True), torch.zeros_like(first)
         local = self.text_local_encoder(self.text_projection(hidden), keys)
         tokens, pooled = self._global(self.text_global_encoder, local, keys, slot)
-        return tokens[:, int(has_slot) :], F.normalize(pooled, dim=-1)
+        return tokens[:, int(has_slot) :], _normalize(pooled)
 
     def _weigh_words(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Return word embeddings whose lengths are the words' weights, 1 in the mean of a caption.
@@ -775,7 +775,12 @@ def _mean(features: Tensor, mask: Tensor) -> Tensor:
 
 
 def _unit(tokens: Tensor, mask: Tensor) -> Tensor:
-    return F.normalize(tokens, dim=-1).masked_fill(~mask[..., None], 0)
+    return _normalize(tokens).masked_fill(~mask[..., None], 0)
+
+
+def _normalize(vectors: Tensor) -> Tensor:
+    """Return unit vectors; zero ones stay zero, with a finite gradient in half precision too, where 1e-12 is 0."""
+    return F.normalize(vectors, dim=-1, eps=max(1e-12, torch.finfo(vectors.dtype).tiny))
 
 
 def _recording(kwargs: Mapping[str, Any]) -> dict[str, Any]:
