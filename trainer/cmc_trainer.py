@@ -30,7 +30,7 @@ from .report import write_json
 from .samplers import DistinctPhotoSampler
 from .scoring.encoding import EncodeOptions
 from .training.checkpoints import last_complete_checkpoint
-from .training.grad_cache import cached_loss, split_inputs
+from .training.grad_cache import batch_dependent_layer, cached_loss, split_inputs
 from .training.mining import HardNegativeMining
 from .training.stages import TOWERS, frozen_modules, stage_loss, training_stage
 from .training.start import start_and_end
@@ -203,7 +203,7 @@ class CMCTrainer(Trainer):
         for module in self._frozen:
             module.eval()
         inputs = {name: value for name, value in inputs.items() if name != "return_loss"}
-        size = self.args.mini_batch_size
+        size = self._mini_batch_size(model)
         largest = max(len(value) for value in inputs.values() if isinstance(value, Tensor))
         if size is None or return_outputs or not torch.is_grad_enabled() or size >= largest:
             pairs = self._embed(model, inputs)
@@ -211,6 +211,17 @@ class CMCTrainer(Trainer):
             return (loss, pairs.tensors()) if return_outputs else loss
         no_sync = partial(self.accelerator.no_sync, model)
         return cached_loss(partial(self._embed, model), split_inputs(inputs, size), self._loss_of, no_sync)
+
+    def _mini_batch_size(self, model: nn.Module) -> int | None:
+        """Return how many pairs are embedded at a time; None, and a warning, where parts would not give the same."""
+        size, layer = self.args.mini_batch_size, batch_dependent_layer(model)
+        if size is not None and layer is not None:
+            logger.warning_once(
+                f"mini_batch_size is not used: {layer} normalises over the whole batch, so parts of it would give "
+                "another gradient. Freeze it, or take a backbone without batch norm, to save the memory."
+            )
+            return None
+        return size
 
     def _embed(self, model: nn.Module, inputs: dict[str, Any]) -> PairEmbeddings:
         # Through the wrapped forward: a distributed model synchronises gradients only there.
@@ -315,6 +326,11 @@ class CMCTrainer(Trainer):
         nothing: Any = None
         return EvalLoopOutput(nothing, label_ids=None, metrics=metrics, num_samples=len(dataloader.dataset))
 
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """Return the parameters under weight decay: those of `transformers.Trainer`, but no learned temperature."""
+        names = Trainer.get_decay_parameter_names(self, model)
+        return [name for name in names if "logit_scales." not in name]
+
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, Any]:
         """Return the optimizer with one parameter group per tower and weight decay."""
@@ -324,7 +340,7 @@ class CMCTrainer(Trainer):
         if model is None or not rates:
             return optimizer, kwargs
         no_trainer: Any = None  # the method reads nothing of it
-        decaying = set(Trainer.get_decay_parameter_names(no_trainer, model))
+        decaying = set(CMCTrainer.get_decay_parameter_names(no_trainer, model))
         groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
