@@ -31,7 +31,9 @@ def test_things_are_read_from_the_cell_at_their_centre() -> None:
 
 def test_training_learns_and_a_seed_repeats() -> None:
     scenes = make_scenes(24, 3, image_size=32)
-    towers, right = zip(*(pretrain_tower(TINY, scenes, image_size=32, steps=12, seed=5) for _ in range(2)), strict=True)
+    towers, right = zip(
+        *(pretrain_tower(TINY, scenes, image_size=32, steps=12, seed=5) for _ in range(2)), strict=True
+    )
     assert right[0] == right[1] and set(right[0]) == {"size", "colour", "shape"}
     for one, two in zip(*(tower.state_dict().values() for tower in towers), strict=True):
         assert torch.equal(one, two)
