@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from .training.checks import check_arguments
 from .training.stages import STAGES, TOWERS
 
 
@@ -94,7 +95,10 @@ class CMCTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        names_metric = self.metric_for_best_model is not None
         super().__post_init__()
+        if self.metric_for_best_model is not None and not names_metric:  # the parent's choice is a loss
+            self.metric_for_best_model, self.greater_is_better = "rsum", True
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # without an accelerator it does nothing but warn
         self.freeze = list(self.freeze)
@@ -117,6 +121,7 @@ class CMCTrainingArguments(TrainingArguments):
                 "cache_vision_tokens stores the output of a vision backbone that does not change. Add 'vision' to "
                 "freeze, or leave cache_vision_tokens off."
             )
+        check_arguments(self)
 
 
 def _check_choice(name: str, found: list[str], known: object) -> None:
