@@ -185,7 +185,7 @@ def _front_matter(record: Mapping[str, Any], data: DataSource | None, name: str)
     front: dict[str, Any] = {
         "language": "en" if data else None,
         "library_name": "transformers",
-        "pipeline_tag": "feature-extraction",
+        "pipeline_tag": "zero-shot-image-classification",
         "tags": _TAGS,
         "base_model": base_models(record) or None,
         "datasets": [data.hub_id] if data and data.hub_id else None,

@@ -282,7 +282,7 @@ def test_bad_pictures_are_skipped_and_listed(tmp_path):
         make_trainer(tmp_path, dataset=broken, max_steps=30, per_device_train_batch_size=24).train()
     trainer = make_trainer(tmp_path, dataset=broken, on_error="skip", max_steps=2)
     trainer.train()
-    assert [name for name, _ in trainer.data.skip_report] == [str(rows[3]["image_id"])]
+    assert [name for name, _ in trainer.skip_report] == [str(rows[3]["image_id"])]
 
 
 def test_plain_trainer_trains_it_too(tmp_path):
