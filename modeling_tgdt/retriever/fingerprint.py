@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..index_tgdt import TGDTIndex
+from .adapters import plain_names
 
 _MARK = "weights."
 _PRECISIONS = (torch.bfloat16, torch.float16)
@@ -28,7 +29,7 @@ def weights_fingerprint(model: torch.nn.Module, precision: torch.dtype = torch.b
             those rounded once: a model loaded in float16 has the float16 fingerprint of the float32 model only.
     """
     digest = hashlib.blake2b(digest_size=8)
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(plain_names(model.state_dict()).items()):
         value = value.to(precision) if value.is_floating_point() else value
         digest.update(f"{name}{tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy() if value.numel() else b"")

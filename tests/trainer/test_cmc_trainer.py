@@ -334,7 +334,7 @@ def test_encoding_follows_the_arguments(tmp_path):
         tmp_path, per_device_eval_batch_size=5, dataloader_num_workers=2, on_error="skip", disable_tqdm=True
     )
     options = trainer.encode_options()
-    assert options == EncodeOptions(5, 2, on_error="skip", report=trainer.data.skip_report, progress=False)
+    assert options == EncodeOptions(5, 2, on_error="skip", report=trainer.skip_report, progress=False)
     assert EncodeOptions.of_arguments(trainer.args) == EncodeOptions(5, 2, progress=False)
 
 
