@@ -39,12 +39,11 @@ test: $(HF_TESTS)/.complete
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-# API pages from docstrings, build/api/index.html. Code is imported, not run; nothing is fetched but pdoc itself.
+# The documentation as a site, build/site/index.html: the pages of docs/, the documents of the root, the API.
 docs: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pdoc
-	@$(BIN)/python -W error::UserWarning -m pdoc --docformat google --output-directory build/api \
-		modeling_tgdt trainer hub_cards '!hub_cards.space'
-	@echo "API pages: build/api/index.html"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt mkdocs-material 'mkdocstrings[python]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "Documentation: build/site/index.html"
 
 # Every measurement that needs no data, on a machine that does nothing else (about 40 minutes on two cores). Peers that
 # are installed are measured too: pip install pylate late-interaction-kernels maxsim-cpu colpali-engine.

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from modeling_tgdt import CMCLoss, token_similarity
-from modeling_tgdt.loss_tgdt import hinge, negative_mask
+from modeling_tgdt.objectives_tgdt import both_ways, hinge
 
 from .report import report
 
@@ -62,7 +62,8 @@ def _reduce(products: Tensor, masks: Masks) -> Tensor:
 
 
 def _hinge(similarity: Tensor) -> Tensor:
-    return hinge(similarity, negative_mask(len(similarity), None, similarity.device), MARGIN, hardest=True)
+    negatives = ~torch.eye(len(similarity), dtype=torch.bool)
+    return hinge(both_ways(similarity), both_ways(negatives), MARGIN, hardest=True)
 
 
 METHODS: dict[str, Callable[[Tensor, Tensor, Masks], Tensor]] = {

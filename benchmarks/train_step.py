@@ -34,7 +34,7 @@ from torch import Tensor
 from transformers import BertConfig, ResNetConfig
 
 from modeling_tgdt import TGDTConfig, TGDTModel
-from modeling_tgdt.loss_tgdt import hinge, intra_modal_consistency, negative_mask
+from modeling_tgdt.objectives_tgdt import both_ways, hinge, intra_modal_consistency
 from trainer.training.stages import frozen_modules, training_stage
 
 from .report import report
@@ -53,6 +53,7 @@ def paper_model(detach: bool) -> TGDTModel:
         num_region_layers=4,
         similarity_reduction="sum",
         similarity_scale=10.0,
+        local_margin=0.2,
         detach_global_encoder=detach,
         token_source="global" if detach else "local",
         **_NO_DROPOUT,
@@ -108,9 +109,9 @@ def reference(model: TGDTModel, inputs: Inputs) -> Tensor:
     right = texts[None].expand(size, size, texts.shape[1], dim)
     products = torch.matmul(left, right.transpose(2, 3)).masked_fill(~out.text_token_mask[None, :, None], 0)
     local = config.similarity_scale * products.max(2).values.sum(2)
-    negatives = negative_mask(size, None, images.device)
-    matching = hinge(out.image_embeds @ out.text_embeds.T, negatives, config.margin, hardest=True)
-    alignment = hinge(local, negatives, config.margin, hardest=True)
+    negatives = both_ways(~torch.eye(size, dtype=torch.bool, device=images.device))
+    matching = hinge(both_ways(out.image_embeds @ out.text_embeds.T), negatives, config.margin, hardest=True)
+    alignment = hinge(both_ways(local), negatives, config.margin, hardest=True)
     return matching + alignment + intra_modal_consistency(out.image_embeds, out.text_embeds, config.intra_margin)
 
 

@@ -44,7 +44,12 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
         num_train_epochs=args.epochs,
         per_device_train_batch_size=args.batch_size,
         learning_rate=args.learning_rate,
+        text_learning_rate=args.learning_rate / 10,
         freeze=["vision"],
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=1,
+        load_best_model_at_end=True,
         report_to=[],
     )
     trainer = CMCTrainer(

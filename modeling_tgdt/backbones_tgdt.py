@@ -8,41 +8,57 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForTextEncoding, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .configuration_tgdt import LOADING_OPTIONS
+from .dual_encoders_tgdt import tower_traits
 
 # Modules that only the pooled output passes through, by model type. Left in, they would never get a gradient.
 _POOLED_ONLY = {
     "clip_vision_model": "post_layernorm",
     "convnext": "layernorm",
     "convnextv2": "layernorm",
-    "siglip_text_model": "head",
-    "siglip2_text_model": "head",
+    "metaclip_2_vision_model": "post_layernorm",
+    "altclip_vision_model": "post_layernorm",
+    "chinese_clip_vision_model": "post_layernorm",
 }
+# The projection of these text towers, which is `text_projection` here.
+_PROJECTED = {"siglip_text_model": "head", "siglip2_text_model": "head"}
+# Towers whose positions see no later ones, where neither a module nor the configuration tells.
+_CAUSAL = ("clip_text_model", "metaclip_2_text_model")
+# Text encoders that count positions from the padding id on.
+_OFFSET_POSITIONS = (
+    "altclip_text_model", "camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm",
+    "xlm-roberta", "xlm-roberta-xl", "xmod",
+)  # fmt: skip
 # Tokens before the grid: a class token and one of distillation at most, or what these fields count.
 _MOST_PREFIX_TOKENS = 2
 _PREFIX_FIELDS = ("num_register_tokens", "num_registers", "num_cls_tokens", "n_cls_tokens")
 
 
-def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
-    """Build an encoder without the weights that no token depends on, so that every parameter left has a gradient.
+def build_backbone(config: PreTrainedConfig, pooled: bool = False) -> PreTrainedModel:
+    """Build an encoder without the weights that nothing here depends on, so that every parameter left has a gradient.
 
     Args:
         config: Configuration of a text or vision encoder.
+        pooled: Whether its pooled output is used, beside its tokens.
 
     Raises:
         ValueError: When transformers has no encoder for it.
     """
     if hasattr(config, "vision_use_head"):
-        config.vision_use_head = False
+        config.vision_use_head = pooled
     model_class = _model_class(config)
     takes_pooler = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
-    model = model_class._from_config(config, **({"add_pooling_layer": False} if takes_pooler else {}))
-    if config.model_type in _POOLED_ONLY:
-        setattr(model, _POOLED_ONLY[config.model_type], nn.Identity())
+    pools = pooled and tower_traits(config).pools
+    model = model_class._from_config(config, **({"add_pooling_layer": pools} if takes_pooler else {}))
+    unused = _PROJECTED if pooled else _PROJECTED | _POOLED_ONLY
+    if config.model_type in unused:
+        setattr(model, unused[config.model_type], nn.Identity())
     for module in model.modules():
+        if config.model_type == "aimv2_text_model" and hasattr(module, "is_causal"):
+            module.is_causal = True  # transformers leaves the causal mask out where no text is padded
         token = module._parameters.pop("mask_token", None)  # of masked-image pre-training
         if token is not None:  # initialisation expects a tensor of that name
             module.register_buffer("mask_token", token.detach(), persistent=False)
@@ -87,6 +103,9 @@ def load_tower(name_or_path: str, tower: str, dtype: torch.dtype | str, **loadin
             f"Expected an encoder of transformers, found {name_or_path!r} of timm, whose configuration tells neither "
             "width nor patch size. Pass one that transformers implements, such as 'facebook/dinov2-base'."
         )
+    if model.config.is_encoder_decoder and type(model.config) in AutoModelForTextEncoding._model_mapping:
+        encoders = AutoModelForTextEncoding  # of T5 and its kin the encoder alone
+        return encoders.from_pretrained(name_or_path, dtype=dtype, **loading)
     if not hasattr(model.config, f"{tower}_config"):
         return model
     if not isinstance(getattr(model, f"{tower}_model", None), PreTrainedModel):
@@ -95,6 +114,31 @@ def load_tower(name_or_path: str, tower: str, dtype: torch.dtype | str, **loadin
             f"without. Save its {tower} encoder by itself and pass that directory."
         )
     return getattr(model, f"{tower}_model")
+
+
+def is_causal(model: PreTrainedModel) -> bool:
+    """Tell whether no position of a text encoder sees later ones, so that its first one knows no word."""
+    return model.config.model_type in _CAUSAL or any(
+        getattr(module, "is_causal", False) is True for module in model.modules()
+    )
+
+
+def text_positions(config: PreTrainedConfig) -> int | None:
+    """Return how many tokens a text encoder takes at most; `None` where its positions are relative.
+
+    Args:
+        config: Configuration of the text encoder.
+
+    Example:
+        >>> from transformers import RobertaConfig
+        >>> text_positions(RobertaConfig(max_position_embeddings=514, pad_token_id=1))
+        512
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None or positions <= 0:
+        return None
+    offset = (config.pad_token_id or 0) + 1 if config.model_type in _OFFSET_POSITIONS else 0
+    return int(positions) - offset
 
 
 def copy_weights(source: nn.Module, target: nn.Module) -> None:
@@ -124,7 +168,7 @@ def run_vision_backbone(model: PreTrainedModel, pixel_values: Tensor, **kwargs: 
     if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         kwargs = {name: value for name, value in kwargs.items() if name in parameters}
     pixel_values = pixel_values.to(model.dtype)
-    if "spatial_shapes" in parameters:
+    if "spatial_shapes" in parameters and pixel_values.ndim == 4:
         pixel_values, inputs = _patches(pixel_values, model.config.patch_size)
         kwargs |= inputs
     return model(pixel_values=pixel_values, **(kwargs | {"return_dict": True}))
@@ -172,6 +216,24 @@ def grid_boxes(rows: int, columns: int, device: torch.device | None = None) -> T
     return torch.stack([x, y, x + 1 / columns, y + 1 / rows], dim=-1)
 
 
+def patch_boxes(shapes: Tensor, patches: int) -> Tensor:
+    """Return the boxes of patches in row-major order, (B, patches, 4), xyxy in [0, 1], zero beyond an image's grid.
+
+    Args:
+        shapes: Rows and columns of each image's grid (B, 2).
+        patches: Patches per image, padding included.
+
+    Example:
+        >>> patch_boxes(torch.tensor([[1, 2]]), 3).tolist()
+        [[[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]]
+    """
+    rows, columns = shapes[:, :1], shapes[:, 1:]
+    place = torch.arange(patches, device=shapes.device)[None]
+    y, x = place // columns, place % columns
+    boxes = torch.stack([x / columns, y / rows, (x + 1) / columns, (y + 1) / rows], dim=-1)
+    return boxes.masked_fill((place >= rows * columns)[..., None], 0)
+
+
 def _grid(pixel_values: Tensor, config: PreTrainedConfig) -> tuple[int, int]:
     """Return the rows and columns of a backbone's tokens."""
     height, width = pixel_values.shape[-2:]
@@ -205,6 +267,10 @@ def _patches(pixel_values: Tensor, size: int) -> tuple[Tensor, dict[str, Tensor]
 
 
 def _model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    encoders = AutoModelForTextEncoding._model_mapping
+    if config.is_encoder_decoder and type(config) in encoders:
+        found: Any = encoders[type(config)]
+        return found
     if type(config) in AutoModel._model_mapping:
         classes: Any = AutoModel._model_mapping[type(config)]
         return classes[0] if isinstance(classes, (list, tuple)) else classes
@@ -225,7 +291,10 @@ __all__ = [
     "copy_weights",
     "grid_boxes",
     "grid_tokens",
+    "is_causal",
     "load_tower",
+    "patch_boxes",
     "run_vision_backbone",
     "split_loading_options",
+    "text_positions",
 ]

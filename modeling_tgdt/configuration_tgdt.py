@@ -78,14 +78,17 @@ class TGDTConfig(PreTrainedConfig):
             Standard deviation of the initial weights of that linear map in the `"sum"` mode. Where words must tell
             places, start it at the size of the features: about 0.4 for features with a root mean square of 1.
         image_global_token (`str`, *optional*, defaults to `"mean"`):
-            Input of the image's global slot: `"mean"` of the regions (paper) or `"zeros"` (reference code).
+            Input of the image's global slot: `"mean"` of the regions (paper), `"zeros"` (reference code) or what the
+            vision encoder `"pooled"`, as in a dual encoder: the first region then is the whole image.
         text_global_token (`str`, *optional*, defaults to `"first"`):
-            Input of the caption's global slot: the `"first"` position ([CLS]; paper and reference) or the `"mean"` of
-            all positions in a slot of its own, as images have it. Sentence encoders are trained for the mean.
+            Input of the caption's global slot: the `"first"` position ([CLS]; paper and reference), the `"last"` one
+            (causal encoders), or in a slot of its own, as images have it, the `"mean"` of all positions (sentence
+            encoders are trained for it) or what the text encoder `"pooled"`, as in a dual encoder.
         detach_global_encoder (`bool`, *optional*, defaults to `False`):
             Whether gradients of the global encoder stop before the local encoder.
         num_prefix_tokens (`int`, *optional*, defaults to 1):
-            Attended text positions at the start that are no words ([CLS]).
+            Attended text positions at the start that are no words ([CLS]). While both counts are 1, the processor's
+            `text_token_mask` says which positions are words, and the counts matter only where it is not given.
         num_suffix_tokens (`int`, *optional*, defaults to 1):
             Attended text positions at the end that are no words ([SEP]). Reference checkpoints use 2: they also drop
             the last word piece.
@@ -112,7 +115,8 @@ class TGDTConfig(PreTrainedConfig):
         local_loss_weight (`float`, *optional*, defaults to 1.0):
             Weight of the inter-modal term on token similarity.
         intra_loss_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the intra-modal consistency term.
+            Weight of the intra-modal consistency term, a sum over the batch beside the `"hinge"` and a mean beside the
+            other objectives, as they are themselves.
         hardest_negatives (`bool`, *optional*, defaults to `True`):
             Whether the hinge keeps each row's hardest negative only, or sums over all.
         temperature (`float`, *optional*, defaults to 0.05):
@@ -170,8 +174,8 @@ class TGDTConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     box_encoding: Literal["concat", "sum", "none"] = "concat"
     box_initializer_range: float = 0.02
-    image_global_token: Literal["mean", "zeros"] = "mean"
-    text_global_token: Literal["first", "mean"] = "first"
+    image_global_token: Literal["mean", "zeros", "pooled"] = "mean"
+    text_global_token: Literal["first", "last", "mean", "pooled"] = "first"
     detach_global_encoder: bool = False
     num_prefix_tokens: int = 1
     num_suffix_tokens: int = 1
@@ -310,13 +314,13 @@ def backbone_width(config: PreTrainedConfig) -> int:
     Raises:
         ValueError: When the configuration names no width, such as a composite image-text configuration.
     """
-    for name in ("hidden_sizes", "hidden_size", "embed_dim"):
+    for name in ("hidden_sizes", "hidden_size", "embed_dim", "hidden_dim"):
         width = getattr(config, name, None)
         if width is not None:
             return int(width if isinstance(width, int) else width[-1])
     raise ValueError(
-        f"vision_config of type {config.model_type!r} has none of hidden_size, hidden_sizes, embed_dim. Pass the "
-        "vision tower's own configuration, for example CLIPConfig(...).vision_config."
+        f"vision_config of type {config.model_type!r} has none of hidden_size, hidden_sizes, embed_dim, hidden_dim. "
+        "Pass the vision tower's own configuration, for example CLIPConfig(...).vision_config."
     )
 
 

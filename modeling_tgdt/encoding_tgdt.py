@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .modeling_tgdt import TGDTModel
 from .picture_sources_tgdt import MAX_PIXELS, read_picture
-from .processing_tgdt import TGDTProcessor
+from .processing_tgdt import TGDTProcessor, fitted_processor
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Encoder:
 
     def __init__(self, model: TGDTModel, processor: TGDTProcessor) -> None:
         self.model = model
-        self.processor = processor
+        self.processor = fitted_processor(processor, model)
 
     def prepare_image(self, picture: Any, max_pixels: int = MAX_PIXELS) -> PreparedImage:
         """Read and preprocess one picture; safe to call from many threads.
@@ -90,9 +90,7 @@ class Encoder:
         if isinstance(picture, Mapping) and "features" in picture:
             return PreparedImage(self.processor(regions=picture, return_tensors="pt"))
         decoded = read_picture(picture, max_pixels=max_pixels)
-        return PreparedImage(
-            {"pixel_values": self.processor.image_processor(decoded, return_tensors="pt")["pixel_values"]}
-        )
+        return PreparedImage(dict(self.processor(images=decoded, return_tensors="pt")))
 
     def encode_images(self, images: Iterable[Any], batch_size: int = 32) -> Embeddings:
         """Embed pictures or regions; see `prepare_image` for what is accepted.

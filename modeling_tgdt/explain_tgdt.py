@@ -134,13 +134,12 @@ def _regions(model: TGDTModel, processor: TGDTProcessor, image: Any) -> tuple[An
         return features.last_hidden_state[0], boxes, None, blank
     decoded = read_picture(image)
     shown = _as_picture(decoded)
-    pixels = processor.image_processor(decoded, return_tensors="pt")["pixel_values"].to(model.device)
-    regions, cells, mask = model.encode_regions(pixels)
-    features = model.get_image_features(region_features=regions, region_boxes=cells, region_mask=mask)
-    boxes = cells[0].float().cpu().numpy()
+    features = model.get_image_features(**processor(images=decoded, return_tensors="pt").to(model.device))
+    mask = features.token_mask[0]
+    boxes = features.token_boxes[0][mask].float().cpu().numpy()
     rows = len(np.unique(boxes[:, 1]))
     seen = visible_box(processor.image_processor, shown.size)
-    return features.last_hidden_state[0], _inside(boxes, seen), (rows, len(boxes) // rows), shown
+    return features.last_hidden_state[0][mask], _inside(boxes, seen), (rows, len(boxes) // rows), shown
 
 
 def visible_box(image_processor: Any, size: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -141,6 +141,23 @@ def eight_bit_array(array: Any, *, rescale: bool) -> Any:
     return _to_eight_bit(array, rescale)
 
 
+def rgb_picture(image: Any) -> Image.Image:
+    """Bring one picture to an upright 8-bit RGB one of Pillow.
+
+    Args:
+        image: Picture in any mode of Pillow, or an array or tensor as `eight_bit_array` takes it.
+
+    Raises:
+        ValueError: When it cannot become RGB.
+    """
+    if isinstance(image, Image.Image):
+        return upright_picture(image).convert("RGB")
+    array = np.asarray(eight_bit_array(image.cpu() if isinstance(image, torch.Tensor) else image, rescale=True))
+    if array.ndim == 3 and channels_first(array):
+        array = array.transpose(1, 2, 0)
+    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array).convert("RGB")
+
+
 def channels_first(array: Any) -> bool:
     """Tell the layout of a picture of three axes by its shape: 1, 3 or 4 channels, first or last.
 

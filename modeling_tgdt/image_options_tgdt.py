@@ -12,7 +12,7 @@ from transformers.image_utils import ChannelDimension
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 from transformers.processing_utils import ImagesKwargs
 
-from .image_loading_tgdt import channels_first, eight_bit_array, open_image, upright_picture
+from .image_loading_tgdt import channels_first, eight_bit_array, open_image, rgb_picture, upright_picture
 
 _COPIED = (
     "do_resize",
@@ -106,6 +106,15 @@ class TGDTImageInputMixin:
                 f"Expected download options or options of {cls.__name__}, found {next(iter(unknown))!r}. Leave it out."
             )
         return cls(**{**backbone_options(source), **overrides})
+
+
+def plain_pictures(images: Any) -> list[Image.Image]:
+    """Bring pictures to upright 8-bit RGB, for an image processor that takes nothing else.
+
+    Args:
+        images: As for the TGDT image processors.
+    """
+    return [rgb_picture(image) for image in _flatten(TGDTImageInputMixin().fetch_images(images))]
 
 
 def _flatten(images: Any) -> Iterator[Any]:

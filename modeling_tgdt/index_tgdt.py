@@ -14,8 +14,9 @@ import torch
 from .gallery.exact import ExactEngine
 from .gallery.faiss_engine import FaissEngine
 from .gallery.files import MANIFEST, Gallery
+from .gallery.filters import Where, parse_filter
 from .gallery.local import LocalBackend, Query, SearchMode, SearchResult
-from .gallery.metadata import Condition, metadata_table
+from .gallery.metadata import metadata_table
 from .gallery.validate import check_globals, check_ids, ragged_tokens
 from .kernels.quantize import check_token_dtype, pool_tokens
 from .kernels.ragged import RaggedQueries
@@ -115,20 +116,25 @@ class TGDTIndex:
         }
         gallery = Gallery.create(Path(path), settings)
         try:
-            return cls(Path(path), make_backend(gallery))
+            return cls(Path(path), make_backend(gallery, settings["engine_options"]))
         except BaseException:  # such as a server that does not answer: leave no gallery that was never whole
             (gallery.root / MANIFEST).unlink(missing_ok=True)
             raise
 
     @classmethod
-    def open(cls, path: str | Path) -> TGDTIndex:
+    def open(cls, path: str | Path, *, engine_options: Mapping[str, Any] | None = None) -> TGDTIndex:
         """Open a gallery for searching and, from the first write on, for writing.
+
+        Args:
+            path: Its directory. It may be a stranger's: no code of it runs, nothing outside it is read or written.
+            engine_options: How to reach a gallery in Qdrant, which its directory must not decide: `url` of the server
+                (or the environment variable QDRANT_URL), or `{"embedded": "local"}` for an emulated store of yours.
 
         Raises:
             FileNotFoundError: When there is no gallery.
-            ValueError: When it is damaged or of another format version.
+            ValueError: When it is damaged or of another format version, or lies in a Qdrant that you did not name.
         """
-        return cls(Path(path), make_backend(Gallery(Path(path))))
+        return cls(Path(path), make_backend(Gallery(Path(path)), engine_options or {}))
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -312,7 +318,7 @@ class TGDTIndex:
         top_k: int = 10,
         candidates: int = 100,
         mode: SearchMode = "two_stage",
-        where: Mapping[str, Condition] | None = None,
+        where: Where | None = None,
         query_kind: Kind | None = None,
     ) -> SearchResult:
         """Rank the gallery for Q queries.
@@ -324,7 +330,8 @@ class TGDTIndex:
             top_k: Items to return; fewer when the gallery, the filter or `candidates` allow fewer.
             candidates: Size of the shortlist that the global score picks and the mixed score ranks.
             mode: "two_stage"; "global": stage one alone; "local": every item by the local score alone.
-            where: Metadata filter: a value, a list of values, or a callable per key. All must hold.
+            where: Filter over ids and metadata, in the grammar of `modeling_tgdt/gallery/filters.py`: a value, a list
+                of values, `{"gte": 2021}`, a callable, `or`, `not`, `ids`. All entries must hold.
             query_kind: What the query is; by default the other kind than the gallery's. The words of a text query, or
                 of the stored texts for an image query, are summed over. Between items of one kind the query's are.
 
@@ -396,9 +403,7 @@ class TGDTIndex:
         if missing:
             raise KeyError(f"{len(missing)} ids are not in the gallery, such as {missing[:5]!r}; {hint}.")
 
-    def _query(
-        self, globals_: Any, tokens: Any, mask: Any, query_kind: Kind | None, where: Mapping[str, Condition] | None
-    ) -> Query:
+    def _query(self, globals_: Any, tokens: Any, mask: Any, query_kind: Kind | None, where: Where | None) -> Query:
         kind = query_kind or ("text" if self.kind == "image" else "image")
         _choice(kind, get_args(Kind), "query_kind")
         vectors = check_globals(globals_, self.dim, "query_global")
@@ -407,7 +412,7 @@ class TGDTIndex:
         rows, counts = ragged_tokens(tokens, mask, len(vectors), self.dim, "query_tokens")
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         sum_over: Literal["query", "stored"] = "stored" if (self.kind, kind) == ("text", "image") else "query"
-        return Query(vectors, RaggedQueries(rows, offsets), sum_over, where)
+        return Query(vectors, RaggedQueries(rows, offsets), sum_over, parse_filter(where))
 
 
 def complete_engine_options(engine: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -423,15 +428,20 @@ def complete_engine_options(engine: str, options: Mapping[str, Any]) -> dict[str
     return dict(options)
 
 
-def make_backend(gallery: Gallery) -> LocalBackend | QdrantBackend:
-    """Make the backend that a gallery's settings name."""
+def make_backend(gallery: Gallery, named: Mapping[str, Any]) -> LocalBackend | QdrantBackend:
+    """Make the backend that a gallery's settings name, with the options that the caller names for Qdrant."""
     settings = gallery.snapshot.manifest.settings
     if settings["engine"] == "qdrant":
         from .gallery.qdrant import QdrantBackend
 
-        return QdrantBackend(gallery)
+        return QdrantBackend(gallery, named)
     if settings["engine"] == "faiss":
-        return LocalBackend(gallery, FaissEngine(**settings["engine_options"]))
+        try:
+            return LocalBackend(gallery, FaissEngine(**settings["engine_options"]))
+        except TypeError as error:
+            raise ValueError(
+                f"{MANIFEST} in {str(gallery.root)!r} is no manifest that tgdt wrote: {error}."
+            ) from error
     return LocalBackend(gallery, ExactEngine())
 
 

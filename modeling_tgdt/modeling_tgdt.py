@@ -2,13 +2,13 @@
 """PyTorch TGDT model: Token-Guided Dual Transformer (arXiv 2306.08789)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
@@ -21,13 +21,27 @@ from .backbones_tgdt import (
     copy_weights,
     grid_boxes,
     grid_tokens,
+    is_causal,
     load_tower,
+    patch_boxes,
     run_vision_backbone,
     split_loading_options,
 )
 from .configuration_tgdt import TGDTConfig, refuse_unknown
+from .dual_encoders_tgdt import (
+    FAMILIES,
+    copy_projection,
+    dual_encoder_fields,
+    head_tokens,
+    load_dual_encoder,
+    pooled_state,
+    projection,
+    text_width,
+    tower_traits,
+)
 from .heads_tgdt import TGDTAttention, TGDTBoxEmbedding, TGDTEncoder, TGDTEncoderLayer, pick, run_layers
 from .loss_tgdt import CMCLoss
+from .pairs_tgdt import PairEmbeddings
 from .similarity_tgdt import token_similarity
 
 
@@ -58,12 +72,15 @@ class TGDTFeatures(BaseModelOutputWithPooling):
             Attentions of the same.
         token_mask (`torch.BoolTensor` of shape `(batch_size, tokens)`):
             True for real regions, and for words without special tokens.
+        token_boxes (`torch.FloatTensor` of shape `(batch_size, tokens, 4)`, *optional*):
+            Boxes of the regions, xyxy in [0, 1]; `None` for texts and where positions are unknown.
     """
 
     # TGDTModel always sets these three, so they are typed without the `None` that a ModelOutput wants as default.
     last_hidden_state: Any = None
     pooler_output: Any = None
     token_mask: Any = None
+    token_boxes: Tensor | None = None
 
     def to_tuple(self) -> tuple[Any, ...]:
         """Return the fields that are set; the mask as integers, like every mask in transformers' tuples."""
@@ -197,12 +214,19 @@ class TGDTModel(TGDTPreTrainedModel):
         super().__init__(config)
         size, dim = config.region_feature_size, config.projection_dim
         text_config, vision_config = config.get_text_config(), config.get_vision_config()
-        self.vision_model = None if vision_config is None else build_backbone(vision_config)
-        self.text_model = build_backbone(text_config)
+        pools = config.image_global_token == "pooled"
+        self.vision_model = None if vision_config is None else build_backbone(vision_config, pools)
+        self.text_model = build_backbone(text_config, config.text_global_token == "pooled")
+        if config.text_global_token == "first" and is_causal(self.text_model):
+            raise ValueError(
+                f"text_global_token='first' reads the first position, which in the causal {text_config.model_type!r} "
+                "encoder knows no word of the text. Pass text_global_token='last' or 'mean', or take a dual encoder "
+                "up whole with TGDTModel.from_dual_encoder_pretrained."
+            )
         self.region_embedding = TGDTBoxEmbedding(config)
         self.region_encoder = TGDTRegionEncoder(config)
         self.visual_projection = nn.Linear(size, dim)
-        self.text_projection = nn.Linear(text_config.hidden_size, dim)
+        self.text_projection = nn.Linear(text_width(text_config), dim)
         self.text_local_encoder = TGDTEncoder(config, dim, config.num_local_layers)
         if not config.share_local_encoder:
             self.vision_local_encoder = TGDTEncoder(config, dim, config.num_local_layers)
@@ -223,17 +247,18 @@ class TGDTModel(TGDTPreTrainedModel):
         """Turn pixels into regions with the vision encoder alone; what this gives can be cached and passed back in.
 
         Args:
-            pixel_values: Images (B, C, H, W), preprocessed.
+            pixel_values: Images (B, C, H, W), preprocessed, or their patches (B, R, P) with `pixel_attention_mask` and
+                `spatial_shapes`.
             **kwargs: Passed to the vision encoder.
 
         Returns:
-            Features (B, R, F), boxes of the grid cells (B, R, 4), and a mask (B, R) that is all true.
+            Features (B, R, F), boxes of the grid cells (B, R, 4), and a mask (B, R), true for real regions. Where
+            `image_global_token` is `"pooled"`, the first region is the whole image.
 
         Raises:
             ValueError: When the model has no vision encoder.
         """
-        features, boxes, _ = self._run_vision_model(pixel_values, **kwargs)
-        return features, boxes, torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+        return self._run_vision_model(pixel_values, **kwargs)[:3]
 
     @can_return_tuple
     def get_image_features(
@@ -242,15 +267,19 @@ class TGDTModel(TGDTPreTrainedModel):
         region_features: Tensor | None = None,
         region_boxes: Tensor | None = None,
         region_mask: Tensor | None = None,
+        pixel_attention_mask: Tensor | None = None,
+        spatial_shapes: Tensor | None = None,
         **kwargs: Unpack[TGDTKwargs],
     ) -> TGDTFeatures:
         """Embed images given as pixels or as regions.
 
         Args:
-            pixel_values: Images (B, C, H, W).
+            pixel_values: Images (B, C, H, W), or their patches (B, R, P) with the two arguments that follow last.
             region_features: Region features (B, R, F), from a detector or from [`TGDTModel.encode_regions`].
             region_boxes: Boxes (B, R, 4), xyxy in [0, 1]. Omitted: positions are unknown.
             region_mask: Boolean (B, R), true for real regions; all real when omitted.
+            pixel_attention_mask: (B, R), 1 for patches and 0 for padding (SigLIP 2 NaFlex).
+            spatial_shapes: Rows and columns of each image's patches (B, 2).
             **kwargs: Passed to the vision encoder, such as `output_hidden_states`.
 
         Returns:
@@ -262,8 +291,9 @@ class TGDTModel(TGDTPreTrainedModel):
         """
         refuse_unknown(kwargs, _KWARGS, "TGDTModel's forward pass")
         if pixel_values is not None and region_features is None:
-            region_features, region_boxes, backbone = self._run_vision_model(pixel_values, **kwargs)
-            region_mask = None
+            patches = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
+            options: Any = {**kwargs, **{name: value for name, value in patches.items() if value is not None}}
+            region_features, region_boxes, region_mask, backbone = self._run_vision_model(pixel_values, **options)
         elif region_features is not None and pixel_values is None:
             backbone = None
         else:
@@ -276,12 +306,14 @@ class TGDTModel(TGDTPreTrainedModel):
         recording = kwargs if backbone is None else {}
         tokens, pooled, encoded = self._encode_regions(region_features, region_boxes, region_mask, **recording)
         recorded = encoded if backbone is None else backbone
+        whole = int(self.config.image_global_token == "pooled")  # the first region is the whole image, no token
         return TGDTFeatures(
             last_hidden_state=tokens,
             pooler_output=pooled,
             hidden_states=recorded.get("hidden_states"),
             attentions=recorded.get("attentions"),
-            token_mask=region_mask,
+            token_mask=region_mask[:, whole:],
+            token_boxes=None if region_boxes is None else region_boxes[:, whole:],
         )
 
     @can_return_tuple
@@ -292,6 +324,7 @@ class TGDTModel(TGDTPreTrainedModel):
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        text_token_mask: Tensor | None = None,
         **kwargs: Unpack[TGDTKwargs],
     ) -> TGDTFeatures:
         """Embed captions.
@@ -302,6 +335,8 @@ class TGDTModel(TGDTPreTrainedModel):
             token_type_ids: Segment ids (B, W), for text encoders that know them.
             position_ids: Positions (B, W), for text encoders that take them.
             inputs_embeds: Embedded tokens (B, W, H) in place of `input_ids`.
+            text_token_mask: (B, W), true for words: neither special tokens nor padding, as the processor says. Without
+                it the first and the last attended position are taken for special tokens.
             **kwargs: Passed to the text encoder, such as `output_hidden_states`.
 
         Returns:
@@ -318,11 +353,18 @@ class TGDTModel(TGDTPreTrainedModel):
             raise ValueError("Pass either input_ids or inputs_embeds, one of the two.")
         if attention_mask is None:
             attention_mask = torch.ones(source.shape[:2], dtype=torch.long, device=source.device)
-        optional = {"token_type_ids": token_type_ids, "position_ids": position_ids, "inputs_embeds": inputs_embeds}
-        given = {name: value for name, value in optional.items() if value is not None}
-        options: dict[str, Any] = {**kwargs, **given, "return_dict": True}
-        outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, **options)
-        tokens, pooled, mask = self._encode_words(outputs.last_hidden_state, attention_mask.bool())
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        hidden, whole, outputs = self._run_text_model(inputs, **kwargs)
+        attended = attention_mask.bool()
+        tokens, pooled = self._encode_words(hidden, attended, whole)
+        mask = self._word_mask(attended, text_token_mask)
+        tokens = _unit(tokens, mask)
         return TGDTFeatures(
             last_hidden_state=tokens,
             pooler_output=pooled,
@@ -346,6 +388,11 @@ class TGDTModel(TGDTPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         return_loss: bool | None = None,
         return_logits: bool = True,
+        caption_ids: Tensor | None = None,
+        num_pairs: int | None = None,
+        text_token_mask: Tensor | None = None,
+        pixel_attention_mask: Tensor | None = None,
+        spatial_shapes: Tensor | None = None,
         **kwargs: Unpack[TGDTKwargs],
     ) -> TGDTOutput:
         """Embed Bi images and Bt captions and score every pair.
@@ -357,28 +404,38 @@ class TGDTModel(TGDTPreTrainedModel):
             region_features: Region features (Bi, R, F).
             region_boxes: Boxes (Bi, R, 4), xyxy in [0, 1].
             region_mask: Boolean (Bi, R).
-            image_ids: Integers (B,) naming each row's photo: captions of one photo are never each other's negatives.
+            image_ids: Integers (Bi,) naming each row's photo: captions of one photo are never each other's negatives.
             token_type_ids: Segment ids (Bt, W).
             position_ids: Positions (Bt, W).
             inputs_embeds: Embedded tokens (Bt, W, H) in place of `input_ids`.
             return_loss: Whether to compute the CMC loss; row i of the images belongs to row i of the captions.
             return_logits: Whether to score every pair. Training that computes its loss outside does not need it.
+            caption_ids: Integers (Bt,) naming each row's text: captions that say the same are no negatives either.
+            num_pairs: Aligned pairs at the start of both sides; the loss takes rows beyond them as hard negatives, see
+                [`CMCLoss.forward`]. All rows when omitted.
+            text_token_mask: (Bt, W), true for words, as the processor says.
+            pixel_attention_mask: (Bi, R), 1 for patches, where `pixel_values` are patches (Bi, R, P).
+            spatial_shapes: Rows and columns of each image's patches (Bi, 2).
             **kwargs: Passed to both backbones, such as `output_hidden_states`.
 
         Returns:
             Embeddings, masks, mixed similarities and, when asked for, the loss.
 
         Raises:
-            ValueError: When a loss is asked for and the two batch sizes differ.
+            ValueError: When a loss is asked for and the two batch sizes differ without `num_pairs`.
             TypeError: For an option that no encoder reads.
         """
         images = self.get_image_features(
-            pixel_values, region_features, region_boxes, region_mask, return_dict=True, **kwargs
-        )
+            pixel_values, region_features, region_boxes, region_mask, pixel_attention_mask, spatial_shapes,
+            return_dict=True, **kwargs,
+        )  # fmt: skip
         texts = self.get_text_features(
-            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, return_dict=True, **kwargs
-        )
-        loss, components, local = self._loss(images, texts, image_ids) if return_loss else (None, None, None)
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, text_token_mask,
+            return_dict=True, **kwargs,
+        )  # fmt: skip
+        loss = components = local = None
+        if return_loss:
+            loss, components, local = self._loss(images, texts, image_ids, caption_ids, num_pairs)
         logits = self.similarity(images, texts, local_similarity=local) if return_logits else None
         return TGDTOutput(
             loss=loss,
@@ -440,36 +497,58 @@ class TGDTModel(TGDTPreTrainedModel):
         )
 
     def compute_loss(
-        self,
-        image_embeds: Tensor,
-        text_embeds: Tensor,
-        image_tokens: Tensor,
-        text_tokens: Tensor,
-        image_mask: Tensor,
-        text_mask: Tensor,
-        image_ids: Tensor | None = None,
-        *,
-        loss_module: CMCLoss | None = None,
+        self, pairs: PairEmbeddings, *, loss_module: CMCLoss | None = None
     ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        """Compute the loss of B aligned pairs from their embeddings, which [`CMCLoss`] describes.
+        """Compute the loss of a batch from its embeddings, which [`CMCLoss`] describes.
 
         Args:
-            image_embeds: Global image embeddings (B, D).
-            text_embeds: Global caption embeddings (B, D).
-            image_tokens: Region embeddings (B, R, D).
-            text_tokens: Word embeddings (B, W, D).
-            image_mask: Boolean (B, R).
-            text_mask: Boolean (B, W).
-            image_ids: Integers (B,) naming each row's photo.
+            pairs: The embeddings.
             loss_module: The loss; that of the configuration when omitted.
 
         Returns:
             The loss, its detached unweighted components, and the token similarities where a component needed them.
         """
-        mask = self._similarity_mask(image_mask)
         loss_module = self.loss_module() if loss_module is None else loss_module
-        terms = loss_module.terms(image_embeds, text_embeds, image_tokens, text_tokens, mask, text_mask, image_ids)
+        terms = loss_module.terms(replace(pairs, image_mask=self._similarity_mask(pairs.image_mask)))
         return terms.loss, {name: value.detach() for name, value in terms.components.items()}, terms.local_similarity
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, strict: bool | None = None, **kwargs: Any
+    ) -> Any:
+        """Load a TGDT model; see `PreTrainedModel.from_pretrained` for the other options.
+
+        Args:
+            pretrained_model_name_or_path: Hub id or directory of a TGDT model.
+            *model_args: Passed on.
+            strict: Whether weights that are missing or have another shape are an error; otherwise they are new. True
+                by default, unless the caller brings the weights (`state_dict`) or asks for the report of what was
+                missing (`output_loading_info`).
+            **kwargs: Passed on.
+
+        Raises:
+            ValueError: When it is another kind of model, or a weight is missing or has another shape.
+        """
+        if pretrained_model_name_or_path is not None:
+            loading, _ = split_loading_options(kwargs)
+            _check_model_type(pretrained_model_name_or_path, cls.config_class.model_type, **loading)
+        if strict is False:
+            kwargs.setdefault("ignore_mismatched_sizes", True)
+        wants_info = kwargs.pop("output_loading_info", False)
+        if strict is None:
+            strict = not wants_info and kwargs.get("state_dict") is None
+        model: Any
+        info: Any
+        model, info = super().from_pretrained(  # type: ignore[misc]
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        absent = sorted(set(info["missing_keys"]) - {entry[0] for entry in info["mismatched_keys"]})
+        if strict and absent:
+            raise ValueError(
+                f"Expected all weights of a TGDT model in {str(pretrained_model_name_or_path)!r}, found {len(absent)} "
+                f"missing, such as {', '.join(absent[:3])}. Pass strict=False to start them anew, for training."
+            )
+        return (model, info) if wants_info else model
 
     @classmethod
     def from_vision_text_pretrained(
@@ -522,23 +601,60 @@ class TGDTModel(TGDTPreTrainedModel):
             copy_weights(tower, getattr(model, f"{name}_model"))
         return model.eval()
 
+    @classmethod
+    def from_dual_encoder_pretrained(
+        cls, name_or_path: str, *, dtype: torch.dtype | str | None = None, **config_overrides: Any
+    ) -> "TGDTModel":
+        """Take a pretrained dual encoder up as it is: CLIP, SigLIP, SigLIP 2, MetaCLIP 2, ALIGN, AltCLIP, ...
+
+        Global embeddings are those of the source. Tokens (patches, words) go through the same projections; they are
+        untrained as such, so `local_score_weight` is 0 until training or calibration. The encoders on top add nothing
+        before they are trained. Scale and bias of the source become `temperature` and `sigmoid_bias`.
+
+        Args:
+            name_or_path: Hub id or directory of the dual encoder.
+            dtype: Data type of the whole model, float32 when omitted.
+            **config_overrides: Fields of [`TGDTConfig`]; download options such as `token` and `revision`.
+
+        Returns:
+            The model in evaluation mode; the same one in every call.
+
+        Raises:
+            ValueError: When it is no dual encoder of a known family.
+            TypeError: For an option that is none of these.
+
+        Example:
+            `TGDTModel.from_dual_encoder_pretrained("openai/clip-vit-base-patch32")`
+        """
+        loading, options = split_loading_options(config_overrides)
+        refuse_unknown(options, cls.config_class.option_names(), cls.__name__)
+        source, family = load_dual_encoder(name_or_path, dtype or torch.float32, **loading)
+        fields = dual_encoder_fields(source, family) | options
+        config = cls.config_class(
+            text_config=source.config.text_config, vision_config=source.config.vision_config, **fields
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # new weights are the same in every call, so that a gallery knows its model
+            model = cls._from_config(config, dtype=source.dtype)
+        for tower in ("vision_model", "text_model"):
+            copy_weights(getattr(source, tower), getattr(model, tower))
+        copy_projection(projection(source, family.visual_projection), model.visual_projection)
+        copy_projection(projection(source, family.text_projection), model.text_projection)
+        model.name_or_path = str(name_or_path)
+        return model.eval()
+
     def _loss(
-        self, images: TGDTFeatures, texts: TGDTFeatures, image_ids: Tensor | None
+        self, images: TGDTFeatures, texts: TGDTFeatures, *names: Any
     ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        if len(images.pooler_output) != len(texts.pooler_output):
+        """Compute the loss of two embedded sides; `names` are `image_ids`, `caption_ids` and `num_pairs`."""
+        if names[-1] is None and len(images.pooler_output) != len(texts.pooler_output):
             raise ValueError(
                 f"The loss compares aligned pairs, found {len(images.pooler_output)} images and "
-                f"{len(texts.pooler_output)} captions. Pass one caption per image, or return_loss=False."
+                f"{len(texts.pooler_output)} captions. Pass one caption per image, num_pairs where rows beyond the "
+                "pairs are hard negatives, or return_loss=False."
             )
-        return self.compute_loss(
-            images.pooler_output,
-            texts.pooler_output,
-            images.last_hidden_state,
-            texts.last_hidden_state,
-            images.token_mask,
-            texts.token_mask,
-            image_ids,
-        )
+        tokens = images.last_hidden_state, texts.last_hidden_state, images.token_mask, texts.token_mask
+        return self.compute_loss(PairEmbeddings(images.pooler_output, texts.pooler_output, *tokens, *names))
 
     def _head_dtype(self) -> torch.dtype:
         weight = self.visual_projection.weight
@@ -549,8 +665,8 @@ class TGDTModel(TGDTPreTrainedModel):
         # Masked rows are zero: without a mask they enter the maximum with similarity 0, as in the reference.
         return None if self.config.padding_mode == "reference" else image_mask
 
-    def _run_vision_model(self, pixel_values: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor, ModelOutput]:
-        """Return the tokens of pixels as regions (B, R, F), their boxes (B, R, 4) and all that the backbone gave."""
+    def _run_vision_model(self, pixel_values: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor, ModelOutput]:
+        """Return pixels as regions (B, R, F), their boxes (B, R, 4), mask (B, R), and all that the backbone gave."""
         config = self.config.get_vision_config()
         if self.vision_model is None or config is None:
             raise ValueError(
@@ -558,9 +674,49 @@ class TGDTModel(TGDTPreTrainedModel):
                 "build it with TGDTModel.from_vision_text_pretrained(vision, text)."
             )
         outputs: Any = run_vision_backbone(self.vision_model, pixel_values, **kwargs)
-        features, (rows, columns) = grid_tokens(outputs.last_hidden_state, pixel_values, config)
-        boxes = grid_boxes(rows, columns, device=features.device).to(features.dtype)
-        return features, boxes.expand(features.shape[0], -1, -1), outputs
+        if pixel_values.ndim == 3:
+            features, mask = outputs.last_hidden_state, kwargs["pixel_attention_mask"].bool()
+            boxes = patch_boxes(kwargs["spatial_shapes"], features.shape[1])
+        else:
+            features, (rows, columns) = grid_tokens(outputs.last_hidden_state, pixel_values, config)
+            boxes = grid_boxes(rows, columns, device=features.device).repeat(features.shape[0], 1, 1)
+            mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+        boxes = boxes.to(features.dtype)
+        if self.config.image_global_token == "pooled":
+            whole = pooled_state(outputs, config)[:, None]
+            features = torch.cat([whole, head_tokens(self.vision_model, features)], dim=1)
+            boxes = torch.cat([boxes.new_tensor([0, 0, 1, 1]).expand(features.shape[0], 1, 4), boxes], dim=1)
+            mask = F.pad(mask, (1, 0), value=True)
+        return features, boxes, mask, outputs
+
+    def _run_text_model(
+        self, inputs: Mapping[str, Tensor | None], **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None, ModelOutput]:
+        """Return the hidden states (B, W, H), what the text encoder pools (B, H) or `None`, and all that it gave.
+
+        The encoder sees every text from its first position on: padding on the left would shift absolute positions.
+        """
+        given = {name: value for name, value in inputs.items() if value is not None}
+        attended = given["attention_mask"]
+        config = self.config.get_text_config()
+        shift = attended.bool().int().argmax(-1, keepdim=True)
+        if tower_traits(config).has_fixed_length:
+            shift = torch.zeros_like(shift)
+        place = torch.arange(attended.shape[1], device=attended.device)
+        given = {name: _reordered(value, (place + shift) % len(place)) for name, value in given.items()}
+        given["attention_mask"] = _attended_somewhere(given["attention_mask"])
+        outputs = self.text_model(**given, **(kwargs | {"return_dict": True}))
+        hidden = _reordered(outputs.last_hidden_state, (place - shift) % len(place))
+        if self.config.text_global_token != "pooled":
+            return hidden, None, outputs
+        return head_tokens(self.text_model, hidden), pooled_state(outputs, config), outputs
+
+    def _word_mask(self, attended: Tensor, text_token_mask: Tensor | None) -> Tensor:
+        """Return which positions are words: by the mask that was given, unless the configuration counts otherwise."""
+        counts = self.config.num_prefix_tokens, self.config.num_suffix_tokens
+        if text_token_mask is not None and counts == (1, 1):
+            return attended & text_token_mask.bool()
+        return word_mask(attended, *counts)
 
     def _check_regions(self, features: Tensor, boxes: Tensor | None, mask: Tensor | None) -> None:
         if features.ndim != 3 or features.shape[-1] != self.config.region_feature_size:
@@ -577,17 +733,19 @@ class TGDTModel(TGDTPreTrainedModel):
         self, features: Tensor, boxes: Tensor | None, mask: Tensor, **kwargs: Unpack[TGDTKwargs]
     ) -> tuple[Tensor, Tensor, ModelOutput]:
         features = features.masked_fill(~mask[..., None], 0)
-        slot, slot_box = self._global_slot(features, mask)
-        features = torch.cat([slot, features], dim=1)
         if boxes is not None:
-            boxes = torch.cat([slot_box, boxes.to(features.dtype).masked_fill(~mask[..., None], 0)], dim=1)
-        keys = F.pad(mask, (1, 0), value=True)
-        outputs = self.region_encoder(self.region_embedding(features, boxes), keys, **_recording(kwargs))
+            boxes = boxes.to(features.dtype).masked_fill(~mask[..., None], 0)
+        if self.config.image_global_token != "pooled":
+            slot, slot_box = self._global_slot(features, mask)
+            features = torch.cat([slot, features], dim=1)
+            boxes = None if boxes is None else torch.cat([slot_box, boxes], dim=1)
+            mask = F.pad(mask, (1, 0), value=True)
+        outputs = self.region_encoder(self.region_embedding(features, boxes), mask, **_recording(kwargs))
         encoder = self.text_local_encoder if self.config.share_local_encoder else self.vision_local_encoder
-        local = encoder(self.visual_projection(outputs.last_hidden_state), keys)
-        first = torch.zeros_like(keys[:, 0], dtype=torch.long)
-        tokens, pooled = self._global(self.vision_global_encoder, local, keys, first)
-        return _unit(tokens[:, 1:], mask), F.normalize(pooled, dim=-1), outputs
+        local = encoder(self.visual_projection(outputs.last_hidden_state), mask)
+        first = torch.zeros_like(mask[:, 0], dtype=torch.long)
+        tokens, pooled = self._global(self.vision_global_encoder, local, mask, first)
+        return _unit(tokens[:, 1:], mask[:, 1:]), F.normalize(pooled, dim=-1), outputs
 
     def _global_slot(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the input of the image's global slot (B, 1, F) and its box (B, 1, 4): the whole image, or nothing."""
@@ -596,18 +754,21 @@ class TGDTModel(TGDTPreTrainedModel):
             return slot, features.new_zeros(features.shape[0], 1, 4)
         return _mean(features, mask), features.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(features.shape[0], 1, 4)
 
-    def _encode_words(self, hidden: Tensor, attended: Tensor) -> tuple[Tensor, ...]:
+    def _encode_words(self, hidden: Tensor, attended: Tensor, whole: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return tokens (B, W, D), not normalised, and global embeddings (B, D)."""
+        source = self.config.text_global_token
         first = attended.int().argmax(-1)
         position = torch.arange(attended.shape[1], device=attended.device)
         keys = attended | (position[None] == first[:, None])  # an empty caption attends to its first position
-        has_slot = self.config.text_global_token == "mean"
+        slot = first if source == "first" else keys.shape[1] - 1 - keys.flip(-1).int().argmax(-1)
+        has_slot = source in ("mean", "pooled")
         if has_slot:
-            hidden = torch.cat([_mean(hidden, keys), hidden], dim=1)
-            keys, first = F.pad(keys, (1, 0), value=True), torch.zeros_like(first)
+            start = _mean(hidden, keys) if whole is None else whole[:, None]
+            hidden = torch.cat([start, hidden], dim=1)
+            keys, slot = F.pad(keys, (1, 0), value=True), torch.zeros_like(first)
         local = self.text_local_encoder(self.text_projection(hidden), keys)
-        tokens, pooled = self._global(self.text_global_encoder, local, keys, first)
-        mask = word_mask(attended, self.config.num_prefix_tokens, self.config.num_suffix_tokens)
-        return _unit(tokens[:, int(has_slot) :], mask), F.normalize(pooled, dim=-1), mask
+        tokens, pooled = self._global(self.text_global_encoder, local, keys, slot)
+        return tokens[:, int(has_slot) :], F.normalize(pooled, dim=-1)
 
     def _global(self, encoder: TGDTEncoder, local: Tensor, keys: Tensor, slot: Tensor) -> tuple[Tensor, Tensor]:
         """Return the tokens of `token_source` (B, S, D) and the output of the global slot (B, D), not normalised."""
@@ -617,6 +778,25 @@ class TGDTModel(TGDTPreTrainedModel):
             return local, encoder(states, mask, slot)
         encoded = encoder(states, mask)
         return encoded, pick(encoded, slot)
+
+
+def _check_model_type(name_or_path: Any, expected: str, **loading: Any) -> None:
+    """Refuse a directory or repository of another kind of model, whose weights would be taken for none."""
+    try:
+        found = PreTrainedConfig.get_config_dict(name_or_path, **loading)[0].get("model_type", expected)
+    except OSError:  # no configuration: transformers says what is missing
+        return
+    if found == expected:
+        return
+    way = (
+        f"TGDTModel.from_dual_encoder_pretrained({str(name_or_path)!r})"
+        if found in FAMILIES
+        else "TGDTModel.from_vision_text_pretrained(vision, text) with two encoders, and train it"
+    )
+    raise ValueError(
+        f"Expected a TGDT model in {str(name_or_path)!r}, found one of type {found!r}, whose weights have no place in "
+        f"it. Use {way}."
+    )
 
 
 def word_mask(attended: Tensor, num_prefix_tokens: int, num_suffix_tokens: int) -> Tensor:
@@ -637,6 +817,19 @@ def word_mask(attended: Tensor, num_prefix_tokens: int, num_suffix_tokens: int) 
     """
     rank = attended.int().cumsum(-1)
     return attended & (rank > num_prefix_tokens) & (rank <= attended.sum(-1, keepdim=True) - num_suffix_tokens)
+
+
+def _attended_somewhere(mask: Tensor) -> Tensor:
+    """Let texts of no token attend to their first position: attention to nothing is not a number."""
+    first = torch.arange(mask.shape[1], device=mask.device)[None] == 0
+    return torch.where(mask.bool().any(-1, keepdim=True), mask, first.to(mask.dtype))
+
+
+def _reordered(values: Tensor, order: Tensor) -> Tensor:
+    """Return rows (B, W, ...) in another order (B, W)."""
+    if values.shape[0] != order.shape[0]:  # positions that all rows share
+        values = values.expand(order.shape[0], *values.shape[1:])
+    return values[torch.arange(order.shape[0], device=order.device)[:, None], order]
 
 
 def _mean(features: Tensor, mask: Tensor) -> Tensor:

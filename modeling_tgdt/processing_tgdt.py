@@ -1,45 +1,71 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """TGDT processor: captions with pixels or detector regions to model inputs."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from transformers import BatchFeature
+import torch
+from torch.utils.data import get_worker_info
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BatchFeature
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
+from .backbones_tgdt import text_positions
+from .dual_encoders_tgdt import family_of
+from .image_options_tgdt import TGDTImageInputMixin, plain_pictures
+from .image_processing_tgdt import TGDTImageProcessor
 from .region_inputs_tgdt import batch_regions
+from .tokenizing_tgdt import check_padding, tokenize
 from .word_groups_tgdt import group_words
 
 logger = logging.get_logger(__name__)
+_MOST_WORKERS = 1024
+_FIELDS = ("max_caption_length", "caption_padding", "attends_padding")
 
 
 class TGDTProcessor(ProcessorMixin):
     """Prepare captions, and images or detector regions, for a [`TGDTModel`].
 
     Args:
-        image_processor: A [`TGDTImageProcessor`], also where only regions are used.
+        image_processor: A [`TGDTImageProcessor`], also where only regions are used; or transformers' own where a
+            backbone has steps that ours does not express.
         tokenizer: Tokenizer of the text backbone.
         max_caption_length: Longest caption in tokens, special ones included; longer ones are cut and counted in
             `num_truncated`. A call may override it with `max_length`.
+        caption_padding: Whether captions are padded to the `"longest"` of a batch or to that length, `"max_length"`.
+        attends_padding: Whether the text backbone attends to padding, as those of SigLIP are trained to.
+
+    Raises:
+        ValueError: When the length is below 3.
 
     Example:
         `processor(text=["a red ball"], images=[picture], return_tensors="pt")`
     """
 
     def __init__(
-        self, image_processor: Any = None, tokenizer: Any = None, max_caption_length: int = 64, **kwargs: Any
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        max_caption_length: int = 64,
+        caption_padding: str = "longest",
+        attends_padding: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
         if max_caption_length < 3:
             raise ValueError(
                 f"Expected max_caption_length of at least 3 ([CLS], a word, [SEP]), found {max_caption_length}."
             )
+        tokenizer("", padding=False, truncation=False)  # the state in which every thread finds it
         self.max_caption_length = max_caption_length
-        self.num_truncated = 0
+        self.caption_padding = caption_padding
+        self.attends_padding = attends_padding
+        # One cell for this process and one for each worker of a data loader, which shares the memory.
+        self._truncated = torch.zeros(_MOST_WORKERS, dtype=torch.int64).share_memory_()
         self.text_kwargs = {
-            "padding": True,
+            "padding": caption_padding,
             "truncation": True,
             "max_length": min(max_caption_length, tokenizer.model_max_length),
             "return_token_type_ids": False,
@@ -63,9 +89,9 @@ class TGDTProcessor(ProcessorMixin):
                 `images_kwargs={...}`; `return_tensors="pt"` for tensors.
 
         Returns:
-            Of what was given: `input_ids`, `attention_mask` (B, W); `pixel_values` (B, C, H, W); `region_features`
-            (B, R, F) float32, `region_boxes` (B, R, 4) float32 in [0, 1] unless there are none, `region_mask`
-            (B, R) bool.
+            Of what was given: `input_ids`, `attention_mask` (B, W) and `text_token_mask` (B, W) bool, true for words;
+            `pixel_values` (B, C, H, W); `region_features` (B, R, F) float32, `region_boxes` (B, R, 4) float32 in
+            [0, 1] unless there are none, `region_mask` (B, R) bool.
 
         Raises:
             ValueError: When nothing, or both images and regions are given, or an input is malformed.
@@ -80,10 +106,38 @@ class TGDTProcessor(ProcessorMixin):
         if text is not None:
             data.update(self._tokenize(text, options["text_kwargs"]))
         if images is not None:
-            data.update(self.image_processor(images, **options["images_kwargs"]))
+            data.update(self._pixels(images, options["images_kwargs"]))
         if regions is not None:
             data.update(batch_regions(regions))
         return BatchFeature(data, tensor_type=options["text_kwargs"].get("return_tensors"))
+
+    @classmethod
+    def from_dual_encoder_pretrained(cls, name_or_path: str, **options: Any) -> "TGDTProcessor":
+        """Build the processor that prepares pictures and texts as a pretrained dual encoder's own does.
+
+        Args:
+            name_or_path: Hub id or directory of the dual encoder, with its tokenizer and image processor.
+            **options: Of this class, such as `max_caption_length`; the others are download options such as `token`.
+
+        Raises:
+            ValueError: When it is no dual encoder of a known family.
+
+        Example:
+            `TGDTProcessor.from_dual_encoder_pretrained("openai/clip-vit-base-patch32")`
+        """
+        own = {name: options.pop(name) for name in _FIELDS if name in options}
+        config = AutoConfig.from_pretrained(name_or_path, **options)
+        family = family_of(config, name_or_path)
+        try:
+            image_processor = TGDTImageProcessor.from_backbone(name_or_path, **options)
+        except ValueError:  # steps of its own
+            image_processor = AutoImageProcessor.from_pretrained(name_or_path, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
+        longest = text_positions(config.text_config) or tokenizer.model_max_length
+        fixed, masked = family.padding == "max_length", "attention_mask" in tokenizer.model_input_names
+        defaults: dict[str, Any] = {"max_caption_length": longest, "caption_padding": family.padding}
+        defaults["attends_padding"] = fixed and not masked
+        return cls(image_processor, tokenizer, **(defaults | own))
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Save the processor, with the custom code that loads it; see transformers' `ProcessorMixin`."""
@@ -104,9 +158,14 @@ class TGDTProcessor(ProcessorMixin):
         return group_words(self.tokenizer, np.asarray(input_ids).reshape(-1).tolist())
 
     @property
+    def num_truncated(self) -> int:
+        """How many captions were cut so far, those of data-loader workers included."""
+        return int(self._truncated.sum())
+
+    @property
     def model_input_names(self) -> list[str]:
         """Names of the default outputs for text and images."""
-        return ["input_ids", "attention_mask", *self.image_processor.model_input_names]
+        return ["input_ids", "attention_mask", "text_token_mask", *self.image_processor.model_input_names]
 
     def _tokenize(self, text: Any, options: dict[str, Any]) -> dict[str, Any]:
         captions = [text] if isinstance(text, str) else text
@@ -114,27 +173,55 @@ class TGDTProcessor(ProcessorMixin):
             raise ValueError(f"Expected text as a string or a list of strings, found {_kind(text)}.")
         if not captions:
             raise ValueError("Expected at least one caption, found an empty list. Leave text out instead.")
-        encoded = dict(self.tokenizer(text if isinstance(text, str) else list(captions), **options))
-        if options.get("truncation"):
-            self._count_truncated(captions, encoded.get("attention_mask"), options.get("max_length"))
-        return encoded
+        tokenized = tokenize(self.tokenizer, captions, options, self.attends_padding)
+        self._count_truncated(tokenized.num_cut, tokenized.lengths, options.get("max_length"))
+        if isinstance(text, str) and options.get("return_tensors") is None:
+            return {name: rows[0] for name, rows in tokenized.columns.items()}
+        return dict(tokenized.columns)
 
-    def _count_truncated(self, captions: Sequence[str], masks: Any, limit: int | None) -> None:
-        limit = limit or self.tokenizer.model_max_length
-        if masks is None:
+    def _pixels(self, images: Any, options: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(self.image_processor, TGDTImageInputMixin):
+            images = plain_pictures(images)  # transformers' own know fewer kinds of pictures and bit depths
+        prepare: Any = self.image_processor
+        return prepare(images, **options)
+
+    def _count_truncated(self, cut: int, lengths: Sequence[int], limit: int | None) -> None:
+        if not cut:
             return
-        rows = [masks] if len(captions) == 1 and np.ndim(masks) == 1 else masks
-        full = [caption for caption, row in zip(captions, rows, strict=False) if np.asarray(row).sum() >= limit]
-        if not full:
-            return
-        lengths = [len(ids) for ids in self.tokenizer(full, truncation=False, verbose=False)["input_ids"]]
-        cut = sum(length > limit for length in lengths)
-        if cut:
-            self.num_truncated += cut
-            logger.warning_once(
-                f"Captions longer than max_length={limit} tokens are cut (the longest here has {max(lengths)}). Raise "
-                "max_caption_length to keep them whole; `processor.num_truncated` counts them."
-            )
+        worker = get_worker_info()
+        self._truncated[0 if worker is None else 1 + worker.id % (_MOST_WORKERS - 1)] += cut
+        logger.warning_once(
+            f"Captions longer than max_length={limit or self.tokenizer.model_max_length} tokens are cut (the longest "
+            f"here has {max(lengths)}). Raise max_caption_length to keep them whole; `processor.num_truncated` counts "
+            "them."
+        )
+
+
+def fitted_processor(processor: TGDTProcessor, model: Any) -> TGDTProcessor:
+    """Return a processor whose captions fit a model: a copy with shorter ones where the model has fewer positions.
+
+    Args:
+        processor: The processor; it stays as it is.
+        model: TGDTModel.
+
+    Raises:
+        ValueError: When the tokenizer has more tokens than the model has embeddings, or no padding token.
+    """
+    check_padding(processor.tokenizer)
+    rows, tokens = model.get_input_embeddings().weight.shape[0], len(processor.tokenizer)
+    if tokens > rows:
+        raise ValueError(
+            f"Expected a tokenizer of at most {rows} tokens, the embeddings of the model's text encoder, found "
+            f"{tokens}. Use that encoder's own tokenizer, or `model.resize_token_embeddings({tokens})` and training."
+        )
+    longest = text_positions(model.config.get_text_config())
+    if longest is None or processor.max_caption_length <= longest:
+        return processor
+    fitted = copy.copy(processor)
+    fitted.max_caption_length = longest
+    known: Any = processor.text_kwargs
+    fitted.text_kwargs = {**known, "max_length": min(known["max_length"], longest)}
+    return fitted
 
 
 def _kind(value: Any) -> str:
@@ -143,4 +230,4 @@ def _kind(value: Any) -> str:
     return type(value).__name__
 
 
-__all__ = ["TGDTProcessor"]
+__all__ = ["TGDTProcessor", "fitted_processor"]

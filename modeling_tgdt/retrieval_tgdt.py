@@ -22,7 +22,7 @@ from .index_tgdt import Kind, TGDTIndex
 from .modeling_tgdt import TGDTModel
 from .picture_sources_tgdt import picture_items
 from .processing_tgdt import TGDTProcessor
-from .retriever.adapters import base_of_adapter, save_model
+from .retriever.adapters import save_model
 from .retriever.card import new_card
 from .retriever.directory import (
     find_directory,
@@ -35,6 +35,7 @@ from .retriever.directory import (
 )
 from .retriever.filling import AddReport, GalleryFiller, OnError, name_items
 from .retriever.fingerprint import check_gallery_model, model_identity
+from .retriever.loading import load_pretrained
 from .retriever.matches import Match, match_words
 from .retriever.pooling import PoolingCost, pooling_costs
 from .retriever.shortlist import shortlist_ranks, smallest_shortlist
@@ -88,9 +89,9 @@ class TGDTRetriever:
         if index is not None:
             check_gallery_model(index, model)
         self.model = model if device is None else model.to(device)  # type: ignore[arg-type]
-        self.processor = processor
-        self.index = index
         self._encoder = Encoder(model, processor)
+        self.processor = self._encoder.processor
+        self.index = index
 
     def create_index(
         self,
@@ -115,7 +116,8 @@ class TGDTRetriever:
             FileExistsError: When there is a gallery, without `exist_ok`.
             ValueError: When another model built the gallery that is there.
         """
-        if exist_ok and path is not None and (found := open_index(Path(path))) is not None:
+        named = options.get("engine_options")
+        if exist_ok and path is not None and (found := open_index(Path(path), named)) is not None:
             check_gallery_model(found, self.model)
             self.index = found
             return found
@@ -228,7 +230,8 @@ class TGDTRetriever:
                 A list may mix them.
             top_k: Hits per query.
             candidates: Size of the shortlist that the global score picks.
-            mode: "two_stage", "global" (stage one alone) or "local" (every item by its tokens alone).
+            mode: "two_stage", "global" (stage one alone) or "local" (every item by its tokens alone). Two
+                stages are stage one alone where the tokens weigh nothing: those of a dual encoder are untrained.
             where: Metadata filter, see `TGDTIndex.search`.
             global_weight: Weight of the global score in this call; the gallery's own by default.
             local_weight: Weight of the local score in this call.
@@ -244,6 +247,8 @@ class TGDTRetriever:
         index = self._searchable()
         if explain and index.kind != "image":
             raise ValueError("explain=True matches words with the regions of pictures; this gallery holds texts.")
+        if mode == "two_stage" and global_weight is local_weight is None and not index.settings["local_weight"]:
+            mode = "global"
         queries = list(query) if isinstance(query, list | tuple) else [query]
         remix = mode == "two_stage" and not (global_weight is None and local_weight is None)
         wanted = max(top_k, candidates) if remix and top_k > 0 else top_k
@@ -357,17 +362,19 @@ class TGDTRetriever:
         revision: str | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
+        engine_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> TGDTRetriever:
         """Load a retriever, with its gallery when there is one.
 
         Args:
-            name: Directory or Hub id: what `save_pretrained`, `push_to_hub` or `tgdt index` made, a model alone, or an
-                adapter of PEFT, which names the model that it adapts.
+            name: Directory or Hub id: what `save_pretrained`, `push_to_hub` or `tgdt index` made, a model alone, an
+                adapter of PEFT, which names the model that it adapts, or a pretrained dual encoder such as CLIP.
             model: Directory or Hub id of another model to use with that gallery.
             revision: Branch, tag or commit on the Hub.
             device: Where the model runs.
             dtype: Data type of the weights; that of the files by default.
+            engine_options: How to reach a gallery in Qdrant, see `TGDTIndex.open`.
             **options: Of the download (`token`, `cache_dir`, `local_files_only`, ...) and of
                 `TGDTModel.from_pretrained` (`attn_implementation`, `device_map`, `quantization_config`, ...).
 
@@ -379,10 +386,8 @@ class TGDTRetriever:
         folder = find_directory(name, revision, **download)
         source = find_directory(model, **download) if model else find_model(folder, read_reference(folder), **download)
         loading |= {} if dtype is None else {"dtype": dtype}
-        loaded = TGDTModel.from_pretrained(source, **loading)
-        base = None if (source / "processor_config.json").exists() else base_of_adapter(source)
-        processor = TGDTProcessor.from_pretrained(find_directory(base, **download) if base else source)
-        return cls(loaded, processor, open_index(folder), device)
+        loaded, processor = load_pretrained(str(source), **loading)
+        return cls(loaded, processor, open_index(folder, engine_options), device)
 
     def push_to_hub(
         self,

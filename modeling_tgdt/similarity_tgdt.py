@@ -178,7 +178,7 @@ class _AllPairs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         image_tokens, text_tokens, image_mask, weights, winners = ctx.saved_tensors
-        words, grad = text_tokens.flatten(0, 1), grad * image_mask.any(1)[:, None]
+        words, grad = text_tokens.flatten(0, 1), (grad * image_mask.any(1)[:, None]).contiguous()
         if ctx.triton:
             from .triton_similarity_tgdt import image_gradients, word_gradients
 

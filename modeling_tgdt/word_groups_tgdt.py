@@ -1,19 +1,34 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
-"""Word pieces grouped to words, for explanations."""
+"""Word pieces grouped to words, for explanations; which tokens are no words at all."""
 
-from typing import Any
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-_CONTINUES = "##"  # WordPiece
-_STARTS = ("Ġ", "▁")  # byte-level BPE, SentencePiece
+Marks = Literal["continues", "starts", "ends", "none"]
+_CONTINUES = "##"  # WordPiece: on every piece but a word's first
+_STARTS = ("Ġ", "▁")  # byte-level BPE, SentencePiece: on a word's first piece
+_ENDS = "</w>"  # CLIP: on a word's last piece
+_NAMED = ("bos", "eos", "sep", "cls", "pad", "mask")
+_marks: WeakKeyDictionary[Any, Marks] = WeakKeyDictionary()
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Return the ids that are no words. The unknown token stands for a word, unless it has another office as well.
+
+    Args:
+        tokenizer: Tokenizer of transformers.
+    """
+    named: set[Any] = {getattr(tokenizer, f"{name}_token_id", None) for name in _NAMED} - {None}
+    return (set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}) | named
 
 
 def group_words(tokenizer: Any, input_ids: list[int]) -> list[tuple[str, list[int]]]:
     """Group the tokens of one caption to words by the marks that the vocabulary carries.
 
-    Word pieces are recognised by their `##`, byte-level BPE and SentencePiece by the mark of a word's first piece; in
-    any other vocabulary every token is a word. Punctuation stands alone.
+    Word pieces are recognised by their `##`, byte-level BPE and SentencePiece by the mark of a word's first piece,
+    CLIP's pieces by that of the last; in any other vocabulary every token is a word. Punctuation stands alone.
 
     Args:
         tokenizer: Tokenizer that made the ids.
@@ -22,20 +37,38 @@ def group_words(tokenizer: Any, input_ids: list[int]) -> list[tuple[str, list[in
     Returns:
         Per word, its text and the positions of its pieces; special tokens belong to no word.
     """
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    marked = any(token.startswith(_STARTS) for token in tokenizer.get_vocab())
+    special, marks = special_ids(tokenizer), vocabulary_marks(tokenizer)
     groups: list[list[int]] = []
-    open_word = False
+    before: str | None = None  # the token before in the same word, if a word can go on
     for position, (index, token) in enumerate(zip(input_ids, tokenizer.convert_ids_to_tokens(input_ids), strict=True)):
         if index in special:
-            open_word = False
+            before = None
             continue
-        if open_word and _continues(token, marked):
+        if before is not None and _goes_on(tokenizer, before, token, marks):
             groups[-1].append(position)
         else:
             groups.append([position])
-        open_word = not marked or _has_letter(token)
+        before = token
     return [(tokenizer.decode([input_ids[position] for position in group]).strip(), group) for group in groups]
+
+
+def vocabulary_marks(tokenizer: Any) -> Marks:
+    """Tell which pieces of a word a vocabulary marks, by what most marked tokens carry.
+
+    Args:
+        tokenizer: Tokenizer of transformers.
+    """
+    if tokenizer not in _marks:
+        counts: dict[Marks, int] = {"continues": 0, "starts": 0, "ends": 0, "none": 0}
+        for token in tokenizer.get_vocab():
+            counts["ends"] += token.endswith(_ENDS)
+            counts["continues"] += token.startswith(_CONTINUES) and token[2:3].isalnum()
+            # Vocabularies of bytes hold the bare marks as letters.
+            counts["starts"] += token.startswith(_STARTS) and token[1:2].isalnum() and not token.endswith(_ENDS)
+        _marks[tokenizer] = max(counts, key=lambda marks: counts[marks])
+        if not counts[_marks[tokenizer]]:
+            _marks[tokenizer] = "none"
+    return _marks[tokenizer]
 
 
 def merge_pieces(cosines: np.ndarray, words: list[tuple[str, list[int]]], merge: str = "mean") -> np.ndarray:
@@ -53,11 +86,18 @@ def merge_pieces(cosines: np.ndarray, words: list[tuple[str, list[int]]], merge:
     return np.stack([reduce(cosines[pieces], axis=0) for _, pieces in words]).astype(np.float32)
 
 
-def _continues(token: str, marked: bool) -> bool:
-    if marked:
-        return not token.startswith(_STARTS) and _has_letter(token)
-    return token.startswith(_CONTINUES)
+def _goes_on(tokenizer: Any, before: str, token: str, marks: Marks) -> bool:
+    """Tell whether a token belongs to the word of the token before it."""
+    if marks == "ends":
+        return not before.endswith(_ENDS)
+    if marks == "continues":
+        return token.startswith(_CONTINUES)
+    if marks == "none" or token.startswith(_STARTS):
+        return False
+    return before in _STARTS or (_has_letter(tokenizer, before) and _has_letter(tokenizer, token))
 
 
-def _has_letter(token: str) -> bool:
-    return any(character.isalnum() for character in token)
+def _has_letter(tokenizer: Any, token: str) -> bool:
+    """Tell whether a token holds a letter or digit, or a part of one in a vocabulary of bytes."""
+    text = token if token.isascii() else tokenizer.convert_tokens_to_string([token])
+    return any(character.isalnum() or character == "\ufffd" for character in text)

@@ -2,6 +2,7 @@
 """Who may import whom: the arrows of docs/architecture.md, read from the import statements of the sources."""
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -138,3 +139,13 @@ def test_the_options_of_index_are_those_of_the_store() -> None:
     from trainer.commands.index import TOKEN_DTYPES
 
     assert sorted(STORAGE_DTYPES) == list(TOKEN_DTYPES)
+
+
+def test_the_architecture_page_names_the_right_files() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    answers = re.findall(r"^\| [^|]*\? \| `([\w/.]+)` \| `(\w+)` \|$", page, re.MULTILINE)
+    assert len(answers) == 10
+    for file, name in answers:
+        assert re.search(rf"^ *(def|class) {name}\b|^{name}\b", (ROOT / file).read_text("utf-8"), re.MULTILINE), file
+    for file in re.findall(r"`((?:modeling_tgdt|trainer|hub_cards)/[\w/.]*)`", page):
+        assert (ROOT / file).exists(), file

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .data_collator import TGDTDataCollator
     from .datasets import load_captions
     from .evaluation import evaluate_retrieval
+    from .scoring.calibration import ScoreWeights, calibrate_scores
     from .training.projection_init import warm_start
     from .training_args import CMCTrainingArguments
 
@@ -20,7 +21,9 @@ _MODULES = {
     "CaptionDataset": "data.caption_dataset",
     "ColumnEncoder": "data.column_encoding",
     "IterableCaptionDataset": "data.caption_dataset",
+    "ScoreWeights": "scoring.calibration",
     "TGDTDataCollator": "data_collator",
+    "calibrate_scores": "scoring.calibration",
     "evaluate_retrieval": "evaluation",
     "load_captions": "datasets",
     "warm_start": "training.projection_init",
@@ -47,7 +50,9 @@ __all__ = [
     "CaptionDataset",
     "ColumnEncoder",
     "IterableCaptionDataset",
+    "ScoreWeights",
     "TGDTDataCollator",
+    "calibrate_scores",
     "evaluate_retrieval",
     "load_captions",
     "warm_start",

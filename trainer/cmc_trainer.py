@@ -18,11 +18,14 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, has_length
 from transformers.utils import logging
 
+from modeling_tgdt.pairs_tgdt import PairEmbeddings
+from modeling_tgdt.processing_tgdt import TGDTProcessor, fitted_processor
+
 from .data.caption_dataset import CaptionDataset, IterableCaptionDataset
 from .data.skip_report import SkipReport
 from .data_collator import TGDTDataCollator
 from .datasets import load_captions
-from .distributed import PairEmbeddings, gather_pairs
+from .distributed import gather_pairs
 from .evaluation import retrieval_metrics
 from .report import write_json
 from .samplers import DistinctPhotoSampler
@@ -34,6 +37,7 @@ from .training.grad_cache import cached_loss, split_inputs
 from .training.log_table import print_tables
 from .training.mining import HardNegativeMining
 from .training.stages import TOWERS, frozen_modules, stage_loss, training_stage
+from .training.start import start_and_end
 from .training_args import CMCTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -118,7 +122,7 @@ class CMCTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator or TGDTDataCollator(processing_class),
+            data_collator=data_collator or TGDTDataCollator(_fitted(processing_class, model)),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -130,6 +134,8 @@ class CMCTrainer(Trainer):
             self.add_callback(HardNegativeMining())
         self._components: dict[str, list[Tensor]] = defaultdict(list)
         self._frozen: list[nn.Module] = []
+        if args.train_batch_size * (args.world_size if args.gather_across_devices else 1) < 2:
+            logger.warning("One pair has no negatives, and its loss is 0: raise per_device_train_batch_size.")
         if args.gradient_accumulation_steps > 1:
             logger.warning(
                 "gradient_accumulation_steps=%d does not add negatives: each micro-batch is ranked on its own. For a "
@@ -203,7 +209,8 @@ class CMCTrainer(Trainer):
             module.eval()
         inputs = {name: value for name, value in inputs.items() if name != "return_loss"}
         size = self.args.mini_batch_size
-        if size is None or return_outputs or not torch.is_grad_enabled() or size >= len(inputs["input_ids"]):
+        largest = max(len(value) for value in inputs.values() if isinstance(value, Tensor))
+        if size is None or return_outputs or not torch.is_grad_enabled() or size >= largest:
             pairs = self._embed(model, inputs)
             loss = self._loss_of(pairs)
             return (loss, pairs.tensors()) if return_outputs else loss
@@ -212,16 +219,16 @@ class CMCTrainer(Trainer):
 
     def _embed(self, model: nn.Module, inputs: dict[str, Any]) -> PairEmbeddings:
         # Through the wrapped forward: a distributed model synchronises gradients only there.
-        image_ids = inputs.get("image_ids")
-        inputs = {name: value for name, value in inputs.items() if name != "image_ids"}
-        return PairEmbeddings.of(model(**inputs, return_loss=False, return_logits=False, return_dict=True), image_ids)
+        names = {name: inputs[name] for name in ("image_ids", "caption_ids", "num_pairs") if name in inputs}
+        inputs = {name: value for name, value in inputs.items() if name not in names}
+        return PairEmbeddings.of(model(**inputs, return_loss=False, return_logits=False, return_dict=True), **names)
 
     def _loss_of(self, pairs: PairEmbeddings) -> Tensor:
         core: Any = self.accelerator.unwrap_model(self.model)
         if self.args.gather_across_devices:
             pairs = gather_pairs(pairs)
         loss_module = stage_loss(core, self.args.train_stage, self._margin_share())
-        loss, components, _ = core.compute_loss(**pairs.tensors(), loss_module=loss_module)
+        loss, components, _ = core.compute_loss(pairs, loss_module=loss_module)
         self._check_and_record(loss, components, pairs)
         return loss
 
@@ -240,7 +247,7 @@ class CMCTrainer(Trainer):
             return
         for name, value in components.items():
             self._components[name].append(value)
-        if self.state.global_step % max(1, int(self.args.logging_steps)) == 0 and len(pairs.image_embeds) > 1:
+        if self.state.global_step % max(1, self.state.logging_steps) == 0 and len(pairs.image_embeds) > 1:
             self._watch_collapse(pairs.image_embeds.detach().float())
 
     def _watch_collapse(self, embeds: Tensor) -> None:
@@ -257,13 +264,26 @@ class CMCTrainer(Trainer):
             )
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log as `transformers.Trainer.log` does, with the loss terms since the last time."""
+        """Log as `transformers.Trainer.log` does, with the loss terms since the last time; at its end the start."""
         if "loss" in logs:
             for name, values in self._components.items():
                 key = name if name == "image_cosine" else f"loss_{name}"
                 logs[key] = float(torch.stack(values).mean())
             self._components.clear()
+        if "train_runtime" in logs:
+            logs.update(start_and_end(self.state, self.args))
         super().log(logs, *args, **kwargs)
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        """Evaluate; before the first step (`skip_scheduler`) keep the weights, which may turn out the best."""
+        if skip_scheduler and self.state.global_step:
+            return {}  # a resumed run was measured where it began
+        metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        if skip_scheduler and self.args.load_best_model_at_end:
+            self._determine_best_metric(metrics, trial)
+            self.state.best_model_checkpoint = str(Path(self._get_output_dir(trial), "checkpoint-0"))
+            self._save_checkpoint(self.model, trial)
+        return metrics
 
     def encode_options(self) -> EncodeOptions:
         """Return how the arguments want photos to be encoded: batches, workers, policy for broken pictures, bars."""
@@ -429,6 +449,13 @@ class CMCTrainer(Trainer):
         folder = args.token_cache_dir or Path(str(args.output_dir), "token_cache")
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         return cache_tokens(model.to(args.device), processor, photos, folder, autocast_dtype=dtype)
+
+
+def _fitted(processor: Any, model: Any) -> Any:
+    """Return a processor whose captions fit the model, where both are known."""
+    return (
+        fitted_processor(processor, model) if model is not None and isinstance(processor, TGDTProcessor) else processor
+    )
 
 
 def _collate_on_every_process(args: CMCTrainingArguments) -> None:

@@ -22,14 +22,17 @@ class TGDTDataCollator:
     Negatives that are none: `image_ids` marks captions of one photo, which the loss never takes as each other's
     negatives. Two *different* photos may also share a caption word for word ("a dog runs"). Giving both photos one id
     would be wrong: their other captions do tell them apart, and equality would spread from photo to photo through
-    shared captions. So equal texts get an id of their own, `caption_ids`, on request: the cell (photo i, caption j) of
-    a batch is no negative when `image_ids` agree or `caption_ids` agree, and nothing follows for other cells.
+    shared captions. So equal texts get an id of their own, `caption_ids`: the cell (photo i, caption j) of a batch is
+    no negative when `image_ids` agree or `caption_ids` agree, and nothing follows for other cells.
+
+    Hard negatives of the examples follow the pairs: `negative_captions` on the text side, which every image is ranked
+    against, `negative_images` on the image side, which every caption is.
 
     Args:
         processor: TGDTProcessor: makes pixels and word pieces. Not used for regions, which are padded here.
         max_length: Longest caption in word pieces; the tokenizer's own limit by default.
         return_loss: Put into the batch as `return_loss`, or left out when None.
-        return_caption_ids: Whether to add `caption_ids` (B,).
+        return_caption_ids: Whether to add `caption_ids` (Bt,).
 
     Example:
         >>> stable_id("photo-1") == stable_id("photo-1"), stable_id("photo-1") == stable_id("photo-2")
@@ -39,7 +42,7 @@ class TGDTDataCollator:
     processor: Any
     max_length: int | None = None
     return_loss: bool | None = True
-    return_caption_ids: bool = False
+    return_caption_ids: bool = True
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Collate B examples.
@@ -47,10 +50,13 @@ class TGDTDataCollator:
         Args:
             examples: Each with `caption`, optional `image_id`, and `image` (PIL) or `region_features` (R, F) with
                 optional `region_boxes` (R, 4) xyxy in [0, 1]. Without ids every example is a photo of its own.
+                Optional lists: `negative_captions`, `negative_images` (PIL) and `negative_image_ids`.
 
         Returns:
-            `input_ids` (B, W), `attention_mask` (B, W), `pixel_values` (B, C, H, W) or `region_features` (B, R, F),
-            `region_boxes` (B, R, 4) and `region_mask` (B, R) bool, `image_ids` (B,) int64, `return_loss`.
+            `input_ids`, `attention_mask` and `text_token_mask` (Bt, W), `pixel_values` (Bi, C, H, W) or
+            `region_features` (Bi, R, F), `region_boxes` (Bi, R, 4) and `region_mask` (Bi, R) bool, `image_ids` (Bi,)
+            and `caption_ids` (Bt,) int64, `return_loss`; `num_pairs` = B when hard negatives follow the B pairs of a
+            side.
 
         Raises:
             ValueError: When there is no example, or one lacks a caption, a picture or regions.
@@ -58,8 +64,12 @@ class TGDTDataCollator:
         if not examples:
             raise ValueError("Cannot collate an empty list of examples.")
         captions = [self._caption(example) for example in examples]
-        batch: dict[str, Any] = {**self.texts(captions), **self.images(examples)}
-        batch["image_ids"] = image_id_tensor(examples)
+        captions += [text for example in examples for text in example.get("negative_captions") or ()]
+        pictures = [*examples, *negative_images(examples)]
+        batch: dict[str, Any] = {**self.texts(captions), **self.images(pictures)}
+        batch["image_ids"] = image_id_tensor(pictures)
+        if max(len(captions), len(pictures)) > len(examples):
+            batch["num_pairs"] = len(examples)
         if self.return_caption_ids:
             batch["caption_ids"] = torch.tensor([stable_id(normalise_caption(text)) for text in captions])
         if self.return_loss is not None:
@@ -67,17 +77,17 @@ class TGDTDataCollator:
         return batch
 
     def texts(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """Tokenize captions, padded to the longest of them.
+        """Tokenize captions, padded and cut as the processor does.
 
         Args:
             captions: B captions.
 
         Returns:
-            `input_ids` and `attention_mask` (B, W).
+            `input_ids`, `attention_mask` and `text_token_mask` (B, W).
         """
         limit = {} if self.max_length is None else {"max_length": self.max_length}
-        encoded = self.processor(text=list(captions), padding=True, truncation=True, return_tensors="pt", **limit)
-        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+        encoded = self.processor(text=list(captions), return_tensors="pt", **limit)
+        return {name: encoded[name] for name in ("input_ids", "attention_mask", "text_token_mask")}
 
     def images(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Make the image side of a batch.
@@ -86,7 +96,8 @@ class TGDTDataCollator:
             examples: B examples with `image`, or with `region_features`.
 
         Returns:
-            `pixel_values`, or `region_features`, `region_boxes` (when given) and `region_mask`.
+            `pixel_values` and what the image processor gives with them, or `region_features`, `region_boxes` (when
+            given) and `region_mask`.
 
         Raises:
             ValueError: When an example has neither.
@@ -99,8 +110,7 @@ class TGDTDataCollator:
                 "Every example needs 'image', or every example 'region_features'. Found the keys "
                 f"{sorted(missing[0])}. Load the data with trainer.load_captions and wrap it in CaptionDataset."
             )
-        encoded = self.processor(images=[example["image"] for example in examples], return_tensors="pt")
-        return {"pixel_values": encoded["pixel_values"]}
+        return dict(self.processor(images=[example["image"] for example in examples], return_tensors="pt"))
 
     @staticmethod
     def _caption(example: Example) -> str:
@@ -146,6 +156,25 @@ def pad_regions(examples: Sequence[Example]) -> dict[str, Tensor]:
             )
         batch["region_boxes"] = padded
     return batch
+
+
+def negative_images(examples: Sequence[Example]) -> list[Example]:
+    """Return the negative images of examples as examples with `image` and `image_id`, which may be `None`.
+
+    Args:
+        examples: Examples, maybe with `negative_images` and `negative_image_ids`.
+
+    Raises:
+        ValueError: When examples of regions have negative images.
+    """
+    found: list[Example] = []
+    for example in examples:
+        images = example.get("negative_images") or []
+        if images and example.get("region_features") is not None:
+            raise ValueError("negative_images need examples with 'image', found 'region_features'. Leave one out.")
+        ids = example.get("negative_image_ids") or [None] * len(images)
+        found += [{"image": image, "image_id": ids[number]} for number, image in enumerate(images)]
+    return found
 
 
 def image_id_tensor(examples: Sequence[Example]) -> Tensor:

@@ -18,7 +18,7 @@ from .data.annotations import (
     read_annotations,
     read_delimited,
 )
-from .data.canonical import STREAM_FEATURES, attach_regions, canonicalise, canonicalise_stream, dataset_of_records
+from .data.canonical import attach_regions, canonicalise, canonicalise_stream, dataset_of_records, features_of_stream
 from .data.caption_dataset import CaptionDataset, IterableCaptionDataset
 from .data.columns import nearest
 from .data.image_policy import drop_unreadable, drop_unreadable_stream
@@ -68,7 +68,8 @@ def load_captions(
     Returns:
         `datasets.Dataset` or `IterableDataset` with the columns `captions` (list of str), `image_id` (str), and either
         `image` (decoded when read) or `region_features` (R, F) and `region_boxes` (R, 4) xyxy in [0, 1]. Caption-wise
-        rows of one photo are joined.
+        rows of one photo are joined. Where the source has them also hard negatives for training: `negative_captions`
+        (list of str), `negative_images` (list of pictures), `negative_image_ids` (list of str).
 
     Raises:
         ValueError: When a column, file or split is missing. The message names the nearest match.
@@ -106,8 +107,8 @@ def _finish_stream(
     on_error: OnError,
     report: SkipReport,
 ) -> datasets.IterableDataset:
-    stream = drop_unreadable_stream(canonicalise_stream(stream, columns, root), on_error, report)
-    return stream.cast(STREAM_FEATURES)
+    features = features_of_stream(stream.column_names or list(next(iter(stream))), columns)
+    return drop_unreadable_stream(canonicalise_stream(stream, columns, root), on_error, report).cast(features)
 
 
 def _load(

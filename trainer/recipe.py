@@ -32,6 +32,8 @@ class Recipe:
         model: Fields of [`TGDTConfig`].
         warm_start: Whether a new model's projections start at the directions that photos and captions share, see
             [`warm_start`].
+        calibrate: Whether the weights of the mixed score are fitted at the end, on a tenth of the training photos, at
+            most 200, which are left out of the training, see [`calibrate_scores`].
         image_size: Side of the square that whole pictures are resized to, in pixels; by default what the pretrained
             backbone was made for, 224 for one that starts from nothing. A convolutional backbone takes any.
         training: Fields of [`CMCTrainingArguments`].
@@ -54,6 +56,7 @@ class Recipe:
     attn_implementation: str | None = None
     model: dict[str, Any] = field(default_factory=dict)
     warm_start: bool = False
+    calibrate: bool = False
     image_size: int | None = None
     training: dict[str, Any] = field(default_factory=dict)
     reference_photos: int = 1000

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from hub_cards.cards import read_record, write_model_card
 from hub_cards.facts import base_models
 from modeling_tgdt import TGDTConfig, TGDTImageProcessor, TGDTModel, TGDTProcessor
 from modeling_tgdt.retriever.hubness import HubnessOptions
+from modeling_tgdt.retriever.loading import is_dual_encoder
+from modeling_tgdt.retriever.loading import load_pretrained as load_tgdt
 
 from .cmc_trainer import CMCTrainer
 from .data.splits import NoSplitError, hashed_order
@@ -26,6 +29,7 @@ from .evaluation import evaluate_retrieval
 from .recipe import Recipe
 from .report import plot_curves, write_json
 from .scenes import make_scenes
+from .scoring.calibration import calibrate_scores
 from .scoring.hubness import collect_reference_queries
 from .tokenizers import build_word_tokenizer
 from .training.checkpoints import last_complete_checkpoint
@@ -36,7 +40,8 @@ from .training_args import CMCTrainingArguments
 logger = logging.getLogger(__name__)
 
 _SCENES = {"train": (3000, 0), "validation": (300, 1)}
-_HELD_OUT_SHARE, _HELD_OUT_AT_MOST = 0.1, 1000
+_HELD_OUT_SHARE, _HELD_OUT_AT_MOST, _CALIBRATED_AT_MOST = 0.1, 1000, 200
+_TOKEN_CACHE = "token_cache"
 # What a recipe changes in a model that is trained already: losses, mixed score, dropout. The rest is its shape.
 _TUNABLE = {
     "similarity_reduction", "similarity_scale", "global_score_weight", "local_score_weight", "objective", "margin",
@@ -57,6 +62,7 @@ class Run:
         results: Metrics by retrieval mode on the evaluation photos.
         seconds: Wall-clock time by part.
         evaluated: Which photos `results` are of: a split, or how many were held out.
+        history: What the stages logged, one after the other.
         hubness: Reference queries for galleries of the model, drawn from its training photos.
     """
 
@@ -66,6 +72,7 @@ class Run:
     results: dict[str, dict[str, float]]
     seconds: dict[str, float] = field(default_factory=dict)
     evaluated: str = ""
+    history: list[dict[str, float]] = field(default_factory=list)
     hubness: HubnessOptions | None = None
 
 
@@ -106,6 +113,7 @@ def run_recipe(
     origin = _origin(recipe.dataset if dataset is None else dataset, model)
     stages = recipe.stage_arguments()
     train, evaluation, evaluated = load_splits(recipe, dataset, features, image_root)
+    train, calibration = hold_out(train, _CALIBRATED_AT_MOST) if recipe.calibrate else (train, None)
     network, processor = build(recipe, train) if model is None else load_pretrained(model, recipe)
     if recipe.attn_implementation is not None:
         network.set_attn_implementation(recipe.attn_implementation)
@@ -117,7 +125,7 @@ def run_recipe(
             "report_to": [],
             "per_device_eval_batch_size": 64,
             "seed": seed,
-            "token_cache_dir": str(output / "token_cache"),
+            "token_cache_dir": str(output / _TOKEN_CACHE),
             "use_cpu": not torch.accelerator.is_available(),  # Trainer takes bf16 without a GPU only when told so
         }
         trainer = CMCTrainer(
@@ -136,6 +144,8 @@ def run_recipe(
         trainer.train(resume_from_checkpoint=checkpoint)
         seconds[f"stage {number + 1} training"] = time.perf_counter() - started - sum(seconds.values())
         history += [{**entry, "stage": number + 1} for entry in trainer.state.log_history]
+    if calibration is not None:
+        calibrate_scores(network, processor, calibration, apply=True, options=trainer.encode_options())
     modes: Any = trained_modes(network.config)
     hubness = None
     if recipe.reference_photos and "global" in modes:
@@ -152,8 +162,10 @@ def run_recipe(
     )
     seconds["evaluation"] = time.perf_counter() - started - sum(seconds.values())
     rounded = {name: round(value, 1) for name, value in seconds.items()}
-    run = Run(output, network.eval(), processor, results, rounded, evaluated, hubness)
-    _write(run, recipe, history, {**origin, "command": command, "seed": seed})
+    run = Run(output, network.eval(), processor, results, rounded, evaluated, history, hubness)
+    photos = {"train": len(train), "calibration": len(calibration or ()), "evaluation": len(evaluation)}
+    _write(run, recipe, {**origin, "command": command, "seed": seed, "photos": photos})
+    shutil.rmtree(output / _TOKEN_CACHE, ignore_errors=True)
     return run
 
 
@@ -190,11 +202,12 @@ def load_splits(
     return train, evaluation, f"{len(evaluation)} held-out photos of {len(photos)}"
 
 
-def hold_out(photos: Any) -> tuple[Any, Any]:
-    """Part a tenth of the photos, at most 1,000, from the others, by a hash of their ids.
+def hold_out(photos: Any, at_most: int = _HELD_OUT_AT_MOST) -> tuple[Any, Any]:
+    """Part a tenth of the photos from the others, by a hash of their ids.
 
     Args:
         photos: What [`load_captions`] returns.
+        at_most: Photos that are held out of a large set.
 
     Returns:
         The photos that are left, and those held out. The seed of a run plays no part.
@@ -208,7 +221,7 @@ def hold_out(photos: Any) -> tuple[Any, Any]:
         raise ValueError(
             f"Expected at least 2 photos, to train on and to evaluate on, found {len(order)}. Add photos."
         )
-    held = set(order[: max(1, min(round(_HELD_OUT_SHARE * len(order)), _HELD_OUT_AT_MOST))])
+    held = set(order[: max(1, min(round(_HELD_OUT_SHARE * len(order)), at_most))])
     is_held = np.array([name in held for name in ids])
     return photos.select(np.flatnonzero(~is_held)), photos.select(np.flatnonzero(is_held))
 
@@ -266,6 +279,8 @@ def load_pretrained(name_or_path: str, recipe: Recipe) -> tuple[TGDTModel, TGDTP
         recipe: Gives losses, weights of the score, and dropout.
     """
     changes = {name: value for name, value in recipe.model.items() if name in _TUNABLE}
+    if is_dual_encoder(name_or_path):
+        return load_tgdt(name_or_path, dtype=torch.float32, **changes)
     config = TGDTConfig.from_pretrained(name_or_path, **changes)
     kept = sorted(name for name, value in recipe.model.items() if value not in (None, getattr(config, name)))
     if kept:
@@ -289,7 +304,7 @@ def _origin(source: Any, model: str | None) -> dict[str, Any]:
     return {"dataset": dataset, "model": name, "base_models": bases}
 
 
-def _write(run: Run, recipe: Recipe, history: list[dict[str, float]], origin: dict[str, Any]) -> None:
+def _write(run: Run, recipe: Recipe, origin: dict[str, Any]) -> None:
     run.model.save_pretrained(run.output_dir)
     run.processor.save_pretrained(run.output_dir)
     if run.hubness is not None:
@@ -300,7 +315,7 @@ def _write(run: Run, recipe: Recipe, history: list[dict[str, float]], origin: di
         "recipe": asdict(recipe),
         "evaluated": run.evaluated,
         "seconds": run.seconds,
-        "history": history,
+        "history": run.history,
         "parameters": run.model.num_parameters(),
         "protocol": recipe.protocol,
         "results": run.results,
@@ -310,4 +325,4 @@ def _write(run: Run, recipe: Recipe, history: list[dict[str, float]], origin: di
     }
     write_json(run.output_dir / "run.json", record)
     write_model_card(run.output_dir)
-    plot_curves(history, run.output_dir / "curves.png")
+    plot_curves(run.history, run.output_dir / "curves.png")

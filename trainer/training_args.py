@@ -14,7 +14,8 @@ from .training.stages import STAGES, TOWERS
 class CMCTrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments` plus what training an image-text retriever needs.
 
-    Changed default: `remove_unused_columns` is `False`, since the columns are read by the collator.
+    Changed defaults: `remove_unused_columns` is `False`, since the columns are read by the collator; `logging_steps`
+    is a twentieth of the run; `metric_for_best_model` is `"rsum"`.
 
     Args:
         train_stage: `"joint"` trains everything; `"local"` all but the global encoders, by token similarity;
@@ -39,6 +40,9 @@ class CMCTrainingArguments(TrainingArguments):
         lr_step_epochs: Epochs after which the learning rate falls to a tenth, again and again, with a linear warm-up
             over `warmup_steps`: the authors' schedule. `lr_scheduler_type` rules when omitted.
         collapse_threshold: Mean cosine between different photos of a batch above which a warning names the step.
+        eval_on_start: Whether the metrics are measured before the first step, too, to compare the end with; with
+            `load_best_model_at_end` the start is kept as `checkpoint-0` and comes back unless a checkpoint beats it.
+            By default where evaluation is part of training (`eval_strategy`).
         eval_modes: Retrieval modes that an evaluation measures.
         eval_candidates: Shortlist of the two-stage mode; the paper's 100 images and 50 captions when omitted.
     """
@@ -86,6 +90,11 @@ class CMCTrainingArguments(TrainingArguments):
     collapse_threshold: float = field(
         default=0.98, metadata={"help": "Mean cosine between photos of a batch above which a warning is logged."}
     )
+    logging_steps: float = field(default=0.05, metadata={"help": "Steps between logs; below 1: share of the run."})
+    eval_on_start: bool | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={"help": "Measure before the first step (default: where evaluation is part of training)."},
+    )
     eval_modes: list[str] = field(
         default_factory=lambda: ["global", "local", "two_stage"],
         metadata={"help": "Retrieval modes to measure: global local two_stage."},
@@ -99,6 +108,8 @@ class CMCTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.metric_for_best_model is not None and not names_metric:  # the parent's choice is a loss
             self.metric_for_best_model, self.greater_is_better = "rsum", True
+        if self.eval_on_start is None:
+            self.eval_on_start = self.eval_strategy != "no"
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # without an accelerator it does nothing but warn
         self.freeze = list(self.freeze)

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 
 from ..kernels.ranking import Ranked
 from .files import Gallery, Snapshot
+from .own_files import SIGNATURE_BYTES, is_own, signature
+from .plain_files import read_inside, write_fresh
 from .scan import exact_best, recheck
 from .storage import clear_os_errors, file_crc
 
@@ -19,6 +23,7 @@ try:
 except ImportError:
     _faiss = None  # type: ignore[assignment]
 
+logger = logging.getLogger(__name__)
 faiss: Any = _faiss  # its stubs lack the Python wrappers
 _BLOCK = 1 << 16
 _SELECTIVE = 20  # a filter that leaves less than 1 / 20 of the rows is scanned exactly
@@ -30,6 +35,9 @@ class FaissEngine:
     Whatever it finds is scored again in float32, so only the recall of the shortlist is approximate. Below `min_rows`
     the exact scan is used, whose recall is 1. Up to about 150,000 rows it is faster as well: see
     benchmarks/RESULTS.md.
+
+    FAISS trusts what it reads, so a file is read only where this user wrote it (see `own_files`); the gallery of
+    somebody else is scanned exactly until `compact()` builds the index anew.
 
     Args:
         min_rows: Size from which an approximate index is built.
@@ -51,9 +59,15 @@ class FaissEngine:
     ) -> None:
         if faiss is None:
             raise ImportError("engine='faiss' needs FAISS; install it with `pip install 'tgdt[faiss]'`.")
+        numbers = {"min_rows": min_rows, "oversample": oversample, "ef_search": ef_search}
+        for name, value in (numbers | {"nprobe": nprobe, "train_rows": train_rows}).items():
+            if type(value) is not int or not 0 < value < 1 << 31:
+                raise ValueError(f"engine option {name} must be an integer from 1, found {value!r}.")
+        if factory is not None and not isinstance(factory, str):
+            raise TypeError(f"engine option factory must be a string such as 'HNSW32', found {factory!r}.")
         self.min_rows, self.factory, self.oversample = min_rows, factory, oversample
         self.ef_search, self.nprobe, self.train_rows = ef_search, nprobe, train_rows
-        self._loaded: tuple[str, Any] | None = None
+        self._loaded: tuple[str, Any] | None = None  # name of the file, and its index unless it is somebody else's
 
     def shortlist(self, snapshot: Snapshot, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> Ranked:
         """See `Engine.shortlist`; recall is approximate for rows older than the last compaction."""
@@ -71,14 +85,17 @@ class FaissEngine:
         if len(snapshot.alive) < self.min_rows:
             return
         index = self._checked(snapshot)
-        path = gallery.root / f"engine-{uuid.uuid4().hex[:12]}.bin"
+        name = f"engine-{uuid.uuid4().hex[:12]}.bin"
         with clear_os_errors(gallery.root, "store the engine of"):
-            path.write_bytes(faiss.serialize_index(index).data)
-            with open(path, "rb") as file:
+            data = faiss.serialize_index(index).data
+            with write_fresh(gallery.root, name) as file:
+                file.write(data)
+                file.write(signature(BytesIO(data), len(data)))
+                file.flush()
                 os.fsync(file.fileno())
-        length = path.stat().st_size
-        gallery.set_engine_files({path.name: [length, file_crc(path, length) or 0]})
-        self._loaded = (path.name, index)
+        length = len(data) + SIGNATURE_BYTES
+        gallery.set_engine_files({name: [length, file_crc(gallery.root, name, length) or 0]})
+        self._loaded = (name, index)
 
     def _build(self, snapshot: Snapshot) -> Any:
         total, dim = len(snapshot.alive), snapshot.manifest.settings["dim"]
@@ -114,15 +131,26 @@ class FaissEngine:
     def _index(self, snapshot: Snapshot) -> Any:
         for name, (length, crc) in snapshot.manifest.engine_files.items():
             if self._loaded is None or self._loaded[0] != name:
-                if not (snapshot.root / name).exists():
-                    raise ValueError(
-                        f"{name} in {str(snapshot.root)!r} is gone, as after another writer's compact(); refresh() "
-                        "the index, or compact() it when the file stays away."
-                    )
-                if file_crc(snapshot.root / name, length) != crc:  # FAISS would trust it
-                    raise ValueError(f"{name} in {str(snapshot.root)!r} is damaged; compact() builds it again.")
-                self._loaded = (name, faiss.read_index(str(snapshot.root / name)))
+                self._loaded = (name, self._read(snapshot, name, length, crc))
             return self._loaded[1]
+        return None
+
+    def _read(self, snapshot: Snapshot, name: str, length: int, crc: int) -> Any:
+        """Read the index; None, with a word to the log, where it is not this user's or not of this gallery."""
+        root = snapshot.root
+        if not (root / name).exists():
+            raise ValueError(
+                f"{name} in {str(root)!r} is gone, as after another writer's compact(); refresh() "
+                "the index, or compact() it when the file stays away."
+            )
+        if file_crc(root, name, length) != crc:
+            raise ValueError(f"{name} in {str(root)!r} is damaged; compact() builds it again.")
+        if is_own(root, name, length):
+            with read_inside(root, name) as file:
+                index = faiss.read_index(faiss.PyCallbackIOReader(file.read))
+            if index.d == snapshot.manifest.settings["dim"] and index.ntotal <= len(snapshot.alive):
+                return index
+        logger.warning("The FAISS index in %r is not of your making: it is not read, every row is scanned.", str(root))
         return None
 
     def _approximate(self, index: Any, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> np.ndarray:

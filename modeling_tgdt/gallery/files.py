@@ -5,6 +5,7 @@
     segment-*/        see `segment.py`
     deleted-*.i64     row numbers deleted since the last compaction, appended
     engine-*.bin      a stage-one engine's file, when it has one
+    qdrant*/          the data of engine "qdrant" when it is embedded, instead of segments
     writer.lock       held by the writer's process
 
 A commit appends to files behind their committed length, syncs them, and replaces the manifest. Until the replacement
@@ -28,7 +29,8 @@ import numpy as np
 
 from ..kernels.quantize import STORAGE_DTYPES
 from .metadata import merged_schema
-from .segment import RESTORE, Batch, Segment, SegmentRecord, append_to_segment, select_rows
+from .plain_files import read_inside
+from .segment import RESTORE, Batch, Segment, SegmentRecord, append_to_segment, file_sizes, select_rows
 from .storage import WriterLock, append_bytes, clear_os_errors, file_crc, read_json, replace_json, sync_directory
 
 try:
@@ -38,10 +40,12 @@ except ImportError:
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+QDRANT_FOLDERS = {"edge": "qdrant-edge", "local": "qdrant"}  # of the embedded kinds of that engine
 _COMPACT_BYTES = 1 << 26
 _LARGEST = 1 << 48  # bytes or rows; beyond it sizes would overflow
-_FILE_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
-_OWN_NAME = re.compile(r"segment-[0-9a-f]{12}|deleted-[0-9a-f]{12}\.i64|engine-[0-9a-f]{12}\.bin")
+_SEGMENT = re.compile(r"segment-[0-9a-f]{12}")
+_DELETED = re.compile(r"deleted-[0-9a-f]{12}\.i64")
+_ENGINE = re.compile(r"engine-[0-9a-f]{12}\.bin")
 _SETTINGS = {
     "token_dtype": STORAGE_DTYPES,
     "engine": ("exact", "faiss", "qdrant"),
@@ -82,22 +86,25 @@ class Manifest:
         return manifest
 
     def check(self) -> None:
-        """Raise for a name that leads out of the directory, a length that is none, or settings that are no gallery's.
+        """Raise for a name that is none of a gallery's, a length that no rows account for, or other settings.
 
         A gallery may come from anybody, and a checksum does not tell who wrote it.
         """
-        files = [entry for record in self.segments for entry in record.files.items()]
-        for name in [*self.file_names(), *(name for name, _ in files)]:
-            if not _FILE_NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is no file of a gallery")
-        sizes = [size for _, size in [*files, *self.deleted.items(), *self.engine_files.items()]]
-        counts = [self.commit, *(number for record in self.segments for number in (record.rows, record.tokens))]
-        for number in [*counts, *(value for length, crc in sizes for value in (length, crc))]:
-            if type(number) is not int or not 0 <= number < _LARGEST:
-                raise ValueError(f"{number!r} is no count")
-        for record in self.segments:
-            _check_numbers({"max_norm": record.max_norm, "max_residual": record.max_residual})
         _check_settings(self.settings)
+        _check_count(self.commit)
+        names = [record.name for record in self.segments]
+        if len(set(names)) < len(names):
+            raise ValueError("a segment is listed twice")
+        for pattern, found in ((_SEGMENT, names), (_DELETED, self.deleted), (_ENGINE, self.engine_files)):
+            for name in found:
+                if not pattern.fullmatch(name):
+                    raise ValueError(f"{name!r} is no file of a gallery")
+        for files in (self.deleted, self.engine_files):
+            if len(files) > 1:
+                raise ValueError(f"{len(files)} files where one is")
+            _check_lengths(files)
+        for record in self.segments:
+            _check_record(record, self.settings)
 
     def write(self, root: Path) -> None:
         """Commit: replace `manifest.json`; ValueError for what `read` would refuse."""
@@ -108,6 +115,33 @@ class Manifest:
         """Names in the gallery's directory that belong to this state."""
         return {record.name for record in self.segments} | set(self.deleted) | set(self.engine_files)
 
+    def paths(self) -> list[str]:
+        """Every file of this state below the gallery's directory, the manifest first."""
+        parts = [f"{record.name}/{name}" for record in self.segments for name in record.files]
+        return [MANIFEST, *parts, *self.deleted, *self.engine_files]
+
+
+def _check_record(record: SegmentRecord, settings: dict[str, Any]) -> None:
+    for count in (record.rows, record.tokens):
+        _check_count(count)
+    _check_numbers({"max_norm": record.max_norm, "max_residual": record.max_residual})
+    _check_lengths(record.files)
+    lengths = {name: length for name, (length, _) in record.files.items()}
+    expected = file_sizes(record.rows, record.tokens, settings["dim"], settings["token_dtype"])
+    if not (record.rows and lengths.pop("rows.arrow", 0)) or lengths != expected:
+        raise ValueError(f"the files of {record.name} are not those of {record.rows} rows and {record.tokens} tokens")
+
+
+def _check_lengths(files: dict[str, list[int]]) -> None:
+    for length, crc in files.values():
+        _check_count(length)
+        _check_count(crc)
+
+
+def _check_count(number: Any) -> None:
+    if type(number) is not int or not 0 <= number < _LARGEST:
+        raise ValueError(f"{number!r} is no count")
+
 
 def _check_settings(settings: dict[str, Any]) -> None:
     for key in ("dim", "pool_factor", "segment_rows"):
@@ -117,7 +151,11 @@ def _check_settings(settings: dict[str, Any]) -> None:
         if settings[key] not in known:
             raise ValueError(f"{key} is {settings[key]!r}, expected one of {list(known)}")
     _check_numbers({key: settings[key] for key in ("global_weight", "local_weight", "scale")})
-    dict(settings["engine_options"])
+    for key in ("model_id", "model_revision"):
+        if not isinstance(settings[key], str | None):
+            raise ValueError(f"{key} is {settings[key]!r}, expected a string or null")
+    if not isinstance(settings["engine_options"], dict):
+        raise ValueError(f"engine_options is {settings['engine_options']!r}, expected an object")
 
 
 def _check_numbers(numbers: dict[str, Any]) -> None:
@@ -128,7 +166,7 @@ def _check_numbers(numbers: dict[str, Any]) -> None:
 
 def is_own_name(name: str) -> bool:
     """Tell whether a name in a gallery's directory is of its own making, besides manifest and lock."""
-    return _OWN_NAME.fullmatch(name) is not None
+    return any(pattern.fullmatch(name) for pattern in (_SEGMENT, _DELETED, _ENGINE))
 
 
 class Snapshot:
@@ -148,8 +186,10 @@ class Snapshot:
         self.bases = np.concatenate([[0], np.cumsum([len(s) for s in self.segments])]).astype(np.int64)
         self.alive = np.ones(self.bases[-1], dtype=bool)
         for name, (length, _) in manifest.deleted.items():
-            rows = np.fromfile(root / name, dtype=np.int64, count=min(length, (root / name).stat().st_size) // 8)
-            if len(rows) < length // 8 or not ((rows >= 0) & (rows < len(self.alive))).all():
+            with read_inside(root, name) as file:
+                data = file.read(length)
+            rows = np.frombuffer(data[: len(data) // 8 * 8], dtype=np.int64)
+            if len(data) < length or length % 8 or not ((rows >= 0) & (rows < len(self.alive))).all():
                 raise ValueError(f"{name} in {str(root)!r} is damaged. {RESTORE}")
             self.alive[rows] = False
         self.size = int(self.alive.sum())
@@ -160,7 +200,11 @@ class Snapshot:
         found: dict[str, int] = {}
         for base, segment in zip(self.bases, self.segments, strict=False):
             found.update(zip(segment.ids.to_pylist(), range(base, base + len(segment)), strict=True))
-        return found if self.size == len(self.alive) else {k: row for k, row in found.items() if self.alive[row]}
+        if self.size < len(self.alive):
+            found = {name: row for name, row in found.items() if self.alive[row]}
+        if len(found) != self.size:
+            raise ValueError(f"rows.arrow in {str(self.root)!r} gives an id to several items. {RESTORE}")
+        return found
 
     @cached_property
     def schema(self) -> Any:
@@ -220,8 +264,11 @@ class Gallery:
 
     def refresh(self) -> bool:
         """Move to the newest commit; return whether there was one."""
-        before, self.snapshot = self.snapshot, self._load(self.snapshot)
-        return self.snapshot.manifest.commit != before.manifest.commit
+        before, found = self.snapshot, self._load(self.snapshot)
+        if found.manifest.settings != before.manifest.settings:
+            raise ValueError(f"another gallery has taken the place of the one in {str(self.root)!r}; open it anew.")
+        self.snapshot = found
+        return found.manifest != before.manifest
 
     def append(self, ids: list[str], batch: Batch) -> None:
         """Commit new items; earlier items of the same ids are deleted in the same commit."""
@@ -269,7 +316,7 @@ class Gallery:
         manifest = Manifest.read(self.root)
         problems = [line for record in manifest.segments for line in Segment.damage(self.root, record)]
         for name, (length, crc) in {**manifest.deleted, **manifest.engine_files}.items():
-            if file_crc(self.root / name, length) != crc:
+            if file_crc(self.root, name, length) != crc:
                 problems.append(f"{name} is damaged, shorter or missing")
         return problems
 
@@ -304,7 +351,7 @@ class Gallery:
             for record in self.snapshot.manifest.segments:
                 for name, (length, _) in record.files.items():
                     if (self.root / record.name / name).stat().st_size > length:
-                        append_bytes(self.root / record.name / name, [length, 0], [])
+                        append_bytes(self.root, f"{record.name}/{name}", [length, 0], [])
 
     def _commit(self, manifest: Manifest) -> None:
         manifest = replace(manifest, commit=manifest.commit + 1)
@@ -323,7 +370,7 @@ class Gallery:
             return known
         name = next(iter(known), f"deleted-{uuid.uuid4().hex[:12]}.i64")
         data = np.array(rows, dtype=np.int64)
-        return {name: append_bytes(self.root / name, known.get(name, [0, 0]), [data])}
+        return {name: append_bytes(self.root, name, known.get(name, [0, 0]), [data])}
 
     def _living_batches(self) -> Iterator[Batch]:
         settings = self.snapshot.manifest.settings

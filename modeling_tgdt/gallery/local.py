@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +17,8 @@ from ..kernels.ranking import Ranked, best_by_id, offsets_of
 from .device import DeviceGallery
 from .exact import Engine, ExactEngine
 from .files import Gallery, Snapshot
-from .metadata import Condition, matching_rows, metadata_rows, metadata_types
+from .filters import Filter, keys_of
+from .metadata import matching_rows, metadata_rows, metadata_types
 from .scan import dot_rows, locate
 from .segment import encode_batch
 from .storage import clear_os_errors
@@ -52,7 +53,7 @@ class Query:
     globals: np.ndarray
     tokens: RaggedQueries
     sum_over: SumOver
-    where: Mapping[str, Condition] | None = None
+    where: Filter | None = None
 
     def __len__(self) -> int:
         return len(self.globals)
@@ -221,11 +222,11 @@ def _no_hits(size: int) -> SearchResult:
     return SearchResult(ids, scores, scores, scores, metadata)
 
 
-def _allowed_rows(snapshot: Snapshot, where: Mapping[str, Condition] | None) -> np.ndarray | None:
-    if not where:
+def _allowed_rows(snapshot: Snapshot, where: Filter | None) -> np.ndarray | None:
+    if where is None:
         return None if snapshot.size == len(snapshot.alive) else snapshot.alive
     known = list(metadata_types(snapshot.schema))
-    for key in where:
+    for key in keys_of(where):
         if key not in known and snapshot.size:
             raise ValueError(f"where uses the unknown metadata key {key!r}; this gallery has {known!r}.")
     parts = [matching_rows(segment.table, where) for segment in snapshot.segments]

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from .filters import All, Call, Compare, Filter, Ids, Not, OneOf
 
 try:
     import pyarrow as pa
@@ -15,7 +18,6 @@ except ImportError:
     pa = pc = None
 
 PREFIX = "meta:"  # keeps a user's key `id` apart from the column of ids
-Condition = Any | list[Any] | Callable[[Any], bool]
 
 
 def metadata_table(ids: list[str], metadata: Any) -> Any:
@@ -45,7 +47,32 @@ def metadata_table(ids: list[str], metadata: Any) -> Any:
             raise TypeError(
                 f"metadata {key!r} mixes types or cannot be stored ({error}); use one type per key."
             ) from error
-    return pa.table(arrays)
+    table = pa.table(arrays)
+    try:
+        check_types(table.schema)
+    except ValueError as error:
+        raise TypeError(
+            f"found {error}; give strings, numbers, booleans, dates or lists of them, one type per key."
+        ) from error
+    return table
+
+
+def check_types(schema: Any) -> None:
+    """Raise ValueError for metadata of a type that is no string, number, boolean, time or list of them.
+
+    Bytes, structures and the rest have no form in JSON, or none that a filter can compare.
+    """
+    for field in schema:
+        if field.name.startswith(PREFIX) and not _is_plain(field.type):
+            raise ValueError(f"metadata {field.name[len(PREFIX) :]!r} of type {field.type}")
+
+
+def _is_plain(kind: Any) -> bool:
+    types = pa.types
+    if types.is_list(kind) or types.is_large_list(kind):
+        return _is_plain(kind.value_type)
+    checks = (types.is_string, types.is_large_string, types.is_boolean, types.is_integer, types.is_floating)
+    return any(check(kind) for check in (*checks, types.is_temporal, types.is_decimal, types.is_null))
 
 
 def merged_schema(known: Any, table: Any) -> Any:
@@ -63,39 +90,89 @@ def metadata_rows(table: Any) -> list[dict[str, Any]]:
     return [{key[len(PREFIX) :]: value for key, value in row.items() if value is not None} for row in rows]
 
 
-def matching_rows(table: Any, where: Mapping[str, Condition]) -> np.ndarray:
-    """Evaluate a filter over a table: every condition must hold.
+def matching_rows(table: Any, condition: Filter) -> np.ndarray:
+    """Evaluate a filter over a table.
 
     Args:
-        table: Arrow table with `meta:` columns.
-        where: A key's value, a list of allowed values, or a callable from value to bool. Missing values never match.
+        table: Arrow table with the ids and `meta:` columns.
+        condition: A parsed filter. Missing values meet no comparison.
 
     Returns:
         (N,) bool.
     """
-    keep = np.ones(len(table), dtype=bool)
-    for key, condition in where.items():
-        if PREFIX + key not in table.column_names:
-            return np.zeros(len(table), dtype=bool)
-        keep &= _matches(table.column(PREFIX + key), key, condition)
-    return keep
+    if isinstance(condition, All):
+        parts = [matching_rows(table, part) for part in condition.parts]
+        return np.logical_and.reduce(parts) if parts else np.ones(len(table), dtype=bool)
+    if isinstance(condition, OneOf):
+        parts = [matching_rows(table, part) for part in condition.parts]
+        return np.logical_or.reduce(parts) if parts else np.zeros(len(table), dtype=bool)
+    if isinstance(condition, Not):
+        return ~matching_rows(table, condition.part)
+    if isinstance(condition, Ids):
+        column = table.column("id")
+        return np.asarray(pc.is_in(column, value_set=pa.array(condition.ids, column.type)))
+    if PREFIX + condition.key not in table.column_names:
+        return np.zeros(len(table), dtype=bool)
+    column = table.column(PREFIX + condition.key)
+    if isinstance(condition, Call):
+        values = column.to_pylist()
+        return np.array([value is not None and bool(condition.function(value)) for value in values], dtype=bool)
+    return _compare(column, condition)
 
 
-def _matches(column: Any, key: str, condition: Condition) -> np.ndarray:
-    if callable(condition):
-        return np.array([value is not None and bool(condition(value)) for value in column.to_pylist()], dtype=bool)
+def _compare(column: Any, condition: Compare) -> np.ndarray:
     try:
-        if isinstance(condition, list | tuple | set | frozenset):
-            choices = [_as_type(value, column.type) for value in condition]
-            mask = pc.is_in(column, value_set=pa.array(choices, column.type))
-            mask = pc.and_(mask, pc.is_valid(column))
-        else:
-            mask = pc.equal(column, pa.scalar(_as_type(condition, column.type), column.type))
-    except (pa.ArrowException, UnicodeEncodeError) as error:
+        mask = _mask(column, condition.operator, condition.operand)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         raise TypeError(
-            f"where[{key!r}]={condition!r} does not fit the column's type {column.type}: {error}."
+            f"where[{condition.key!r}]: {condition.operand!r} does not fit the column's type {column.type}: {error}."
         ) from error
     return np.asarray(pc.fill_null(mask, False))
+
+
+def _mask(column: Any, operator: str, operand: Any) -> Any:
+    if operator == "in":
+        choices = pa.array([_as_type(value, column.type) for value in operand], column.type)
+        return pc.and_(pc.is_in(column, value_set=choices), pc.is_valid(column))
+    if operator == "prefix":
+        return pc.starts_with(column, operand)
+    if operator == "eq":
+        return pc.equal(column, pa.scalar(_as_type(operand, column.type), column.type))
+    return _ordered(column, operator, operand)
+
+
+def _ordered(column: Any, operator: str, operand: Any) -> Any:
+    kind = column.type
+    if pa.types.is_integer(kind) and isinstance(operand, int | float) and not isinstance(operand, bool):
+        return _between(column, operator, operand)
+    bound = pa.scalar(operand)
+    if not pa.types.is_floating(kind):  # a float column is compared by value
+        bound = bound.cast(kind)
+    return {"gt": pc.greater, "gte": pc.greater_equal, "lt": pc.less, "lte": pc.less_equal}[operator](column, bound)
+
+
+def _between(column: Any, operator: str, operand: float) -> Any:
+    """Compare integers with any number by value, whether or not their type can hold it."""
+    low, high = _integer_range(column.type)
+    if operand != operand:
+        low = high
+    else:
+        bound = min(max(operand, -(1 << 65)), 1 << 65)
+        if operator in ("gt", "gte"):
+            low = max(low, math.floor(bound) + 1 if operator == "gt" else math.ceil(bound))
+        else:
+            high = min(high, math.ceil(bound) if operator == "lt" else math.floor(bound) + 1)
+    if low >= high:
+        return pc.and_(pc.is_valid(column), False)
+    ends = (pa.scalar(end, column.type) for end in (low, high - 1))
+    return pc.and_(pc.greater_equal(column, next(ends)), pc.less_equal(column, next(ends)))
+
+
+def _integer_range(kind: Any) -> tuple[int, int]:
+    """Return the least value of an integer type, and the one after its greatest."""
+    if pa.types.is_unsigned_integer(kind):
+        return 0, 1 << kind.bit_width
+    return -(1 << (kind.bit_width - 1)), 1 << (kind.bit_width - 1)
 
 
 def _as_type(value: Any, kind: Any) -> Any:
@@ -105,8 +182,7 @@ def _as_type(value: Any, kind: Any) -> Any:
     if pa.types.is_integer(kind):
         if value != value or value in (float("inf"), float("-inf")) or value != int(value):
             return None  # Arrow would cut 1.5 down to 1
-        unsigned, bits = pa.types.is_unsigned_integer(kind), kind.bit_width
-        low, high = (0, 1 << bits) if unsigned else (-(1 << (bits - 1)), 1 << (bits - 1))
+        low, high = _integer_range(kind)
         return int(value) if low <= value < high else None
     if pa.types.is_floating(kind):
         try:

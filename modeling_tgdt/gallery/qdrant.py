@@ -8,6 +8,7 @@ the shortlist and our kernel ranks the fetched multivectors, because its max_sim
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import time
@@ -15,15 +16,18 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
 
 from ..kernels.maxsim import maxsim
 from ..kernels.ragged import Pairs, RaggedQueries, TokenStore
-from .files import Gallery
+from .files import QDRANT_FOLDERS, Gallery
+from .filters import All, Call, Compare, Filter, Ids, Not, OneOf
 from .local import Query, SearchMode, SearchResult
-from .metadata import Condition, metadata_rows, metadata_types
+from .metadata import metadata_rows, metadata_types
+from .plain_files import tree_inside
 from .qdrant_edge import EdgeClient, edge
 from .storage import GalleryBusyError
 
@@ -39,7 +43,6 @@ _POINTS, _QUERIES, _PAGE, _ATTEMPTS = 64, 32, 256, 5
 _CLUSTER = ("shard_number", "replication_factor", "write_consistency_factor")
 _SEARCH = ("exact", "hnsw_ef")
 _OPTIONS = {"url", "embedded", "collection", "timeout", *_CLUSTER, *_SEARCH}
-_EMBEDDED = ("edge", "local")
 _T = TypeVar("_T")
 
 
@@ -48,11 +51,13 @@ class QdrantBackend:
 
     The directory holds the manifest, and in embedded mode the data. `engine_options`:
 
-    - `url` of a server or of any node of a cluster; the API key comes from the environment variable QDRANT_API_KEY and
-      is never stored. `timeout` in seconds; `collection`, by default "tgdt"; for a new collection of a cluster
-      `shard_number`, `replication_factor` and `write_consistency_factor`.
+    - `url` of a server or of any node of a cluster; opening the gallery again takes the address from the caller or
+      from QDRANT_URL, never from the manifest, whoever wrote it. The API key comes from QDRANT_API_KEY, goes to
+      nobody else, over https or to this machine, and is never stored. `timeout` in seconds; `collection`, by default
+      "tgdt"; for a new collection of a cluster `shard_number`, `replication_factor` and `write_consistency_factor`.
     - without `url`, `embedded`: "edge" (the engine in this process, the default where qdrant-edge-py is installed) or
-      "local" (the client's emulation in memory, for small galleries). Either is held by one process at a time.
+      "local" (the client's emulation in memory, for small galleries). Either is held by one process at a time. The
+      emulation reads its files with pickle: an existing one is opened only when the caller says "local" again.
     - `exact` (bool) to search without the graph, `hnsw_ef` for the breadth of its search.
 
     Tokens are stored in float16, or in float32 for `token_dtype="float32"`. Ties at the border of the shortlist are in
@@ -60,12 +65,16 @@ class QdrantBackend:
 
     Args:
         gallery: Directory with the settings.
+        named: Options that the caller gave in this call.
+
+    Raises:
+        ValueError: When the manifest alone names a server or an emulated store.
     """
 
-    def __init__(self, gallery: Gallery) -> None:
+    def __init__(self, gallery: Gallery, named: Mapping[str, Any]) -> None:
         self.gallery = gallery
         self.settings = gallery.snapshot.manifest.settings
-        self.options = self.complete_options(self.settings["engine_options"])
+        self.options = _allowed_options(gallery.root, self.settings["engine_options"], named)
         self.collection = self.options.get("collection", "tgdt")
         self._connection: Any = None
         self._indexed: set[str] = set()
@@ -79,11 +88,20 @@ class QdrantBackend:
             raise ImportError("engine='qdrant' needs its client; install it with `pip install 'tgdt[qdrant]'`.")
         if unknown := set(options) - _OPTIONS:
             raise ValueError(f"engine_options of 'qdrant' are {sorted(_OPTIONS)}, found {sorted(unknown)}.")
+        collection = options.get("collection", "tgdt")
+        if not re.fullmatch(r"[\w-][\w.-]*", str(collection), re.ASCII):
+            raise ValueError(
+                f"engine_options['collection'] must be letters, digits, '-', '_' and '.', found {collection!r}."
+            )
+        for key in {"timeout", "hnsw_ef", *_CLUSTER} & set(options):
+            if type(options[key]) not in (int, float) or not 0 < options[key] < 1 << 31:
+                raise ValueError(f"engine_options[{key!r}] must be a number above 0, found {options[key]!r}.")
         if "url" in options:
+            _check_url(options["url"])
             return dict(options)
         embedded = options.get("embedded", "local" if edge is None else "edge")
-        if embedded not in _EMBEDDED:
-            raise ValueError(f"engine_options['embedded'] must be one of {list(_EMBEDDED)}, found {embedded!r}.")
+        if embedded not in QDRANT_FOLDERS:
+            raise ValueError(f"engine_options['embedded'] must be one of {list(QDRANT_FOLDERS)}, found {embedded!r}.")
         return {**options, "embedded": embedded}
 
     @property
@@ -174,10 +192,6 @@ class QdrantBackend:
 
     def search(self, query: Query, top_k: int, candidates: int, mode: SearchMode) -> SearchResult:
         """Rank the gallery for checked queries; see `TGDTIndex.search`."""
-        if any(
-            isinstance(value, list | tuple | set | frozenset) and not value for value in (query.where or {}).values()
-        ):
-            return _result([[]] * len(query))  # an empty list of choices matches nothing
         condition = _filter(query.where)
         if mode == "local":
             return _result(self._exhaustive(query, top_k, condition))
@@ -325,6 +339,41 @@ class QdrantBackend:
 _FIELD_KINDS = {"string": "keyword", "int64": "integer", "double": "float", "bool": "bool"}
 
 
+def _allowed_options(root: Path, stored: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Join the options of a manifest with the caller's, who alone says where to connect and whether to unpickle."""
+    url = named.get("url") or os.environ.get("QDRANT_URL")
+    if "url" in stored and not url:
+        raise ValueError(
+            f"the gallery in {str(root)!r} lies in a Qdrant server; its directory names {stored['url']!r}, which is "
+            "not taken on trust. Name the address yourself: engine_options={'url': ...}, --engine-option url=..., or "
+            "the environment variable QDRANT_URL."
+        )
+    known = {**stored, **named}
+    options = QdrantBackend.complete_options({**known, "url": url} if "url" in known else known)
+    if options.get("embedded") == "local" and named.get("embedded") != "local":
+        raise ValueError(
+            f"the gallery in {str(root)!r} is an emulated Qdrant store, whose files can run code when they are read. "
+            "If you wrote it, open it with engine_options={'embedded': 'local'} or --engine-option embedded=local."
+        )
+    return options
+
+
+def _check_url(url: Any) -> None:
+    parts = urlsplit(url) if isinstance(url, str) else None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise ValueError(
+            f"engine_options['url'] must look like https://node:6333, without a name or password, found {url!r}."
+        )
+
+
+def _on_this_machine(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def point_id(name: str) -> str:
     """Return the point of an id: the same on every machine, so a repeated upsert changes nothing."""
     return str(uuid.uuid5(NAMESPACE, name))
@@ -333,11 +382,17 @@ def point_id(name: str) -> str:
 def _connect(options: Mapping[str, Any], root: Path) -> Any:
     if "url" in options:
         key, timeout = os.environ.get("QDRANT_API_KEY"), options.get("timeout", 60)
+        if key and not (options["url"].startswith("https://") or _on_this_machine(options["url"])):
+            raise ValueError(
+                f"QDRANT_API_KEY would go to {options['url']!r} in clear; give an address with https://, or unset the "
+                "key where the server has none."
+            )
         return _qdrant.QdrantClient(url=options["url"], api_key=key, timeout=timeout)
+    tree_inside(root, QDRANT_FOLDERS[options["embedded"]])  # its own files are opened by Qdrant, which follows links
     if options["embedded"] == "edge":
-        return EdgeClient(root / "qdrant-edge")
+        return EdgeClient(root / QDRANT_FOLDERS["edge"])
     try:
-        return _qdrant.QdrantClient(path=str(root / "qdrant"))
+        return _qdrant.QdrantClient(path=str(root / QDRANT_FOLDERS["local"]))
     except RuntimeError as error:
         raise GalleryBusyError(f"{error} close() the index that holds it.") from error
 
@@ -369,21 +424,55 @@ def _rank_key(row: tuple[Any, ...]) -> tuple[float, str]:
     return -row[1], row[0]
 
 
-def _filter(where: Mapping[str, Condition] | None) -> Any:
-    if not where:
-        return None
-    return models.Filter(must=[_condition(_path(key), key, value) for key, value in where.items()])
+def _filter(where: Filter | None) -> Any:
+    return None if where is None else models.Filter(must=[_condition(where)])
+
+
+def _condition(where: Filter) -> Any:
+    """Say a filter in Qdrant's words; it has none for functions and prefixes."""
+    if isinstance(where, Ids):
+        return models.HasIdCondition(has_id=[point_id(name) for name in where.ids])
+    if isinstance(where, Not):
+        return models.Filter(must_not=[_condition(where.part)])
+    if isinstance(where, All):
+        return models.Filter(must=[_condition(part) for part in where.parts])
+    if isinstance(where, OneOf):
+        return _one_of([_condition(part) for part in where.parts])
+    if isinstance(where, Call) or where.operator == "prefix":
+        kind = "a callable" if isinstance(where, Call) else "a prefix"
+        raise ValueError(
+            f"where[{where.key!r}] is {kind}, which Qdrant cannot run; give values, a list of values or a range."
+        )
+    field = _path(where.key)
+    if where.operator == "in":
+        return _one_of([_equal(field, where.key, item) for item in where.operand])
+    if where.operator == "eq":
+        return _equal(field, where.key, where.operand)
+    return _range(field, where)
+
+
+def _one_of(parts: list[Any]) -> Any:
+    """Join by or; of an empty list nothing is true."""
+    return models.Filter(should=parts) if parts else models.HasIdCondition(has_id=[])
+
+
+def _range(field: str, where: Compare) -> Any:
+    if isinstance(where.operand, bool) or not isinstance(where.operand, int | float | str):
+        raise TypeError(f"where[{where.key!r}]: {where.operator!r} takes a number or a time, found {where.operand!r}.")
+    kind = models.DatetimeRange if isinstance(where.operand, str) else models.Range
+    try:
+        return models.FieldCondition(key=field, range=kind(**{where.operator: where.operand}))
+    except ValueError as error:
+        raise TypeError(
+            f"where[{where.key!r}]: Qdrant orders numbers and ISO times, found {where.operand!r}."
+        ) from error
 
 
 def _path(key: str) -> str:
     return f"meta.{key}" if re.fullmatch(r"[\w-]+", key, re.ASCII) else f'meta."{key}"'
 
 
-def _condition(field: str, key: str, value: Any) -> Any:
-    if callable(value):
-        raise ValueError(f"where[{key!r}] is a callable, which Qdrant cannot run; give a value or a list of values.")
-    if isinstance(value, list | tuple | set | frozenset):
-        return models.Filter(should=[_condition(field, key, item) for item in value])
+def _equal(field: str, key: str, value: Any) -> Any:
     if isinstance(value, bool | str) or (isinstance(value, int) and abs(value) > 1 << 53):
         return models.FieldCondition(key=field, match=models.MatchValue(value=value))
     if isinstance(value, int | float):  # a match would tell 1 from 1.0

@@ -192,15 +192,18 @@ def _filter(condition: Any) -> Any:
     return edge.Filter(**{key: [_condition(c) for c in getattr(condition, key) or []] or None for key in _CLAUSES})
 
 
-_CLAUSES = ("must", "should")
+_CLAUSES = ("must", "should", "must_not")
 
 
 def _condition(condition: Any) -> Any:
+    if hasattr(condition, "has_id"):
+        return edge.HasIdCondition(set(condition.has_id))
     if not hasattr(condition, "key"):
         return _filter(condition)
     if condition.range is not None:
-        span = edge.RangeFloat(gte=condition.range.gte, lte=condition.range.lte)
-        return edge.FieldCondition(condition.key, range=span)
+        ends = {name: getattr(condition.range, name) for name in ("gt", "gte", "lt", "lte")}
+        kind = edge.RangeDateTime if type(condition.range).__name__ == "DatetimeRange" else edge.RangeFloat
+        return edge.FieldCondition(condition.key, range=kind(**ends))
     value = condition.match.value
     if isinstance(value, bool):
         return edge.FieldCondition(_words_path(condition.key), match=edge.MatchValue(str(value)))

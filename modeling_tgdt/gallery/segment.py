@@ -12,7 +12,6 @@ rows.arrow      N rows   ids and metadata: Arrow IPC streams, one per commit
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,6 +22,8 @@ import numpy as np
 
 from ..kernels.quantize import SCALED_DTYPES, STORAGE_DTYPES, encode_tokens, quantize_int8
 from ..kernels.ragged import TokenStore
+from .metadata import check_types
+from .plain_files import map_inside
 from .storage import append_bytes, file_crc, sync_directory
 
 try:
@@ -67,6 +68,18 @@ class SegmentRecord:
     files: dict[str, list[int]] = field(default_factory=dict)
 
 
+def file_sizes(rows: int, tokens: int, dim: int, token_dtype: str) -> dict[str, int]:
+    """Return the length that follows from its rows and tokens, for every file of a segment but `rows.arrow`."""
+    sizes = {
+        "globals.f32": 4 * rows * dim,
+        "codes.i8": rows * dim,
+        "codes.scale": 8 * rows,
+        "tokens": tokens * dim * np.dtype(STORAGE_DTYPES[token_dtype]).itemsize,
+        "offsets.i64": 8 * (rows + 1),
+    }
+    return sizes | ({"tokens.scale": 8 * tokens} if token_dtype in SCALED_DTYPES else {})
+
+
 class Segment:
     """Read-only view of a segment at one commit.
 
@@ -78,7 +91,7 @@ class Segment:
     """
 
     def __init__(self, root: Path, record: SegmentRecord, dim: int, token_dtype: str) -> None:
-        self.path = root / record.name
+        self.root = root
         self.record = record
         self.globals = self._map("globals.f32", np.float32, (record.rows, dim))
         self.codes = self._map("codes.i8", np.int8, (record.rows, dim))
@@ -102,7 +115,8 @@ class Segment:
         try:
             table = pa.concat_tables(list(_read_streams(self._table_file)), promote_options="permissive")
             table.validate(full=True)
-        except (pa.ArrowException, OSError) as error:
+            _check_table(table, len(self))
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise ValueError(f"segment {self.record.name!r}: rows.arrow is damaged ({error}). {RESTORE}") from error
         return table
 
@@ -127,7 +141,7 @@ class Segment:
         """Return one line per file that is missing, short, or differs from its checksum."""
         problems = []
         for name, (length, crc) in record.files.items():
-            found = file_crc(root / record.name / name, length)
+            found = file_crc(root, f"{record.name}/{name}", length)
             if found is None:
                 problems.append(f"segment {record.name!r}: {name} is missing or shorter than {length} bytes")
             elif found != crc:
@@ -140,13 +154,10 @@ class Segment:
             raise ValueError(f"segment {self.record.name!r}: offsets.i64 is damaged. {RESTORE}")
 
     def _map(self, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> np.ndarray:
-        size = math.prod(shape) * np.dtype(dtype).itemsize
-        if size == 0:
-            return np.zeros(shape, dtype=dtype)
-        path = self.path / name
-        if path.stat().st_size < size:
-            raise ValueError(f"segment {self.record.name!r}: {name} is shorter than its {size} bytes. {RESTORE}")
-        return np.asarray(np.memmap(path, dtype=dtype, mode="r", shape=shape))
+        try:
+            return map_inside(self.root, f"{self.record.name}/{name}", dtype, shape)
+        except ValueError as error:
+            raise ValueError(f"segment {self.record.name!r}: {error}. {RESTORE}") from error
 
 
 def append_to_segment(root: Path, record: SegmentRecord, batch: Batch) -> SegmentRecord:
@@ -173,7 +184,10 @@ def append_to_segment(root: Path, record: SegmentRecord, batch: Batch) -> Segmen
     }
     if batch.token_scales is not None:
         chunks["tokens.scale"] = [batch.token_scales]
-    files = {name: append_bytes(path / name, record.files.get(name, [0, 0]), c) for name, c in chunks.items()}
+    files = {
+        name: append_bytes(root, f"{record.name}/{name}", record.files.get(name, [0, 0]), chunk)
+        for name, chunk in chunks.items()
+    }
     sync_directory(path)
     residual = batch.globals - batch.codes * batch.code_scales[:, :1]
     return replace(
@@ -207,6 +221,18 @@ def _table_bytes(table: Any) -> Any:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue()
+
+
+def _check_table(table: Any, rows: int) -> None:
+    """Raise ValueError for a table that no gallery wrote: the search takes its rows and types for granted."""
+    names = table.schema.names
+    if len(table) != rows:
+        raise ValueError(f"{len(table)} rows instead of {rows}")
+    if "id" not in names or len(set(names)) < len(names):
+        raise ValueError(f"columns {names[:9]!r} instead of one `id` and one per metadata key")
+    if table.schema.field("id").type != pa.string() or table.column("id").null_count:
+        raise ValueError(f"ids of type {table.schema.field('id').type} with {table.column('id').null_count} missing")
+    check_types(table.schema)
 
 
 def _read_streams(raw: np.ndarray) -> Iterator[Any]:

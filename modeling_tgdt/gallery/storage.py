@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from .plain_files import open_inside, read_inside, write_fresh
+
 try:
     import fcntl
 except ImportError:  # Windows: one writer per process is then the caller's duty
@@ -31,11 +33,12 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def append_bytes(path: Path, committed: Sequence[int], chunks: Iterable[Any]) -> list[int]:
+def append_bytes(root: Path, name: str, committed: Sequence[int], chunks: Iterable[Any]) -> list[int]:
     """Write `chunks` behind the committed bytes, dropping whatever an interrupted writer left behind it, and sync.
 
     Args:
-        path: File, made when missing.
+        root: Directory of the gallery.
+        name: File below it, made when missing; see `open_inside`.
         committed: Length and CRC-32 of the committed bytes; the file is cut to that length first.
         chunks: Contiguous arrays or bytes.
 
@@ -43,7 +46,7 @@ def append_bytes(path: Path, committed: Sequence[int], chunks: Iterable[Any]) ->
         The new length and the CRC-32 over the whole file.
     """
     start, crc = committed
-    with open(path, "r+b" if path.exists() else "w+b") as file:
+    with os.fdopen(open_inside(root, name, os.O_RDWR | os.O_CREAT), "r+b") as file:
         file.truncate(start)
         file.seek(start)
         for chunk in chunks:
@@ -57,12 +60,16 @@ def append_bytes(path: Path, committed: Sequence[int], chunks: Iterable[Any]) ->
     return [start, crc]
 
 
-def file_crc(path: Path, length: int) -> int | None:
-    """Return the CRC-32 of the first `length` bytes, or None when the file is shorter or missing."""
-    if not path.exists() or path.stat().st_size < length:
+def file_crc(root: Path, name: str, length: int) -> int | None:
+    """Return the CRC-32 of the first `length` bytes; None when the file is shorter, missing or no regular file."""
+    try:
+        opened = read_inside(root, name)
+    except (FileNotFoundError, ValueError):
         return None
     crc = 0
-    with open(path, "rb") as file:
+    with opened as file:
+        if os.fstat(file.fileno()).st_size < length:
+            return None
         while length:
             block = file.read(min(length, _BLOCK))
             crc, length = zlib.crc32(block, crc), length - len(block)
@@ -73,8 +80,8 @@ def replace_json(path: Path, content: dict[str, Any]) -> None:
     """Replace a JSON file atomically and durably; it carries a checksum of its own content."""
     body = {**content, "checksum": _checksum(content)}
     temporary = path.with_suffix(".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(body, file, indent=1)
+    with write_fresh(path.parent, temporary.name) as file:
+        file.write(json.dumps(body, indent=1).encode())
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -84,7 +91,8 @@ def replace_json(path: Path, content: dict[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read what `replace_json` wrote; raise ValueError when it is damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with read_inside(path.parent, path.name) as file:
+            content = json.loads(file.read().decode())
         checksum = content.pop("checksum")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it from a copy or build the gallery again.") from error
@@ -126,7 +134,7 @@ class WriterLock:
         """Take the lock; False when it was already ours. GalleryBusyError when another writer holds it."""
         if self._handle is not None:
             return False
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = open_inside(self.path.parent, LOCK_NAME, os.O_RDWR | os.O_CREAT)
         try:
             if fcntl is not None:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

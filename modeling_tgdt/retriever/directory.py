@@ -14,14 +14,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, snapshot_download
 
 from ..configuration_tgdt import LOADING_OPTIONS
-from ..gallery.files import is_own_name
+from ..gallery.files import MANIFEST, QDRANT_FOLDERS, Manifest
+from ..gallery.plain_files import read_inside, tree_inside, write_fresh
 from ..index_tgdt import TGDTIndex
 from .adapters import ADAPTER_CONFIG
 from .card import add_tags
@@ -29,8 +29,9 @@ from .card import add_tags
 INDEX_FOLDER = "index"
 REFERENCE = "retriever.json"
 _CARD = "README.md"
-_LOCAL_ONLY = ("writer.lock",)
-_QDRANT = ("qdrant", "qdrant-edge")
+# Copies of the weights for other libraries, which repositories of older models hold.
+_OTHER_WEIGHTS = ["*.h5", "*.msgpack", "*.onnx", "*.onnx_data", "*.ot", "*.tflite"]
+_BLOCK = 1 << 24
 
 
 def find_directory(name: str | os.PathLike[str], revision: str | None = None, **options: Any) -> Path:
@@ -50,7 +51,7 @@ def find_directory(name: str | os.PathLike[str], revision: str | None = None, **
     if isinstance(name, os.PathLike) or os.path.isabs(name) or name.startswith((".", "~")):
         raise ValueError(f"expected a directory with a model or gallery, found none at {os.fspath(name)!r}.")
     try:
-        return Path(snapshot_download(name, revision=revision, **options))
+        return Path(snapshot_download(name, revision=revision, **({"ignore_patterns": _OTHER_WEIGHTS} | options)))
     except (OSError, ValueError) as error:
         raise OSError(f"{name!r} is no directory here, and the Hub gave no such repository: {error}") from error
 
@@ -98,9 +99,9 @@ def write_reference(folder: Path, model: str, revision: str | None = None, pictu
     paths = {
         key: os.path.relpath(path, folder) if path and os.path.exists(path) else path for key, path in local.items()
     }
-    temporary = folder / f"{REFERENCE}.tmp"
-    temporary.write_text(json.dumps({**paths, "revision": revision}, indent=1), encoding="utf-8")
-    os.replace(temporary, folder / REFERENCE)
+    with write_fresh(folder, f"{REFERENCE}.tmp") as file:
+        file.write(json.dumps({**paths, "revision": revision}, indent=1).encode())
+    os.replace(folder / f"{REFERENCE}.tmp", folder / REFERENCE)
 
 
 def find_model(folder: Path, reference: dict[str, Any], **options: Any) -> Path:
@@ -122,18 +123,23 @@ def find_model(folder: Path, reference: dict[str, Any], **options: Any) -> Path:
     return find_directory(reference["model"], reference.get("revision"), **options)
 
 
-def open_index(folder: Path) -> TGDTIndex | None:
-    """Open the gallery in `index/`, or the directory itself when it is a gallery; None when there is none."""
+def open_index(folder: Path, engine_options: Mapping[str, Any] | None = None) -> TGDTIndex | None:
+    """Open the gallery in `index/`, or the directory itself when it is a gallery; None when there is none.
+
+    Args:
+        folder: Where to look.
+        engine_options: See `TGDTIndex.open`.
+    """
     for path in (folder / INDEX_FOLDER, folder):
-        if (path / "manifest.json").exists():
-            return TGDTIndex.open(path)
+        if (path / MANIFEST).exists():
+            return TGDTIndex.open(path, engine_options=engine_options)
     return None
 
 
 def save_gallery(source: Path, folder: Path) -> None:
     """Copy a gallery into `folder/index`; one whose own directory is `folder` stays: `open_index` finds it there."""
     target = folder / INDEX_FOLDER
-    if source.resolve() != folder.resolve() or (target / "manifest.json").exists():
+    if source.resolve() != folder.resolve() or (target / MANIFEST).exists():
         copy_gallery(source, target)
 
 
@@ -158,9 +164,10 @@ def copy_gallery(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        manifest = (source / "manifest.json").read_bytes()  # first: what is appended meanwhile does not belong to it
-        shutil.copytree(source, staging, ignore=partial(_not_copied, source), dirs_exist_ok=True)
-        (staging / "manifest.json").write_bytes(manifest)
+        for name in _gallery_files(source):  # the manifest first: what is appended meanwhile does not belong to it
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
+            with read_inside(source, name) as file, open(staging / name, "wb") as copy:
+                shutil.copyfileobj(file, copy, _BLOCK)
         os.chmod(staging, 0o755)
         if target.exists():
             shutil.rmtree(target)
@@ -215,7 +222,9 @@ def push_folder(
         add_tags(card, tags).save(folder / _CARD)
     files = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     if gallery is not None:
-        files |= {f"{INDEX_FOLDER}/{path.relative_to(gallery).as_posix()}": path for path in _gallery_files(gallery)}
+        for name in _gallery_files(gallery):
+            read_inside(gallery, name).close()  # refuses a link before anything is sent
+            files[f"{INDEX_FOLDER}/{name}"] = gallery / name
     stale = [name for name in there if name.startswith(f"{INDEX_FOLDER}/") and name not in files]
     operations = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
     removals = [CommitOperationDelete(name) for name in stale] if gallery is not None else []
@@ -223,18 +232,16 @@ def push_folder(
 
 
 def _files(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in _LOCAL_ONLY]
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
-def _gallery_files(gallery: Path) -> list[Path]:
-    foreign = _not_copied(gallery, gallery, os.listdir(gallery)) - {"manifest.json"}
-    return [path for path in _files(gallery) if path.relative_to(gallery).parts[0] not in foreign]
-
-
-def _not_copied(gallery: Path, parent: str | os.PathLike[str], names: list[str]) -> set[str]:
-    """Return the names in a folder of a gallery that are not copied with it: a model may lie beside its files."""
-    inside = Path(parent) != gallery
-    return {name for name in names if name in _LOCAL_ONLY or not (inside or name in _QDRANT or is_own_name(name))}
+def _gallery_files(gallery: Path) -> list[str]:
+    """Return the files that a gallery's manifest names, below its directory; a model may lie beside them."""
+    manifest = Manifest.read(gallery)
+    found = manifest.paths()
+    if manifest.settings["engine"] == "qdrant":
+        found += [name for folder in QDRANT_FOLDERS.values() for name in tree_inside(gallery, folder)]
+    return found
 
 
 __all__ = [

@@ -4,6 +4,7 @@
 import copy
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -22,9 +23,15 @@ INPUTS = tiny.text_inputs(6) | tiny.pixel_inputs(6, size=IMAGE)
 
 
 def compose(text: PreTrainedConfig, vision: PreTrainedConfig) -> TGDTModel:
-    sizes = {"projection_dim": 32, "num_local_layers": 1, "num_global_layers": 1, "intermediate_size": 37}
+    sizes: dict[str, Any] = {
+        "projection_dim": 32,
+        "num_local_layers": 1,
+        "num_global_layers": 1,
+        "intermediate_size": 37,
+    }
     torch.manual_seed(0)
     # InfoNCE reads every pair; which words win a hardest-negative hinge is chance.
+    sizes["text_global_token"] = "last" if text.model_type == "clip_text_model" else "first"
     config = TGDTConfig(
         text_config=copy.deepcopy(text), vision_config=copy.deepcopy(vision), objective="infonce", **sizes
     )
@@ -114,7 +121,11 @@ def test_towers_of_image_text_models_are_taken(name: str, tmp_path: Path) -> Non
     whole = AutoModel.from_config(copy.deepcopy(COMPOSITE[name])).eval()
     whole.save_pretrained(tmp_path / "whole")
     model = TGDTModel.from_vision_text_pretrained(
-        str(tmp_path / "whole"), str(tmp_path / "whole"), projection_dim=32, num_local_layers=1
+        str(tmp_path / "whole"),
+        str(tmp_path / "whole"),
+        projection_dim=32,
+        num_local_layers=1,
+        text_global_token="last",
     )
     pixels = INPUTS["pixel_values"]
     features, _, _ = model.encode_regions(pixels)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from modeling_tgdt import CMCLoss, TGDTConfig, TGDTModel, token_similarity
-from modeling_tgdt.loss_tgdt import hinge, negative_mask
+from modeling_tgdt.objectives_tgdt import both_ways, hinge
 from tests.reference import REFERENCE, load_alignment
 
 GLOBAL_ONLY = {"local_weight": 0.0}
@@ -30,6 +30,15 @@ def test_recorded_matching_loss(hardest, kind, intra_weight):
     torch.testing.assert_close(loss, data[f"{prefix}.loss"], rtol=1e-5, atol=0)
     expected = (data[f"{prefix}.grad_im"], data[f"{prefix}.grad_s"])
     torch.testing.assert_close(gradients(loss, images, texts), expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(("objective", "grows"), [("hinge", 3.0), ("infonce", 1.0), ("sigmoid", 1.0)])
+def test_the_consistency_term_is_a_sum_or_a_mean_as_its_objective_is(objective, grows):
+    """Rows repeated three times: their largest gaps stay, a sum is three times as large and a mean the same."""
+    images, texts = torch.eye(4)[:, :3].contiguous(), torch.ones(4, 3)
+    loss = CMCLoss(intra_margin=0.1, objective=objective, global_weight=0, local_weight=0)
+    one, three = (loss(images.repeat(n, 1), texts.repeat(n, 1))["intra"] for n in (1, 3))
+    assert one > 0 and three == pytest.approx(float(grows * one))
 
 
 def test_recorded_intra_term_and_single_pair():
@@ -151,9 +160,10 @@ def test_distillation_reads_tokens_at_their_own_temperature():
 
 def test_zero_at_the_margin():
     similarity = torch.tensor([[0.5, 0.25], [0.25, 0.5]])
-    negatives = negative_mask(2, None, similarity.device)
-    assert hinge(similarity, negatives, 0.25, True).item() == 0
-    assert hinge(similarity + torch.tensor([[0, 0.125], [0, 0]]), negatives, 0.25, True).item() == 0.25
+    negatives = both_ways(~torch.eye(2, dtype=torch.bool))
+    assert hinge(both_ways(similarity), negatives, 0.25, True).item() == 0
+    nearer = similarity + torch.tensor([[0, 0.125], [0, 0]])
+    assert hinge(both_ways(nearer), negatives, 0.25, True).item() == 0.25
 
 
 def test_hardest_negative_is_the_one_picked_by_hand():
@@ -162,6 +172,86 @@ def test_hardest_negative_is_the_one_picked_by_hand():
     CMCLoss(margin=0.5, intra_weight=0, **GLOBAL_ONLY)(images, texts)["loss"].backward()
     # image 0: captions 1 (0.9) and 2 (0.1) both stand near 1.0 - 0.5; only caption 1 is the hardest, and it pays.
     assert texts.grad[1, 0] == 2 and texts.grad[2, 0] == 0
+
+
+def slow_inter(score, pairs, images, texts, is_negative, objective, hardest):
+    """An inter-modal term over single cells: `score(i, j)` of image i and caption j; pairs come first on each side."""
+    temperature, bias, margin = 0.1, -2.0, 0.3
+    rows = [(p, [("i2t", p, j) for j in range(texts)]) for p in range(pairs)]
+    rows += [(p, [("t2i", i, p) for i in range(images)]) for p in range(pairs)]
+    total, seen = 0, set()
+    for p, cells in rows:
+        positive = score(p, p)
+        found = [score(i, j) for _, i, j in cells if is_negative(i, j)]
+        if objective == "hinge":
+            costs = [(margin + other - positive).clamp(min=0) for other in found]
+            total = total + ((max(costs) if hardest else sum(costs)) if costs else 0)
+        elif objective == "infonce":
+            logits = torch.stack([positive, *found]) / temperature
+            total = total - logits.log_softmax(0)[0] / (2 * pairs)
+        else:
+            for _, i, j in cells:
+                if (i, j) not in seen and (i == j or is_negative(i, j)):
+                    logit = score(i, j) / temperature + bias
+                    total = total - torch.nn.functional.logsigmoid(logit if i == j else -logit) / pairs
+                seen.add((i, j))
+    return total
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**31), pairs=st.integers(1, 4), more_images=st.integers(0, 3), more_texts=st.integers(0, 3),
+    objective=st.sampled_from(["hinge", "infonce", "sigmoid"]), hardest=st.booleans(), named=st.booleans(),
+)  # fmt: skip
+def test_hard_negatives_equal_nested_loops(seed, pairs, more_images, more_texts, objective, hardest, named):
+    images, texts = pairs + more_images, pairs + more_texts
+    generator = torch.Generator().manual_seed(seed)
+    embeds = [tensor[:count] for tensor, count in zip(random_pairs(seed, 8)[0], [images, texts] * 3, strict=True)]
+    leaves = [tensor.clone().requires_grad_() for tensor in embeds[:4]]
+    image_ids = torch.randint(0, 5, (images,), generator=generator) if named else None
+    caption_ids = torch.randint(0, 5, (texts,), generator=generator) if named else None
+    options = {"objective": objective, "temperature": 0.1, "sigmoid_bias": -2.0, "reduction": "mean"}
+    loss = CMCLoss(0.3, 0.1, 2.0, 3.0, 0.5, hardest, **options)
+    found = loss(*leaves, *embeds[4:], image_ids, caption_ids, pairs)["loss"]
+
+    def is_negative(i, j):
+        if i == j or (i >= pairs and j >= pairs):
+            return False
+        same_photo = named and j < pairs and image_ids[i] == image_ids[j]
+        same_text = named and i < pairs and caption_ids[i] == caption_ids[j]
+        return not (same_photo or same_text)
+
+    local = token_similarity(leaves[2], leaves[3], *embeds[4:], reduction="mean")
+    arguments = (pairs, images, texts, is_negative, objective, hardest)
+    expected = 2 * slow_inter(lambda i, j: leaves[0][i] @ leaves[1][j], *arguments)
+    expected = expected + 3 * slow_inter(lambda i, j: local[i, j], *arguments)
+    gap = (leaves[1] @ leaves[1].T)[:pairs, :pairs] - (leaves[0] @ leaves[0].T)[:pairs, :pairs]
+    intra = (gap.abs().max(1).values - 0.1).clamp(min=0).sum()
+    expected = expected + 0.5 * (intra if objective == "hinge" else intra / pairs)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradients(found, *leaves), gradients(expected, *leaves))
+
+
+def test_captions_of_one_text_are_no_negatives_of_each_others_photos():
+    inputs, _ = random_pairs(7, 4)
+    ids, texts = torch.tensor([0, 1, 2, 3]), torch.tensor([5, 6, 5, 7])
+    loss = CMCLoss(objective="infonce", intra_weight=0, local_weight=0)
+    images, captions = (tensor.clone().requires_grad_() for tensor in inputs[:2])
+    (gradient,) = gradients(loss(images, captions, image_ids=ids, caption_ids=texts)["loss"], images)
+    shares = torch.linalg.lstsq(captions.T, gradient[0]).solution  # what moves photo 0: its own caption, 1 and 3
+    assert abs(shares[2]) < 1e-12 < min(abs(shares[1]), abs(shares[3]))
+
+
+def test_distillation_reads_hard_negatives_too():
+    inputs, _ = random_pairs(8, 4)
+    options = {"intra_weight": 0, "global_weight": 0, "local_weight": 0, "distill_weight": 1.0}
+    rows = [tensor[:3] if side % 2 == 0 else tensor for side, tensor in enumerate(inputs)]  # a caption beyond 3 pairs
+    found = CMCLoss(**options)(*rows, num_pairs=3)["distill"]
+    teacher, student = token_similarity(*(rows[k] for k in (2, 3, 4, 5))) / 0.05, rows[0] @ rows[1].T / 0.05
+    expected = 0
+    for t, s in ((teacher, student), (teacher[:, :3].T, student[:, :3].T)):
+        expected += (t.softmax(1) * (t.log_softmax(1) - s.log_softmax(1))).sum() / 6
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("objective", ["hinge", "infonce", "sigmoid"])
@@ -180,7 +270,7 @@ def test_captions_of_one_photo_are_no_negatives(objective, hardest):
         shares = torch.linalg.lstsq(texts.T, gradient[0]).solution if len(texts) <= 6 else None
         assert shares is not None and abs(shares[1]) < 1e-12 < abs(shares[2])
     else:
-        only = hinge(similarity, negative_mask(4, ids, similarity.device), 0.2, hardest)
+        only = hinge(both_ways(similarity), both_ways(ids[:, None] != ids[None]), 0.2, hardest)
         assert loss.item() == pytest.approx(only.item())
     everything_same = loss_module(images, texts, image_ids=torch.zeros(4, dtype=torch.long))["loss"]
     if objective == "hinge":
@@ -237,7 +327,13 @@ def test_batch_order_changes_nothing():
     [
         ({}, (torch.eye(2), torch.eye(2)), "image_tokens is missing"),
         (LOCAL_ONLY | {"local_weight": 0.0}, (torch.eye(2), torch.eye(2)), "Every weight of the loss is 0"),
-        (GLOBAL_ONLY, (torch.eye(2), torch.eye(3, 2)), "batch sizes must be equal"),
+        (GLOBAL_ONLY, (torch.eye(2), torch.eye(3, 2)), "batch sizes must be equal.*Pass num_pairs"),
+        (GLOBAL_ONLY, (*[torch.eye(2)] * 2, *[None] * 4, torch.arange(3)), "batch sizes must be equal on each side"),
+        (
+            GLOBAL_ONLY,
+            (*[torch.eye(2)] * 2, *[None] * 6, 3),
+            "num_pairs must be between 1 and the rows of either side",
+        ),
     ],
 )
 def test_errors_name_what_was_found(options, arguments, message):

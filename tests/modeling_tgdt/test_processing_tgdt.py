@@ -97,7 +97,7 @@ def test_regions_and_captions_equal_the_recorded_batches(name: str, raw: dict[st
 
 def test_each_input_alone(processor: TGDTProcessor, raw: dict[str, np.ndarray]) -> None:
     picture = Image.new("RGB", (9, 7))
-    assert set(processor(text="a ball", return_tensors="pt")) == {"input_ids", "attention_mask"}
+    assert set(processor(text="a ball", return_tensors="pt")) == {"input_ids", "attention_mask", "text_token_mask"}
     assert set(processor(images=[picture], return_tensors="pt")) == {"pixel_values"}
     regions = processor(regions=raw_regions(raw, 3), return_tensors="pt")
     assert set(regions) == {"region_features", "region_boxes", "region_mask"}

@@ -3,9 +3,11 @@
 from functools import cache
 from typing import Any
 
+import datasets
 from transformers import BertConfig, ViTConfig, set_seed
 
 from modeling_tgdt import TGDTConfig, TGDTImageProcessor, TGDTModel, TGDTProcessor
+from trainer.data.negatives import NEGATIVE_FEATURES
 from trainer.scenes import make_scenes
 from trainer.tokenizers import build_word_tokenizer
 
@@ -15,6 +17,23 @@ SIZE = 32
 @cache
 def scenes(count: int = 24, seed: int = 0) -> Any:
     return make_scenes(count, seed, image_size=SIZE)
+
+
+@cache
+def scenes_with_negatives(count: int = 24) -> Any:
+    """Scenes of which each names 0 to 2 captions and 0 or 1 picture of other scenes as hard negatives."""
+    plain = scenes(count)
+    pictures = plain.cast_column("image", datasets.Image(decode=False))["image"][:]
+    captions, ids = plain["captions"][:], plain["image_id"][:]
+    others = [[(row + 1 + k) % count for k in range(row % 3)] for row in range(count)]
+    columns = {
+        "negative_captions": [[captions[other][0] for other in found] for found in others],
+        "negative_images": [[pictures[other] for other in found[:1]] for found in others],
+        "negative_image_ids": [[ids[other] for other in found[:1]] for found in others],
+    }
+    for name, values in columns.items():
+        plain = plain.add_column(name, values, feature=NEGATIVE_FEATURES[name])
+    return plain
 
 
 @cache

@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
-from tests.trainer.scenes_model import processor, scenes, tiny_model
+from tests.trainer.scenes_model import processor, scenes, scenes_with_negatives, tiny_model
 from trainer import CaptionDataset, CMCTrainer, CMCTrainingArguments, TGDTDataCollator
+from trainer.data.negatives import TEXTS
 from trainer.scoring.encoding import EncodeOptions
 from trainer.training.stages import stage_loss
 
@@ -61,7 +62,7 @@ def test_the_loss_falls(tmp_path):
 def test_evaluation_metrics_and_best_model(tmp_path):
     trainer = make_trainer(
         tmp_path, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2,
-        load_best_model_at_end=True, metric_for_best_model="rsum", greater_is_better=True,
+        load_best_model_at_end=True,
     )  # fmt: skip
     trainer.train()
     metrics = trainer.evaluate()
@@ -70,6 +71,54 @@ def test_evaluation_metrics_and_best_model(tmp_path):
     assert trainer.state.best_metric == max(
         entry["eval_rsum"] for entry in trainer.state.log_history if "eval_rsum" in entry
     )
+
+
+KEEP_BEST = {
+    "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 1,
+    "load_best_model_at_end": True,
+}  # fmt: skip
+
+
+def test_training_never_ends_below_its_start(tmp_path, caplog):
+    """A rate that destroys the model: the weights of the start come back, and both figures are told."""
+    trained = tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    make_trainer(tmp_path / "first", trained, scenes(8, 1), max_steps=40, learning_rate=2e-3).train()
+    before = weights(trained)
+    trainer = make_trainer(tmp_path, trained, max_steps=2, learning_rate=1.0, max_grad_norm=0.0, **KEEP_BEST)
+    result = trainer.train()
+    assert not changed(before, trained)
+    history = [entry for entry in trainer.state.log_history if "eval_rsum" in entry]
+    assert [entry["step"] for entry in history] == [0, 1, 2]
+    assert result.metrics["start_rsum"] == result.metrics["end_rsum"] == history[0]["eval_rsum"]
+    assert trainer.evaluate()["eval_rsum"] == history[0]["eval_rsum"] > history[-1]["eval_rsum"]
+    assert "No checkpoint beats the start" in caplog.text
+
+
+def test_the_start_is_measured_once(tmp_path, caplog):
+    trainer = make_trainer(tmp_path, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2)
+    whole = trainer.train().metrics
+    assert whole["end_rsum"] == trainer.state.log_history[-2]["eval_rsum"]
+    resumed = make_trainer(tmp_path, eval_strategy="steps", eval_steps=2, max_steps=6)
+    metrics = resumed.train(resume_from_checkpoint=True).metrics
+    assert metrics["start_rsum"] == whole["start_rsum"]
+    assert [entry["step"] for entry in resumed.state.log_history if "eval_rsum" in entry] == [0, 2, 4, 6]
+
+
+def test_no_evaluation_without_an_evaluation_strategy(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=1)
+    assert "start_rsum" not in trainer.train().metrics
+    assert not any("eval_rsum" in entry for entry in trainer.state.log_history)
+
+
+def test_a_batch_of_one_pair_is_warned_of(tmp_path, caplog):
+    make_trainer(tmp_path, per_device_train_batch_size=1)
+    assert "loss is 0" in caplog.text
+
+
+def test_a_run_of_any_length_logs_twenty_times(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=20, logging_steps=CMCTrainingArguments("x").logging_steps)
+    trainer.train()
+    assert sum("loss" in entry for entry in trainer.state.log_history) == 20
 
 
 @pytest.mark.parametrize(
@@ -164,8 +213,10 @@ def test_the_authors_schedule_falls_with_the_epochs_of_the_data(tmp_path, length
 
 
 @pytest.mark.parametrize("objective", ["hinge", "infonce"])
-@pytest.mark.parametrize("mini_batch_size", [2, 3])
-def test_mini_batches_give_the_gradient_of_the_whole_batch(tmp_path, objective, mini_batch_size):
+@pytest.mark.parametrize(
+    ("mini_batch_size", "photos"), [(2, scenes), (3, scenes_with_negatives)], ids=["pairs", "and hard negatives"]
+)
+def test_mini_batches_give_the_gradient_of_the_whole_batch(tmp_path, objective, mini_batch_size, photos):
     gradients = []
     for size in (None, mini_batch_size):
         overrides = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "objective": objective}
@@ -173,8 +224,9 @@ def test_mini_batches_give_the_gradient_of_the_whole_batch(tmp_path, objective, 
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        trainer = make_trainer(tmp_path, model, mini_batch_size=size)
+        trainer = make_trainer(tmp_path, model, photos(), mini_batch_size=size)
         batch = next(iter(trainer.get_train_dataloader()))
+        assert (batch.get("num_pairs") == 8) == (photos is scenes_with_negatives)
         loss = trainer.training_step(model, batch)
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None} | {"loss": loss})
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
@@ -285,23 +337,52 @@ def test_bad_pictures_are_skipped_and_listed(tmp_path):
     assert [name for name, _ in trainer.skip_report] == [str(rows[3]["image_id"])]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_hard_negatives_of_the_data_reach_the_loss(tmp_path, streaming):
+    """A caption that every photo names as a negative is pushed away from all of them."""
+    rows = scenes().add_column("negative_captions", [["a large grey moon"]] * 24, feature=TEXTS)
+    rows = rows.to_iterable_dataset() if streaming else rows
+    model = tiny_model(objective="infonce", local_loss_weight=0, hidden_dropout_prob=0.0, intra_loss_weight=0)
+    trainer = make_trainer(tmp_path, model, rows, max_steps=15, learning_rate=1e-3)
+
+    def nearness():
+        photos = TGDTDataCollator(processor()).images([{"image": image} for image in scenes()["image"][:8]])
+        words = processor()(text=["a large grey moon"], return_tensors="pt").to(model.device)
+        with torch.no_grad():
+            return float(
+                (
+                    model.get_image_features(**photos).pooler_output @ model.get_text_features(**words).pooler_output.T
+                ).mean()
+            )
+
+    before = nearness()
+    trainer.train()
+    assert nearness() < before - 0.1
+
+
 def test_plain_trainer_trains_it_too(tmp_path):
     args = TrainingArguments(
         str(tmp_path), max_steps=2, per_device_train_batch_size=8, report_to=[], use_cpu=True, logging_steps=1,
         remove_unused_columns=False, save_strategy="no", disable_tqdm=True,
     )  # fmt: skip
     collator = TGDTDataCollator(processor())
-    trainer = Trainer(model=tiny_model(), args=args, train_dataset=CaptionDataset(scenes()), data_collator=collator)
+    trainer = Trainer(
+        model=tiny_model(), args=args, train_dataset=CaptionDataset(scenes_with_negatives()), data_collator=collator
+    )
     trainer.train()
     assert all(entry["loss"] > 0 for entry in trainer.state.log_history if "loss" in entry)
 
 
 def test_frozen_tokens_are_cached_once_and_give_the_same_training(tmp_path):
     results = []
+    photos = scenes_with_negatives()
+    with pytest.raises(ValueError, match="negative_images are not cached"):
+        make_trainer(tmp_path, dataset=photos, freeze=["vision"], cache_vision_tokens=True)
+    photos = photos.remove_columns(["negative_images", "negative_image_ids"])
     for cached in (False, True):
         model = tiny_model(hidden_dropout_prob=0.0)
         trainer = make_trainer(
-            tmp_path, model, freeze=["vision"], cache_vision_tokens=cached, max_steps=2, learning_rate=1e-4
+            tmp_path, model, photos, freeze=["vision"], cache_vision_tokens=cached, max_steps=2, learning_rate=1e-4
         )
         assert ("region_features" in trainer.train_dataset.dataset.column_names) == cached
         trainer.train()

@@ -50,16 +50,34 @@ def test_ids_are_stable_and_absent_ids_are_distinct() -> None:
 def test_equal_captions_share_a_caption_id_and_no_image_id() -> None:
     captions = ["A red square.", "a  red square", "a blue square"]
     examples = [{"image": picture(n), "caption": text, "image_id": str(n)} for n, text in enumerate(captions)]
-    batch = TGDTDataCollator(tiny_processor(), return_caption_ids=True)(examples)
+    batch = TGDTDataCollator(tiny_processor())(examples)
     first, second, third = batch["caption_ids"].tolist()
     assert first == second != third and len(set(batch["image_ids"].tolist())) == 3
     assert normalise_caption(" A Dog .") == "a dog"
+
+
+def test_hard_negatives_follow_the_pairs_of_their_side() -> None:
+    examples = [{"image": picture(n), "caption": caption_of(n), "image_id": str(n)} for n in range(3)]
+    examples[0] |= {"negative_captions": [caption_of(1), "nothing"], "negative_images": []}
+    examples[2] |= {"negative_captions": None, "negative_images": [picture(1), picture(7)]}
+    examples[2] |= {"negative_image_ids": ["1", None]}
+    collator = TGDTDataCollator(tiny_processor())
+    batch = collator(examples)
+    assert batch["num_pairs"] == 3 and len(batch["input_ids"]) == 5 and len(batch["pixel_values"]) == 5
+    assert torch.equal(batch["pixel_values"][3], batch["pixel_values"][1])
+    assert torch.equal(batch["input_ids"][3], batch["input_ids"][1])
+    ids, texts = batch["image_ids"].tolist(), batch["caption_ids"].tolist()
+    assert ids[3] == ids[1] and len(set(ids)) == 4 and texts[3] == texts[1] and len(set(texts)) == 4
+    assert torch.isfinite(tiny_model()(**batch).loss)
+    plain = collator([{**example, "negative_captions": [], "negative_images": []} for example in examples])
+    assert "num_pairs" not in plain and len(plain["input_ids"]) == 3
 
 
 @pytest.mark.parametrize(
     ("examples", "message"),
     [
         ([], "empty list"),
+        ([{**region_example(0, 2), "negative_images": [picture(0)]}], "negative_images need examples with 'image'"),
         ([{"image": picture(0), "captions": ["a"]}], "Wrap the data set in CaptionDataset"),
         ([{"caption": "a", "image_id": "1"}], "needs 'image'"),
         ([{**region_example(0, 2), "region_boxes": np.zeros((3, 4))}], "one box per region"),

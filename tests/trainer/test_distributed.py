@@ -12,10 +12,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from modeling_tgdt.pairs_tgdt import PairEmbeddings
 from tests.trainer.scenes_model import scenes
 from trainer import distributed
 from trainer.data_collator import image_id_tensor
-from trainer.distributed import PairEmbeddings
 
 ROOT = Path(__file__).parents[2]
 

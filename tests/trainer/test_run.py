@@ -137,16 +137,36 @@ def test_a_trained_model_keeps_its_shape(demo, caplog):
     assert "margin" not in caplog.text
 
 
-def test_a_recipe_says_how_large_pictures_are(tmp_path):
-    ResNetModel(ResNetConfig(hidden_sizes=[8, 16], depths=[1, 1], embedding_size=8)).save_pretrained(
-        tmp_path / "cells"
-    )
-    CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=64).save_pretrained(tmp_path / "cells")
-    texts = ["a red star", "a blue box"]
-    tokenizer = build_word_tokenizer(texts)
-    tokenizer.save_pretrained(tmp_path / "words")
+def save_backbones(folder):
+    """Write a vision backbone `cells` and a text backbone `words`, tiny and random."""
+    ResNetModel(ResNetConfig(hidden_sizes=[8, 16], depths=[1, 1], embedding_size=8)).save_pretrained(folder / "cells")
+    CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=64).save_pretrained(folder / "cells")
+    tokenizer = build_word_tokenizer(["a red star", "a blue box", "a plate of shade"])
+    tokenizer.save_pretrained(folder / "words")
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    BertModel(BertConfig(**small, vocab_size=len(tokenizer))).save_pretrained(tmp_path / "words")
+    BertModel(BertConfig(**small, vocab_size=len(tokenizer))).save_pretrained(folder / "words")
+
+
+def test_a_folder_of_ones_own_is_trained_without_a_recipe(own_photos, tmp_path, capsys):
+    save_backbones(tmp_path)
+    output = tmp_path / "model"
+    backbones = ["--vision-model", str(tmp_path / "cells"), "--text-model", str(tmp_path / "words")]
+    small = ["model.projection_dim=16", "training.num_train_epochs=2", "training.use_cpu=true"]
+    command = ["train", "--dataset", str(own_photos), "--output", str(output), *backbones, "--set", *small]
+    assert main(command) == 0
+    run = json.loads((output / "run.json").read_text())
+    measured = [entry["eval_rsum"] for entry in run["history"] if "eval_rsum" in entry]
+    assert len(measured) == 3 and run["results"]["two_stage"]["rsum"] >= 0  # before the first step, after each epoch
+    last = run["history"][-1]
+    assert (last["start_rsum"], last["end_rsum"]) == (measured[0], max(measured))
+    assert f"rsum before the first step {measured[0]:.1f}" in capsys.readouterr().out
+    assert not (output / "token_cache").exists() and (output / "checkpoints").is_dir()
+    assert "Flickr8k" not in (output / "README.md").read_text()
+    assert (run["photos"], run["recipe"]["calibrate"]) == ({"train": 20, "calibration": 2, "evaluation": 2}, True)
+
+
+def test_a_recipe_says_how_large_pictures_are(tmp_path):
+    save_backbones(tmp_path)
     sizes = {"projection_dim": 16, "num_local_layers": 1, "num_global_layers": 1, "intermediate_size": 32}
     recipe = Recipe(vision_model=str(tmp_path / "cells"), text_model=str(tmp_path / "words"), model=sizes)
     picture = Image.new("RGB", (120, 80))

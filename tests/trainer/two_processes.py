@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from tests.trainer.scenes_model import processor, scenes, tiny_model
+from tests.trainer.scenes_model import processor, scenes, scenes_with_negatives, tiny_model
 from trainer import CMCTrainer, CMCTrainingArguments
 from trainer.scoring.sharding import leave_process_group
 from trainer.training.mining import HardNegativeMining
@@ -43,7 +43,7 @@ def main(out: Path, per_device: int, mini_batch_size: int | None) -> None:
     trainer = CMCTrainer(
         model=model,
         args=args,
-        train_dataset=scenes(),
+        train_dataset=scenes_with_negatives(),
         eval_dataset=scenes(10, 1),
         processing_class=processor(),
     )

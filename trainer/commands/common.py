@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,13 @@ def add_gallery_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("gallery", metavar="G", help="directory made by `tgdt index`, or a repository of the Hub")
     parser.add_argument("--model", metavar="ID|DIR", help="model to use instead of the one that the gallery names")
     parser.add_argument("--revision", help="branch, tag or commit of a gallery on the Hub")
+    parser.add_argument(
+        "--engine-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="how to reach a gallery in Qdrant: url=https://... (default: QDRANT_URL), or embedded=local",
+    )
     add_device_argument(parser)
     add_device_argument(parser, "--gallery-device", "the gallery is scored")
 
@@ -56,7 +64,11 @@ def load_retriever(args: argparse.Namespace) -> Any:
     from modeling_tgdt.retrieval_tgdt import TGDTRetriever
 
     retriever = TGDTRetriever.from_pretrained(
-        args.gallery, model=args.model, revision=args.revision, device=args.device
+        args.gallery,
+        model=args.model,
+        revision=args.revision,
+        device=args.device,
+        engine_options=parse_pairs("--engine-option", args.engine_option),
     )
     if retriever.index is None:
         raise ValueError(
@@ -78,8 +90,44 @@ def parse_pairs(flag: str, pairs: list[str]) -> dict[str, Any]:
         key, found, value = pair.partition("=")
         if not (found and key):
             raise ValueError(f"{flag} expects KEY=VALUE, found {pair!r}.")
-        try:
-            values[key] = json.loads(value)
-        except ValueError:
-            values[key] = value
+        values[key] = _json_or_text(value)
     return values
+
+
+def parse_where(conditions: list[str]) -> dict[str, Any] | None:
+    """Read `--where` arguments: `year>=2021`, `year!=2021`, `place^=New`, `year=[2023,2024]`, or a filter as JSON.
+
+    Raises:
+        ValueError: When one is no condition.
+
+    Example:
+        >>> parse_where(["year>=2021", "tag=sea"])
+        {'and': [{'year': {'gte': 2021}}, {'tag': 'sea'}]}
+    """
+    parts = [_where_part(condition) for condition in conditions]
+    return {"and": parts} if len(parts) > 1 else parts[0] if parts else None
+
+
+_WHERE = re.compile(r"([^=<>!^]+)(>=|<=|!=|\^=|=|>|<)(.*)", re.DOTALL)
+_OPERATORS = {">=": "gte", "<=": "lte", ">": "gt", "<": "lt", "^=": "prefix", "!=": "not"}
+
+
+def _where_part(condition: str) -> dict[str, Any]:
+    if condition.lstrip().startswith("{"):
+        try:
+            return json.loads(condition)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"--where expects JSON after {{, found {condition[:80]!r}: {error}.") from error
+    found = _WHERE.fullmatch(condition)
+    if found is None:
+        raise ValueError(f"--where expects KEY=VALUE, KEY>=VALUE or a JSON object, found {condition!r}.")
+    key, operator, text = found.groups()
+    value = text if operator == "^=" else _json_or_text(text)
+    return {key: value} if operator == "=" else {key: {_OPERATORS[operator]: value}}
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -79,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
     from accelerate import PartialState
 
     from hub_cards.tables import results_table
-    from modeling_tgdt import TGDTModel, TGDTProcessor
     from modeling_tgdt.retriever.hubness import HubnessOptions
+    from modeling_tgdt.retriever.loading import load_pretrained
     from trainer.data.skip_report import SkipReport
     from trainer.datasets import load_captions
     from trainer.report import write_json
@@ -88,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
     from trainer.scoring.positions import ScoreConfig
 
     state = PartialState()  # under `accelerate launch` the processes share encoding and scoring
-    model = TGDTModel.from_pretrained(args.model).eval().to(state.device)
-    processor = TGDTProcessor.from_pretrained(args.model)
+    model, processor = load_pretrained(args.model)
+    model = model.eval().to(state.device)
     report = SkipReport()
     policy: dict[str, Any] = {"on_error": args.on_error, "report": report}
     photos = load_captions(args.dataset, args.split, features=args.features, image_root=args.image_root, **policy)

@@ -68,12 +68,13 @@ def run(args: argparse.Namespace) -> int:
     from modeling_tgdt.retriever.directory import open_index, write_reference
 
     source, out = Path(args.source), Path(args.out)
+    engine_options = parse_pairs("--engine-option", args.engine_option)
     _check_source(source, args.texts)
     texts = list(_read_texts(source)) if args.texts else []
     metadata = _metadata(args, texts)
     loaded = TGDTRetriever.from_pretrained(args.model, revision=args.revision, device=args.device)
-    retriever = TGDTRetriever(loaded.model, loaded.processor, open_index(out))
-    index = _gallery(retriever, args, out)
+    retriever = TGDTRetriever(loaded.model, loaded.processor, open_index(out, engine_options))
+    index = _gallery(retriever, args, out, engine_options)
     if args.copy_model:
         retriever.model.save_pretrained(out)
         retriever.processor.save_pretrained(out)
@@ -93,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"skipped {name}: {why}")
     known = f", {report.unchanged} there already" if args.resume else ""
     print(f"{report.added} added, {len(report.skipped)} skipped{known}; {len(index)} items in {out}")
+    if not index.settings["local_weight"]:
+        print("its search ranks by the global score: the tokens of this model are untrained (local_score_weight 0)")
     _build_engine(index, report.added)
     return 0
 
@@ -108,7 +111,7 @@ def _metadata(args: argparse.Namespace, texts: list[tuple[str, str]]) -> list[di
     return read_metadata(Path(args.metadata), [name for name, _ in items])
 
 
-def _gallery(retriever: Any, args: argparse.Namespace, out: Path) -> TGDTIndex:
+def _gallery(retriever: Any, args: argparse.Namespace, out: Path, options: dict[str, Any]) -> TGDTIndex:
     """Make the gallery with the settings asked for, or check that the one that is there has them.
 
     Raises:
@@ -118,12 +121,12 @@ def _gallery(retriever: Any, args: argparse.Namespace, out: Path) -> TGDTIndex:
 
     given = {key: getattr(args, key) for key in ("token_dtype", "pool_factor", "engine")}
     asked = {"kind": "text" if args.texts else "image"} | {k: v for k, v in given.items() if v is not None}
-    options = parse_pairs("--engine-option", args.engine_option)
     if retriever.index is None:
         return retriever.create_index(out / INDEX_FOLDER, engine_options=options, **asked)
     settings = retriever.index.settings
     known = {**settings, **settings["engine_options"]}
-    for key, value in {**asked, **options}.items():
+    fixed = {key: value for key, value in options.items() if key != "url"}  # a server may move
+    for key, value in {**asked, **fixed}.items():
         if known.get(key) != value:
             raise ValueError(
                 f"the gallery in {str(out)!r} has {key}={known.get(key, 'its default')!r}, found {value!r}; give what "

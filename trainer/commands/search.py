@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trainer.commands.common import MODES, add_gallery_arguments, load_retriever, parse_pairs
+from trainer.commands.common import MODES, add_gallery_arguments, load_retriever, parse_where
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,15 +18,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", metavar="FILE", help="search with a picture instead of words")
     parser.add_argument("--top-k", type=int, default=10, help="results (default: %(default)s)")
     parser.add_argument("--candidates", type=int, default=100, help="size of the shortlist (default: %(default)s)")
-    parser.add_argument("--mode", choices=MODES, default="two_stage", help="default: %(default)s")
+    parser.add_argument(
+        "--mode",
+        choices=MODES,
+        default="two_stage",
+        help="default: %(default)s, which is global where the model's tokens are untrained",
+    )
     parser.add_argument("--global-weight", type=float, help="weight of the global score")
     parser.add_argument("--local-weight", type=float, help="weight of the token score")
     parser.add_argument(
         "--where",
         action="append",
         default=[],
-        metavar="KEY=VALUE",
-        help="only items with this metadata; may be repeated",
+        metavar="CONDITION",
+        help="only such items: year=2024, year>=2021, year!=2021, place^=New, or a filter as JSON; may be repeated",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     parser.add_argument("--sheet", metavar="FILE", help="also draw the results into a picture")
@@ -43,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         top_k=args.top_k,
         candidates=args.candidates,
         mode=args.mode,
-        where=parse_pairs("--where", args.where) or None,
+        where=parse_where(args.where),
         global_weight=args.global_weight,
         local_weight=args.local_weight,
     )

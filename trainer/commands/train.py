@@ -9,8 +9,9 @@ from trainer.recipe import load_recipe, recipe_names
 
 _EXAMPLES = """\
 examples:
+  tgdt train --dataset PHOTOS --output my-model  # your own folder, by the recipe finetune
+  tgdt train --dataset PHOTOS --model runs/flickr8k --output my-model  # from a trained model
   tgdt train --recipe flickr8k --dataset FLICKR8K --output runs/flickr8k
-  tgdt train --recipe flickr8k --dataset PHOTOS --model runs/flickr8k --output runs/mine  # fine-tune on your own
   tgdt train --recipe f30k --dataset dataset_flickr30k.json --features bottom_up --output runs/f30k --resume
   tgdt train --recipe my.yaml --output runs/global --set model.local_loss_weight=0 training.on_error=skip
 
@@ -23,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the verb."""
     parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, _EXAMPLES
     names = ", ".join(recipe_names())
-    parser.add_argument("--recipe", required=True, metavar="NAME|FILE", help=f"one of {names}; or a YAML file")
+    parser.add_argument(
+        "--recipe", default="finetune", metavar="NAME|FILE", help=f"one of {names}; or a YAML file (default: finetune)"
+    )
     parser.add_argument(
         "--dataset",
         metavar="SOURCE",
@@ -76,6 +79,10 @@ def run(args: argparse.Namespace) -> int:
         command=mask_tokens(shlex.join(["tgdt", *sys.argv[1:]])),
     )
     print(f"Evaluated on: {finished.evaluated}\n\n{results_table(finished.results)}")
+    measured = [entry for entry in finished.history if "start_rsum" in entry]
+    if measured:
+        start, end = measured[0]["start_rsum"], measured[-1]["end_rsum"]
+        print(f"\nWhile training: rsum before the first step {start:.1f}, of the weights that were kept {end:.1f}")
     parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in finished.seconds.items())
     print(f"\nTime: {parts}\nModel, processor, metrics.json, run.json, curves.png: {finished.output_dir}")
     return 0

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,12 @@ from PIL import Image
 from ..images import OnError
 from .annotations import PhotoRecord
 from .columns import find_columns, numbered_columns
+from .grouping import group_by_photo, text_list
+from .negatives import NEGATIVE_FEATURES, TEXTS, holds_names, with_negatives
 from .region_features import RegionReader, RegionStore, open_region_store
 from .skip_report import SkipReport
 
-STREAM_FEATURES = datasets.Features(
-    {
-        "image": datasets.Image(),
-        "captions": datasets.List(datasets.Value("string")),
-        "image_id": datasets.Value("string"),
-    }
-)
+STREAM_FEATURES = {"image": datasets.Image(), "captions": TEXTS, "image_id": datasets.Value("string")}
 _IMAGE_FOLDERS = ("", "images", "Images", "Flicker8k_Dataset", "flickr30k-images", "train2014", "val2014")
 
 
@@ -43,18 +39,20 @@ def canonicalise(
         return table
     found = find_columns(table.column_names, columns)
     captions = _captions(table, found)
-    if "image" in found and _is_path(table.features[found["image"]]):
+    if "image" in found and holds_names(table.features[found["image"]]):
         return _from_paths(table, found, captions, image_root)
     ids = _ids(table, found)
-    rows, grouped = _group(ids, captions)
-    kept = {name: found[name] for name in ("image", "region_features", "region_boxes") if name in found}
+    rows, grouped = group_by_photo(ids, captions)
+    kept: dict[str, str] = {n: found[n] for n in ("image", "region_features", "region_boxes") if n in found}
+    if "negative_images" in found and not holds_names(table.features[found["negative_images"]]):
+        kept["negative_images"] = found["negative_images"]
     result = table.select_columns(list(kept.values())).rename_columns({v: k for k, v in kept.items() if v != k})
     if len(rows) != len(result):
         result = result.select(rows)
     result = result.add_column("captions", grouped).add_column("image_id", [ids[row] for row in rows])
     if "image" in kept and not isinstance(result.features["image"], datasets.Image):
         result = result.cast_column("image", datasets.Image())
-    return result
+    return with_negatives(result, table, found, ids, rows, image_root or Path())
 
 
 def canonicalise_stream(
@@ -62,7 +60,7 @@ def canonicalise_stream(
 ) -> datasets.IterableDataset:
     """Bring a stream to the canonical columns, row by row, with undecoded pictures and no declared features.
 
-    The caller declares `STREAM_FEATURES` at the end: `datasets` decodes a stream only if no step before was typed.
+    The caller declares `features_of_stream` at the end: `datasets` decodes a stream only if no step before was typed.
 
     Args:
         stream: Any stream with a picture column and captions.
@@ -80,6 +78,17 @@ def canonicalise_stream(
         stream = stream.cast_column(found["image"], datasets.Image(decode=False))
     row = _StreamRow(found, numbered_columns(names), image_root)
     return stream.map(row, with_indices=True, remove_columns=names)
+
+
+def features_of_stream(names: Sequence[str], columns: Mapping[str, str] | None = None) -> datasets.Features:
+    """Return the features of a canonical stream.
+
+    Args:
+        names: Columns of the raw stream.
+        columns: As in [`canonicalise`].
+    """
+    found = find_columns(names, columns)
+    return datasets.Features(STREAM_FEATURES | {k: v for k, v in NEGATIVE_FEATURES.items() if k in found})
 
 
 def dataset_of_records(records: list[PhotoRecord], image_root: Path | None) -> datasets.Dataset:
@@ -164,28 +173,33 @@ class _SizeOf(dict[str, tuple[int, int]]):
 
 
 class _StreamRow:
-    """Turn one raw row into a canonical one; picklable, for data-loader workers."""
+    """Turn one raw row into a canonical one with undecoded pictures; picklable, for data-loader workers."""
 
     def __init__(self, found: Mapping[str, str], numbered: list[str], image_root: Path | None) -> None:
         self.found, self.numbered, self.image_root = found, numbered, image_root
 
     def __call__(self, row: dict[str, Any], index: int) -> dict[str, Any]:
-        image = row[self.found["image"]]
-        if isinstance(image, str):
-            image = {"path": str((self.image_root or Path()) / image), "bytes": None}
-        elif isinstance(image, bytes):
-            image = {"path": None, "bytes": image}
+        image = self._picture(row[self.found["image"]])
         if "captions" in self.found:
-            captions = _as_list(row[self.found["captions"]])
+            captions = text_list(row[self.found["captions"]])
         else:
             captions = [row[name] for name in self.numbered if row[name]]
         path = image.get("path") if isinstance(image, dict) else None
         image_id = row[self.found["image_id"]] if "image_id" in self.found else path or index
-        return {"image": image, "captions": captions, "image_id": str(image_id)}
+        return {"image": image, "captions": captions, "image_id": str(image_id), **self._negatives(row)}
 
+    def _picture(self, source: Any) -> Any:
+        if isinstance(source, str):
+            return {"path": str((self.image_root or Path()) / source), "bytes": None}
+        return {"path": None, "bytes": source} if isinstance(source, bytes) else source
 
-def _is_path(feature: Any) -> bool:
-    return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
+    def _negatives(self, row: dict[str, Any]) -> dict[str, Any]:
+        given = {name: row[self.found[name]] for name in NEGATIVE_FEATURES if name in self.found}
+        found: dict[str, Any] = {name: text_list(given[name]) for name in given if name != "negative_images"}
+        if "negative_images" in given:
+            sources = given["negative_images"] or []
+            found["negative_images"] = [self._picture(source) for source in sources]
+        return found
 
 
 def _from_paths(
@@ -193,30 +207,19 @@ def _from_paths(
 ) -> datasets.Dataset:
     paths = table.with_format(None)[found["image"]][:]
     ids = _ids(table, found) if "image_id" in found else [str(path) for path in paths]
-    rows, grouped = _group(ids, captions)
+    rows, grouped = group_by_photo(ids, captions)
     records = [PhotoRecord(ids[row], texts, paths[row]) for row, texts in zip(rows, grouped, strict=True)]
-    return dataset_of_records(records, image_root)
+    folder = _image_folder([record.image for record in records], image_root)
+    return with_negatives(dataset_of_records(records, image_root), table, found, ids, rows, folder)
 
 
 def _captions(table: datasets.Dataset, found: Mapping[str, str]) -> list[list[str]]:
     plain = table.with_format(None)
     if "captions" in found:
-        return [_as_list(value) for value in plain.select_columns([found["captions"]])[found["captions"]][:]]
+        return [text_list(value) for value in plain.select_columns([found["captions"]])[found["captions"]][:]]
     names = numbered_columns(table.column_names)
     wide = plain.select_columns(names)[:]
     return [[text for text in texts if text] for texts in zip(*(wide[name] for name in names), strict=True)]
-
-
-def _as_list(value: Any) -> list[str]:
-    """Return captions as strings: from one string, a list, or a list of Karpathy sentences with `raw`."""
-    if value is None:
-        return []
-    values = [value] if isinstance(value, (str, Mapping)) else list(value)
-    texts = [item.get("raw", item.get("caption")) if isinstance(item, Mapping) else item for item in values]
-    wrong = next((text for text in texts if text is not None and not isinstance(text, str)), None)
-    if wrong is not None:
-        raise ValueError(f"Captions must be text or lists of text, found {type(wrong).__name__}: {wrong!r}.")
-    return [text for text in texts if text is not None and text.strip()]
 
 
 def _ids(table: datasets.Dataset, found: Mapping[str, str]) -> list[str]:
@@ -224,16 +227,6 @@ def _ids(table: datasets.Dataset, found: Mapping[str, str]) -> list[str]:
     if "image_id" not in found:
         return [str(row) for row in range(len(table))]
     return [str(value) for value in table.with_format(None).select_columns([found["image_id"]])[found["image_id"]][:]]
-
-
-def _group(ids: list[str], captions: list[list[str]]) -> tuple[list[int], list[list[str]]]:
-    """Return the first row of every photo and all of its captions, in order of appearance."""
-    rows: dict[str, int] = {}
-    grouped: dict[str, list[str]] = {}
-    for row, (image_id, texts) in enumerate(zip(ids, captions, strict=True)):
-        rows.setdefault(image_id, row)
-        grouped.setdefault(image_id, []).extend(texts)
-    return list(rows.values()), list(grouped.values())
 
 
 def _image_folder(names: list[str | None], root: Path | None) -> Path:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..images import OnError, UnreadableImageError, check_policy, placeholder_image, read_image
+from .negatives import read_negatives, split_negative_images
 from .skip_report import SkipReport
 
 CaptionsPerImage = Literal["all", "one"]
@@ -56,7 +57,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         check_policy(on_error)
         if captions_per_image not in ("all", "one"):
             raise ValueError(f"captions_per_image must be 'all' or 'one', found {captions_per_image!r}.")
-        self.dataset = undecoded(dataset)
+        self.dataset, self._negative_images = split_negative_images(undecoded(dataset))
         self.captions_per_image = captions_per_image
         self.on_error = on_error
         self.report = SkipReport() if report is None else report
@@ -96,7 +97,8 @@ class CaptionDataset(torch.utils.data.Dataset):
             index: Number of the example.
 
         Returns:
-            `caption`, `image_id`, and `image` (RGB PIL) or `region_features` (R, F) and `region_boxes` (R, 4).
+            `caption`, `image_id`, and `image` (RGB PIL) or `region_features` (R, F) and `region_boxes` (R, 4); the
+            photo's hard negatives where the data set has columns of them.
 
         Raises:
             IndexError: When there is no such example.
@@ -112,6 +114,8 @@ class CaptionDataset(torch.utils.data.Dataset):
 
     def _read(self, index: int) -> Example | None:
         row = self.dataset[int(self._rows[index])]
+        if self._negative_images is not None:
+            row["negative_images"] = self._negative_images[int(self._rows[index])]["negative_images"].to_pylist()[0]
         captions = row.pop("captions")
         row["caption"] = captions[self._position(index, len(captions))]
         return with_picture(row, self.on_error, self.report, self.transform)
@@ -189,7 +193,9 @@ def undecoded(dataset: Any) -> Any:
     """
     features = dataset.features or {}
     if isinstance(features.get("image"), datasets.Image):
-        return dataset.cast_column("image", datasets.Image(decode=False))
+        dataset = dataset.cast_column("image", datasets.Image(decode=False))
+    if "negative_images" in features and isinstance(dataset, datasets.IterableDataset):
+        dataset = dataset.cast_column("negative_images", datasets.List(datasets.Image(decode=False)))
     return dataset
 
 
@@ -209,7 +215,7 @@ def with_picture(
     report: SkipReport,
     transform: Callable[[Image.Image], Image.Image] | None = None,
 ) -> Example | None:
-    """Decode the picture of a row under a policy; rows of regions pass unchanged.
+    """Decode the picture of a row, and its negative images, under a policy; rows of regions pass unchanged.
 
     Args:
         row: Row with an undecoded `image`, or with regions.
@@ -223,6 +229,7 @@ def with_picture(
     Raises:
         UnreadableImageError: Under `"raise"`.
     """
+    row = read_negatives(row, on_error, report)
     if "image" not in row:
         return row
     try:
@@ -237,7 +244,11 @@ def with_picture(
         if on_error == "skip":
             return None
         image = placeholder_image()
-    return {**row, "image": image if transform is None else transform(image)}
+    if transform is None:
+        return {**row, "image": image}
+    if row.get("negative_images"):
+        row["negative_images"] = [transform(other) for other in row["negative_images"]]
+    return {**row, "image": transform(image)}
 
 
 def _shuffled(examples: Iterator[Example], size: int, rng: np.random.Generator) -> Iterator[Example]:

@@ -19,6 +19,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
         "captions", "caption", "texts", "text", "sentences", "sentence", "comment", "caption_text", "description",
         "alt_text", "txt",
     ),
+    "negative_captions": ("negative_captions", "negative_caption"),
+    "negative_images": ("negative_images", "negative_image"),
+    "negative_image_ids": ("negative_image_ids", "negative_image_id"),
     "image_id": ("image_id", "imgid", "img_id", "imageid", "cocoid", "photo_id", "id", "key", "__key__"),
 }  # fmt: skip
 _NUMBERED = re.compile(r"^(captions?|texts?|sentences?|comments?)[ _]?\d+$", re.IGNORECASE)

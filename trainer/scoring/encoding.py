@@ -13,9 +13,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from modeling_tgdt.encoding_tgdt import evaluating
+from modeling_tgdt.processing_tgdt import fitted_processor
 
 from ..data.canonical import canonicalise
 from ..data.caption_dataset import CaptionDataset, undecoded, with_picture
+from ..data.negatives import NEGATIVE_FEATURES
 from ..data.skip_report import SkipReport
 from ..data_collator import TGDTDataCollator
 from ..images import OnError, check_policy
@@ -80,8 +82,8 @@ def encode_dataset(
     check_policy(options.on_error)
     rows = _Photos(map_style(dataset), options.on_error, options.report or SkipReport())
     captions, owners = rows.captions()
-    collator = TGDTDataCollator(processor, options.max_length)
     core = getattr(model, "module", model)
+    collator = TGDTDataCollator(fitted_processor(processor, core), options.max_length)
     with evaluating(core):
         images = _encode(core.get_image_features, rows.batches(collator, options), core.device, options, "photos")
         batches = _text_batches(captions, collator, options)
@@ -109,7 +111,9 @@ class _Photos(torch.utils.data.Dataset):
             first.setdefault(image_id, row)
             self.texts.setdefault(image_id, []).extend(captions or [])
         self.rows = list(first.values())
-        self.dataset, self.on_error, self.report = undecoded(dataset), on_error, report
+        unread = [name for name in NEGATIVE_FEATURES if name in dataset.column_names]
+        self.dataset = undecoded(dataset.remove_columns(unread) if unread else dataset)
+        self.on_error, self.report = on_error, report
 
     def captions(self) -> tuple[list[str], Tensor]:
         """Return all captions, photo by photo, and the photo of each (T,)."""

@@ -151,6 +151,17 @@ def _score_rows(
     return scores
 
 
+def similarity_matrix(embeddings: RetrievalEmbeddings, score: ScoreConfig) -> Tensor:
+    """Return the scores of all photos against all captions, (I, T) float32 on the CPU.
+
+    Args:
+        embeddings: The gallery.
+        score: The score.
+    """
+    everything = torch.arange(len(embeddings.image_embeds))
+    return torch.from_numpy(_score_rows(embeddings, everything, score, progress=False, title=""))
+
+
 def two_stage_positions(
     embeddings: RetrievalEmbeddings,
     direction: Direction,

@@ -38,11 +38,16 @@ def describe(description: dict[str, Any], types: Mapping[str, str] | None) -> di
 
 
 def filter_schema(types: Mapping[str, str] | None) -> dict[str, Any]:
-    """Return the JSON schema of a filter: for each key a value or a list of values; other keys are refused."""
+    """Return the JSON schema of a filter, nested once (the service takes deeper ones); other keys are refused."""
     if types is None:
-        return {"type": "object", "additionalProperties": _one_or_more({"type": ["string", "number", "boolean"]})}
-    properties = {key: _one_or_more(_VALUES[kind]) for key, kind in types.items() if kind in _VALUES}
-    return {"type": "object", "properties": properties, "additionalProperties": False}
+        flat: dict[str, Any] = {"additionalProperties": _condition({"type": ["string", "number", "boolean"]})}
+    else:
+        properties = {key: _condition(_VALUES[kind]) for key, kind in types.items() if kind in _VALUES}
+        flat = {"properties": properties, "additionalProperties": False}
+    flat = {"type": "object", **flat}
+    joined = {"type": "array", "items": flat}
+    words = {"and": joined, "or": joined, "not": flat, "ids": {"type": "array", "items": {"type": "string"}}}
+    return flat | {"properties": flat.get("properties", {}) | words}
 
 
 def picture_media_types() -> list[str]:
@@ -50,5 +55,8 @@ def picture_media_types() -> list[str]:
     return [_MEDIA_TYPES.get(name, f"image/{name.lower()}") for name in FORMATS]
 
 
-def _one_or_more(value: dict[str, Any]) -> dict[str, Any]:
-    return {"anyOf": [value, {"type": "array", "items": value}]}
+def _condition(value: dict[str, Any]) -> dict[str, Any]:
+    several = {"type": "array", "items": value}
+    operators = dict.fromkeys(("eq", "gt", "gte", "lt", "lte"), value) | {"in": several}
+    operations = {"type": "object", "properties": operators, "additionalProperties": False}
+    return {"anyOf": [value, several, operations]}

@@ -14,6 +14,7 @@ from fastapi import Depends, FastAPI, File, HTTPException, Query, UploadFile
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
+from modeling_tgdt.gallery.filters import parse_filter
 from trainer.serving.batching import Batcher, Searcher, SearchRequest
 from trainer.serving.guard import Guard, Metrics
 from trainer.serving.schema import describe
@@ -235,9 +236,10 @@ def _condition(text: str | None) -> Any:
         raise HTTPException(400, f"where must be a JSON object, found {text[:80]!r}") from error
     if not isinstance(condition, dict):
         raise HTTPException(400, f"where must be a JSON object, found {text[:80]!r}")
-    for key, value in condition.items():
-        if any(one is None for one in (value if isinstance(value, list) else [value])):
-            raise HTTPException(400, f"where[{key!r}] is null, which matches nothing; leave it out")
+    try:
+        parse_filter(condition)
+    except (TypeError, ValueError) as error:
+        raise HTTPException(400, str(error)) from error
     return condition or None
 
 

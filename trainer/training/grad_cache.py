@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from ..distributed import PairEmbeddings
+from modeling_tgdt.pairs_tgdt import PairEmbeddings
 
 Embed = Callable[[dict[str, Any]], PairEmbeddings]
 
@@ -20,19 +20,18 @@ def split_inputs(inputs: dict[str, Any], size: int) -> list[dict[str, Any]]:
     """Cut a batch into mini-batches; values that are no tensors go to each of them.
 
     Args:
-        inputs: Model inputs whose tensors all have B rows.
-        size: Rows of a mini-batch; the last one may have fewer.
+        inputs: Model inputs: Bi rows of every tensor of the image side, Bt rows of every other.
+        size: Images and captions of a mini-batch at most; more where one side has over `size` times as many rows.
 
     Example:
         >>> import torch
         >>> [len(part["x"]) for part in split_inputs({"x": torch.zeros(5)}, 2)]
         [2, 2, 1]
     """
-    rows = next(len(value) for value in inputs.values() if isinstance(value, Tensor))
-    return [
-        {name: value[start : start + size] if isinstance(value, Tensor) else value for name, value in inputs.items()}
-        for start in range(0, rows, size)
-    ]
+    rows = {len(value) for value in inputs.values() if isinstance(value, Tensor)}
+    count = min(-(-max(rows) // size), min(rows))  # no part without an image or without a caption
+    shares = {name: value.tensor_split(count) for name, value in inputs.items() if isinstance(value, Tensor)}
+    return [inputs | {name: share[number] for name, share in shares.items()} for number in range(count)]
 
 
 def cached_loss(
@@ -63,10 +62,10 @@ def cached_loss(
     leaves = joined.differentiable()
     gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
     of_leaf = dict(zip(leaves, gradients, strict=True))
-    sizes = [len(part.image_embeds) for part in embedded]
+    sizes = {name: [len(part.tensors()[name]) for part in embedded] for name in of_leaf}
 
     def embed_again(scale: Tensor) -> None:
-        shares = {name: gradient.split(sizes) for name, gradient in of_leaf.items()}
+        shares = {name: gradient.split(sizes[name]) for name, gradient in of_leaf.items()}
         for number, (part, state) in enumerate(zip(parts, states, strict=True)):
             last = number == len(parts) - 1
             with torch.enable_grad(), torch.random.fork_rng(devices=state.devices):

@@ -109,6 +109,8 @@ def cache_tokens(
     check_policy(on_error)
     if "image" not in dataset.column_names:
         raise ValueError(f"Caching tokens needs an 'image' column, found {dataset.column_names}.")
+    if "negative_images" in dataset.column_names:
+        raise ValueError("negative_images are not cached: remove the column, or leave cache_vision_tokens off.")
     key = cache_key(model, processor, dataset, on_error, autocast_dtype)
     folder = Path(cache_dir) / f"tokens-{key}"
     with PartialState().main_process_first():
@@ -257,7 +259,8 @@ def _with_tokens(dataset: datasets.Dataset, folder: Path, report: SkipReport | N
     store = TokenStore(folder)
     counts = np.diff(store.arrays["offsets"])
     kept = np.flatnonzero(counts > 0)
-    rows = dataset.with_format(None).select_columns(["captions", "image_id"]).select(kept)[:]
+    names = [name for name in ("captions", "image_id", "negative_captions") if name in dataset.column_names]
+    rows = dataset.with_format(None).select_columns(names).select(kept)[:]
     if report is not None and len(kept) < len(counts):
         ids = dataset.with_format(None).select_columns(["image_id"])["image_id"][:]
         known = {image_id for image_id, _ in report.items}

@@ -15,6 +15,7 @@ import pytest
 import modeling_tgdt.gallery.storage as storage_module
 from benchmarks.crash import kill_writers
 from modeling_tgdt.index_tgdt import TGDTIndex
+from tests.download_cache import as_download_cache
 from tests.modeling_tgdt.gallery.index_twin import unit
 
 DIM = 8
@@ -226,10 +227,7 @@ def test_a_read_only_directory_can_be_searched_but_not_written(tmp_path) -> None
 
 def test_a_download_cache_of_links_is_not_written(tmp_path) -> None:
     fill(tmp_path / "g").close()
-    (tmp_path / "cache").mkdir()
-    for path in (tmp_path / "g").iterdir():
-        (tmp_path / "cache" / path.name).symlink_to(path)
-    index = TGDTIndex.open(tmp_path / "cache")
+    index = TGDTIndex.open(as_download_cache(tmp_path / "g", tmp_path / "cache"))
     assert len(index) == 30
     with pytest.raises(OSError, match="copy the gallery before writing"):
         index.delete(["0-0"])

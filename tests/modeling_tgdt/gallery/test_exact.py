@@ -39,14 +39,6 @@ def engine_settings(engine: str, request: pytest.FixtureRequest) -> dict:
     return {"engine": "qdrant", "engine_options": {"embedded": engine}}
 
 
-@pytest.fixture
-def server():
-    from tests.modeling_tgdt.gallery.qdrant_server import qdrant_server
-
-    with qdrant_server() as running:
-        yield running
-
-
 @pytest.mark.parametrize("path", ["kernel", "torch"])
 @pytest.mark.parametrize("dim", [3, 64])
 def test_the_exact_engine_finds_what_a_full_sort_finds(tmp_path, monkeypatch, dim, path) -> None:

@@ -6,13 +6,17 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPTextConfig
 
+from modeling_tgdt import TGDTModel
 from tests.trainer import tiny
 from trainer.evaluation import retrieval_metrics
+from trainer.scoring.embeddings import RetrievalEmbeddings
 from trainer.scoring.encoding import EncodeOptions, encode_dataset
-from trainer.training.projection_init import _IMAGE_RIDGE, _TEXT_RIDGE, canonical_directions, warm_start
+from trainer.training.projection_init import Ridges, canonical_directions, choose_ridges, warm_start
 
 QUIET = EncodeOptions(progress=False)
+RIDGES = Ridges(image=1.0, text=0.3)
 
 
 def planted(photos: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,15 +31,21 @@ def planted(photos: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return shared @ to_image + draw(photos, 12) * noise, shared @ to_text + 0.5 * draw(photos, 9)
 
 
-def test_directions_are_those_of_the_eigenvalue_problem() -> None:
-    images, captions = planted(200)
-    to_image, to_text, correlations = canonical_directions(images, captions, captions, 4)
+def slots(photos: int, seed: int = 0) -> RetrievalEmbeddings:
+    images, captions = planted(photos, seed)
+    return RetrievalEmbeddings(images, captions, torch.arange(photos))
+
+
+@pytest.mark.parametrize("photos", [200, 8])  # more and fewer than directions
+def test_directions_are_those_of_the_eigenvalue_problem(photos: int) -> None:
+    images, captions = planted(photos)
+    to_image, to_text, correlations = canonical_directions(slots(photos), 4, RIDGES)
     x, y = (images - images.mean(0)).numpy(), (captions - captions.mean(0)).numpy()
     ridged = lambda rows, ridge: (  # noqa: E731
         rows.T @ rows / len(rows) + ridge * np.trace(rows.T @ rows / len(rows)) / rows.shape[1] * np.eye(rows.shape[1])
     )
     shared = x.T @ y / len(x)
-    problem = np.linalg.inv(ridged(x, _IMAGE_RIDGE)) @ shared @ np.linalg.inv(ridged(y, _TEXT_RIDGE)) @ shared.T
+    problem = np.linalg.inv(ridged(x, RIDGES.image)) @ shared @ np.linalg.inv(ridged(y, RIDGES.text)) @ shared.T
     values = np.sort(np.linalg.eigvals(problem).real)[::-1][:4]
     np.testing.assert_allclose(correlations.numpy() ** 2, values, atol=1e-9)
     for column in range(4):
@@ -44,15 +54,25 @@ def test_directions_are_those_of_the_eigenvalue_problem() -> None:
         assert left @ shared @ right > 0
 
 
-def test_planted_directions_find_the_captions_of_new_photos() -> None:
-    images, captions = planted(2000)
-    to_image, to_text, _ = canonical_directions(images, captions, captions, 3)
-    new_images, new_captions = planted(50, seed=1)
+def ranks_of_new_photos(photos: int, ridges: Ridges) -> float:
+    """Mean rank of the own caption of 200 new photos, by directions fitted on few or many."""
+    to_image, to_text, _ = canonical_directions(slots(photos), 3, ridges)
+    new_images, new_captions = planted(200, seed=1)
     scores = (
         torch.nn.functional.normalize(new_images @ to_image) @ torch.nn.functional.normalize(new_captions @ to_text).T
     )
-    rank = (scores > scores.diagonal()[:, None]).sum(1).double().mean()
-    assert rank < 10  # chance is 24.5
+    return float((scores > scores.diagonal()[:, None]).sum(1).double().mean())
+
+
+def test_planted_directions_find_the_captions_of_new_photos() -> None:
+    assert ranks_of_new_photos(2000, RIDGES) < 40  # chance is 99.5
+
+
+@pytest.mark.parametrize("photos", [40, 400])
+def test_the_chosen_ridges_are_among_the_best_for_new_photos(photos: int) -> None:
+    chosen = ranks_of_new_photos(photos, choose_ridges(slots(photos), 3))
+    others = [ranks_of_new_photos(photos, Ridges(image, text)) for image in (0.3, 3.0, 30.0) for text in (0.1, 1.0)]
+    assert chosen < 1.1 * min(others) < 0.7 * max(others)
 
 
 @pytest.mark.parametrize("slot", ["first", "mean"])
@@ -68,7 +88,7 @@ def test_a_warm_model_retrieves_better_than_a_new_one(tmp_path: Path, slot: str)
     cold = rsum()
     correlations = warm_start(model, processor, photos, QUIET)
     assert rsum() > cold
-    assert correlations.shape == (16,) and bool((correlations.diff() <= 0).all()) and 0 < correlations[0] <= 1
+    assert len(correlations) <= 16 and bool((correlations.diff() <= 0).all()) and 0 < correlations[0] <= 1
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {f"{side}_projection.{part}" for side in ("visual", "text") for part in ("weight", "bias")}
 
@@ -78,6 +98,19 @@ def test_directions_beyond_the_smaller_width_stay_zero(tmp_path: Path) -> None:
     model = tiny.tiny_model(width=8)
     warm_start(model, tiny.tiny_processor(), photos, QUIET)
     assert not model.visual_projection.weight[8:].any() and model.visual_projection.weight[:8].any()
+
+
+def test_a_causal_tower_is_told_from_its_first_position(tmp_path: Path) -> None:
+    """CLIP's text tower sees nothing of a caption at its first position: its covariance there is zero."""
+    photos = datasets.Dataset.from_dict(tiny.photo_rows(tmp_path, 12)).cast_column("image", datasets.Image())
+    text = CLIPTextConfig(vocab_size=80, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                          intermediate_size=16, eos_token_id=3)  # fmt: skip
+    config = tiny.tiny_model().config
+    config.text_config = text
+    with pytest.raises(ValueError, match="text_global_token='mean'"):
+        warm_start(TGDTModel(config), tiny.tiny_processor(), photos, QUIET)
+    config.text_global_token = "mean"
+    assert warm_start(TGDTModel(config), tiny.tiny_processor(), photos, QUIET)[0] > 0
 
 
 def test_what_cannot_be_warmed_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,171 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Objectives of the CMC loss: functions of similarities in both directions of retrieval, and of who is a negative."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .pairs_tgdt import PairSizes
+
+
+class Directions(NamedTuple):
+    """One matrix per direction of retrieval, whose diagonal holds the B pairs.
+
+    Attributes:
+        i2t: Images of the pairs by all captions (B, Bt).
+        t2i: Captions of the pairs by all images (B, Bi).
+    """
+
+    i2t: Tensor
+    t2i: Tensor
+
+
+def both_ways(square: Tensor) -> Directions:
+    """Return the directions of B pairs without further negatives, from images by captions (B, B)."""
+    return Directions(square, square.T)
+
+
+def negative_masks(
+    sizes: PairSizes, image_ids: Tensor | None, caption_ids: Tensor | None, device: torch.device
+) -> Directions:
+    """Return the boolean masks of what counts as a negative: another photo, and a caption of another text.
+
+    Args:
+        sizes: B, Bi and Bt.
+        image_ids: Integers (Bi,), or `None` when every image is a photo of its own.
+        caption_ids: Integers (Bt,), or `None` when every caption is a text of its own.
+        device: Where the masks live.
+    """
+    count = sizes.pairs
+    i2t = torch.ones(count, sizes.texts, dtype=torch.bool, device=device).fill_diagonal_(False)
+    t2i = torch.ones(count, sizes.images, dtype=torch.bool, device=device).fill_diagonal_(False)
+    # Among the pairs both kinds of id speak for both directions; beyond them an image has no text, a text no photo.
+    for ids, own, other in ((image_ids, t2i, i2t), (caption_ids, i2t, t2i)):
+        if ids is not None:
+            ids = ids.to(device)
+            differs = ids[:count, None] != ids[None]
+            own &= differs
+            other[:, :count] &= differs[:, :count]
+    return Directions(i2t, t2i)
+
+
+def hinge(similarity: Directions, negatives: Directions, margin: float, hardest: bool) -> Tensor:
+    """Return the bidirectional hinge (paper, Eq. 8; reference `models/loss.py`), summed over the batch.
+
+    Args:
+        similarity: Similarities.
+        negatives: Boolean masks.
+        margin: Required distance of a negative from its positive.
+        hardest: Keep the largest violation of each query, or all.
+    """
+    total = similarity.i2t.new_zeros(())
+    for scores, mask in zip(similarity, negatives, strict=True):
+        costs = (margin + scores - scores.diagonal()[:, None]).clamp(min=0).masked_fill(~mask, 0)
+        total = total + (costs.max(1).values.sum() if hardest else costs.sum())
+    return total
+
+
+def hardest_pairs(similarity: Directions, negatives: Directions) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the 3B pairs that a hardest-negative hinge depends on.
+
+    Args:
+        similarity: Similarities.
+        negatives: Boolean masks.
+
+    Returns:
+        Image rows (3B,) and caption rows (3B,): the positives, each image's hardest caption, each caption's hardest
+        image; and 1 or 0 (2, B) by whether the image, and the caption, has any negative.
+    """
+    lowest = torch.finfo(similarity.i2t.dtype).min
+    caption, image = (
+        scores.masked_fill(~mask, lowest).argmax(1) for scores, mask in zip(similarity, negatives, strict=True)
+    )
+    index = torch.arange(len(caption), device=caption.device)
+    found = torch.stack([mask.any(1) for mask in negatives]).to(similarity.i2t.dtype)
+    return torch.cat([index, index, image]), torch.cat([index, caption, index]), found
+
+
+def infonce(similarity: Directions, negatives: Directions, temperature: float) -> Tensor:
+    """Return the symmetric softmax cross-entropy (CLIP), averaged over queries and directions.
+
+    Args:
+        similarity: Similarities.
+        negatives: Boolean masks; other pairs off the diagonal take no part.
+        temperature: Divides the similarities.
+    """
+    losses = []
+    for scores, mask in zip(similarity, negatives, strict=True):
+        ignored = (~mask).fill_diagonal_(False)
+        logits = (scores / temperature).masked_fill(ignored, torch.finfo(scores.dtype).min)
+        losses.append(F.cross_entropy(logits, torch.arange(len(logits), device=logits.device)))
+    return (losses[0] + losses[1]) / 2
+
+
+def sigmoid(similarity: Directions, negatives: Directions, temperature: float, bias: float) -> Tensor:
+    """Return the pairwise sigmoid loss (SigLIP), summed over image-caption pairs and averaged over the B pairs.
+
+    Args:
+        similarity: Similarities.
+        negatives: Boolean masks; other pairs off the diagonal take no part.
+        temperature: Divides the similarities.
+        bias: Added to the logits.
+    """
+    count = len(similarity.i2t)
+    positives = torch.eye(*similarity.i2t.shape, dtype=torch.bool, device=similarity.i2t.device)
+    logits = similarity.i2t / temperature + bias
+    costs = -F.logsigmoid(torch.where(positives, logits, -logits))
+    total = costs.masked_fill(~(positives | negatives.i2t), 0).sum()
+    beyond = similarity.t2i[:, count:] / temperature + bias  # the pairs themselves are counted above
+    return (total - F.logsigmoid(-beyond).masked_fill(~negatives.t2i[:, count:], 0).sum()) / count
+
+
+def distillation(teacher: Directions, student: Directions, temperature: float) -> Tensor:
+    """Return the Kullback-Leibler divergence of the student's ranking distribution, over both directions.
+
+    Args:
+        teacher: Token similarities; no gradient flows into them.
+        student: Global similarities.
+        temperature: Divides both.
+    """
+    total = student.i2t.new_zeros(())
+    for wanted, found in zip(teacher, student, strict=True):
+        target = (wanted.detach() / temperature).log_softmax(1)
+        total = total + F.kl_div((found / temperature).log_softmax(1), target, log_target=True, reduction="sum")
+    return total / (2 * len(student.i2t))
+
+
+def intra_modal_consistency(image_embeds: Tensor, text_embeds: Tensor, margin: float) -> Tensor:
+    """Return by how much image-image and caption-caption similarities disagree (paper, Eq. 10), summed over rows.
+
+    Each row counts its largest |caption similarity - image similarity| beyond `margin`. Pairs of one photo count like
+    all others: they are no negatives here, their captions are asked to be as alike as the photo is to itself.
+
+    Args:
+        image_embeds: Global image embeddings (B, D).
+        text_embeds: Global caption embeddings (B, D).
+        margin: Slack.
+    """
+    gap = (dot_products(text_embeds, text_embeds) - dot_products(image_embeds, image_embeds)).abs()
+    return (gap.max(1).values - margin).clamp(min=0).sum()
+
+
+def dot_products(left: Tensor, right: Tensor) -> Tensor:
+    """Return left @ right.T in at least float32, whatever autocast says: ranking needs the bits."""
+    dtype = torch.promote_types(left.dtype, torch.float32)
+    with torch.autocast(left.device.type, enabled=False):
+        return left.to(dtype) @ right.to(dtype).T
+
+
+__all__ = [
+    "Directions",
+    "both_ways",
+    "distillation",
+    "hardest_pairs",
+    "hinge",
+    "infonce",
+    "intra_modal_consistency",
+    "negative_masks",
+    "sigmoid",
+]

@@ -1,0 +1,142 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Texts to padded token ids, and which of them are words, for the tokenizer of any text encoder.
+
+A fast tokenizer keeps truncation and padding as state that all threads share. So it is only asked for whole texts
+here, which changes no state, and cutting and padding are done outside of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .word_groups_tgdt import special_ids
+
+# Options of a tokenizer that are carried out here.
+_OWN = (
+    "padding", "truncation", "max_length", "pad_to_multiple_of", "padding_side", "return_tensors",
+    "return_attention_mask", "return_special_tokens_mask",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TokenizedTexts:
+    """Token ids of B texts.
+
+    Attributes:
+        columns: Per name (`input_ids`, `attention_mask`, `text_token_mask`, ...) B rows.
+        lengths: Tokens of each text before it was cut.
+        num_cut: How many texts were cut.
+    """
+
+    columns: dict[str, list[list[Any]]]
+    lengths: list[int]
+    num_cut: int
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str], options: dict[str, Any], attends_padding: bool) -> TokenizedTexts:
+    """Tokenize texts.
+
+    Args:
+        tokenizer: Tokenizer of transformers, fast or slow.
+        texts: B strings.
+        options: Of a tokenizer's call.
+        attends_padding: Whether padding counts as attended to, as text encoders of SigLIP have it.
+
+    Returns:
+        Ids, a mask of what is attended to, and `text_token_mask`: true for words, false for padding and for what the
+        tokenizer calls special.
+    """
+    passed = {name: value for name, value in options.items() if name not in _OWN}
+    whole = tokenizer(
+        list(texts),
+        **(passed | {"padding": False, "truncation": False, "return_attention_mask": False, "verbose": False}),
+        return_special_tokens_mask=True,
+    )
+    columns = {name: [list(row) for row in rows] for name, rows in whole.items()}
+    lengths = [len(row) for row in columns["input_ids"]]
+    limit = options.get("max_length") or tokenizer.model_max_length
+    num_cut = 0
+    if options.get("truncation") not in (None, False, "do_not_truncate"):
+        num_cut = sum(length > limit for length in lengths)
+        _cut(columns, limit, tokenizer.truncation_side)
+    _mark_words(columns, tokenizer)
+    if not options.get("return_special_tokens_mask"):
+        del columns["special_tokens_mask"]
+    _pad(columns, tokenizer, _width(columns["input_ids"], options, limit), options, attends_padding)
+    if options.get("return_attention_mask") is False:
+        del columns["attention_mask"]
+    return TokenizedTexts(columns, lengths, num_cut)
+
+
+def check_padding(tokenizer: Any) -> None:
+    """Refuse a tokenizer that cannot bring texts to one length.
+
+    Raises:
+        ValueError: When it has no padding token.
+    """
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            f"Expected a tokenizer with a padding token, found a {type(tokenizer).__name__} without. Set one, for "
+            "example `tokenizer.pad_token = tokenizer.eos_token`; padding is masked."
+        )
+
+
+def _cut(columns: dict[str, list[list[Any]]], limit: int, side: str) -> None:
+    """Shorten rows to the limit; the special tokens at both ends stay."""
+    for row, special in enumerate(list(columns["special_tokens_mask"])):
+        if len(special) <= limit:
+            continue
+        content = [place for place, mark in enumerate(special) if not mark]
+        first, last = (content[0], content[-1] + 1) if content else (limit, len(special))
+        room = max(0, limit - first - (len(special) - last))
+        start, end = (first, first + room) if side == "right" else (last - room, last)
+        for rows in columns.values():
+            rows[row] = rows[row][:first] + rows[row][start:end] + rows[row][last:]
+
+
+def _mark_words(columns: dict[str, list[list[Any]]], tokenizer: Any) -> None:
+    special = special_ids(tokenizer)
+    pairs = zip(columns["input_ids"], columns["special_tokens_mask"], strict=True)
+    columns["attention_mask"] = [[1] * len(row) for row in columns["input_ids"]]
+    columns["text_token_mask"] = [
+        [not mark and index not in special for index, mark in zip(ids, marks, strict=True)] for ids, marks in pairs
+    ]
+
+
+def _width(rows: list[list[int]], options: dict[str, Any], limit: int) -> int | None:
+    """Return how many tokens every row is padded to; `None` for as many as it has."""
+    padding = options.get("padding")
+    padding = getattr(padding, "value", padding)
+    if padding in (None, False, "do_not_pad"):
+        return None
+    width = max(1, *(len(row) for row in rows))  # nothing but empty texts still is one position
+    if padding == "max_length" and limit < 1 << 30:
+        width = max(width, limit)
+    multiple = options.get("pad_to_multiple_of") or 1
+    return -(-width // multiple) * multiple
+
+
+def _pad(
+    columns: dict[str, list[list[Any]]], tokenizer: Any, width: int | None, options: dict[str, Any], attended: bool
+) -> None:
+    if width is None or all(len(row) == width for row in columns["input_ids"]):
+        return
+    check_padding(tokenizer)
+    filling = {
+        "input_ids": tokenizer.pad_token_id,
+        "attention_mask": int(attended),
+        "text_token_mask": False,
+        "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0),
+        "special_tokens_mask": 1,
+        "offset_mapping": (0, 0),
+    }
+    left = (options.get("padding_side") or tokenizer.padding_side) == "left"
+    for name, rows in columns.items():
+        if name not in filling:
+            continue
+        for number, row in enumerate(rows):
+            more = [filling[name]] * (width - len(row))
+            rows[number] = more + row if left else row + more
+
+
+__all__ = ["TokenizedTexts", "check_padding", "tokenize"]

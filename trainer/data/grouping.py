@@ -1,0 +1,49 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Lists of text from any column, and caption-wise rows joined by photo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def text_list(value: Any) -> list[str]:
+    """Return captions as strings: from one string, a list, or a list of Karpathy sentences with `raw`.
+
+    Args:
+        value: Cell of a table; `None` and blank texts count as nothing.
+
+    Raises:
+        ValueError: When there is something other than text.
+
+    Example:
+        >>> text_list("a cat"), text_list([{"raw": "a pet"}, None])
+        (['a cat'], ['a pet'])
+    """
+    if value is None:
+        return []
+    values = [value] if isinstance(value, (str, Mapping)) else list(value)
+    texts = [item.get("raw", item.get("caption")) if isinstance(item, Mapping) else item for item in values]
+    wrong = next((text for text in texts if text is not None and not isinstance(text, str)), None)
+    if wrong is not None:
+        raise ValueError(f"Captions must be text or lists of text, found {type(wrong).__name__}: {wrong!r}.")
+    return [text for text in texts if text is not None and text.strip()]
+
+
+def group_by_photo(ids: list[str], lists: list[list[str]]) -> tuple[list[int], list[list[str]]]:
+    """Return the first row of every photo and its lists joined, in order of appearance.
+
+    Args:
+        ids: Photo id of every row.
+        lists: A list of every row.
+
+    Example:
+        >>> group_by_photo(["a", "b", "a"], [["x"], ["y"], ["z"]])
+        ([0, 1], [['x', 'z'], ['y']])
+    """
+    rows: dict[str, int] = {}
+    grouped: dict[str, list[str]] = {}
+    for row, (image_id, texts) in enumerate(zip(ids, lists, strict=True)):
+        rows.setdefault(image_id, row)
+        grouped.setdefault(image_id, []).extend(texts)
+    return list(rows.values()), list(grouped.values())
