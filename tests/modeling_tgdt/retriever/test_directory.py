@@ -128,10 +128,8 @@ def test_loading_options_reach_model_and_download(tmp_path: Path, monkeypatch: p
     made, seen = tiny_retriever(), {}
     made.save_pretrained(tmp_path)
 
-    def download(
-        name: str, revision: str | None = None, token: str | None = None, cache_dir: str | None = None
-    ) -> str:
-        seen.update(revision=revision, token=token, cache_dir=cache_dir)
+    def download(name: str, revision: str | None = None, **options: Any) -> str:
+        seen.update(options, revision=revision)
         return str(tmp_path)
 
     monkeypatch.setattr(files, "snapshot_download", download)
