@@ -29,10 +29,39 @@ def results_table(results: Mapping[str, Mapping[str, float]]) -> str:
         >>> print(results_table({"global": {"rsum": 100.0}}).splitlines()[-1][:12])
         | global | -
     """
-    lines = ["| mode | " + " | ".join(title for title, _ in _COLUMNS) + " |", "|---|" + "---:|" * len(_COLUMNS)]
-    for mode, metrics in results.items():
-        cells = [f"{metrics[key]:.1f}" if key in metrics else "-" for _, key in _COLUMNS]
-        lines.append(f"| {mode} | {' | '.join(cells)} |")
+    return _table("mode", _COLUMNS, results)
+
+
+def look_alike_table(results: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the share of look-alikes told apart as a Markdown table, one row per kind of change.
+
+    Args:
+        results: As [`look_alike_accuracy`] returns them.
+    """
+    columns = (("global", "global"), ("tokens", "local"), ("mixed", "mixed"))
+    return _table("look-alikes told apart (guessing 50)", columns, results)
+
+
+def grounding_table(results: Mapping[str, Mapping[str, float]]) -> str:
+    """Return where words point as a Markdown table, one row per kind of words.
+
+    Args:
+        results: As [`evaluate_grounding`] returns them.
+    """
+    columns = (
+        ("nearest to its thing", "nearest"),
+        ("random region", "nearest_chance"),
+        ("inside its box", "inside"),
+        ("random region", "inside_chance"),
+    )
+    return _table("best region of words", columns, results)
+
+
+def _table(first: str, columns: Sequence[tuple[str, str]], results: Mapping[str, Mapping[str, float]]) -> str:
+    lines = [f"| {first} | " + " | ".join(title for title, _ in columns) + " |", "|---|" + "---:|" * len(columns)]
+    for name, metrics in results.items():
+        cells = [f"{metrics[key]:.1f}" if key in metrics else "-" for _, key in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -128,6 +128,8 @@ class TGDTConfig(PreTrainedConfig):
         local_sigmoid_bias (`float`, *optional*, defaults to -33.0):
             Added to its token logits. A pair is as likely a match as not where the similarity is minus the bias times
             the temperature: 0.5 in both terms.
+        learnable_temperature (`bool`, *optional*, defaults to `False`):
+            Whether the temperatures of both terms, and the biases of the sigmoid, are learned from these values on.
         distill_loss_weight (`float`, *optional*, defaults to 0.0):
             Weight of the term that distils token similarities into the global ones.
         distill_temperature (`float`, *optional*, defaults to 0.05):
@@ -195,6 +197,7 @@ class TGDTConfig(PreTrainedConfig):
     local_temperature: float | int = 0.015
     sigmoid_bias: float | int = -10.0
     local_sigmoid_bias: float | int = -33.0
+    learnable_temperature: bool = False
     distill_loss_weight: float | int = 0.0
     distill_temperature: float | int = 0.05
     token_source: Literal["local", "global"] = "local"
@@ -268,6 +271,8 @@ class TGDTConfig(PreTrainedConfig):
         for name in ("local_margin", "temperature", "local_temperature", "distill_temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, found {getattr(self, name)}.")
+        if self.learnable_temperature and self.objective == "hinge":
+            raise ValueError("learnable_temperature needs the objective 'infonce' or 'sigmoid', found 'hinge'.")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, found {getattr(self, name)}.")

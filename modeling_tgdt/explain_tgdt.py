@@ -103,7 +103,7 @@ def explain(
         raise ValueError(f"merge must be 'mean' or 'max', found {merge!r}.")
     with evaluating(model):
         tokens, words = scored_words(model, processor, text)
-        regions, boxes, grid, shown = _regions(model, processor, image)
+        regions, boxes, grid, shown = picture_regions(model, processor, image)
     if not words:
         raise ValueError(f"the text {text!r} has no word to explain; give at least one.")
     cosines = (tokens @ regions.T).float().cpu().numpy()
@@ -123,7 +123,7 @@ def scored_words(model: TGDTModel, processor: TGDTProcessor, text: str) -> tuple
     return features.last_hidden_state[0], [(word, pieces) for word, pieces in groups if pieces]
 
 
-def _regions(model: TGDTModel, processor: TGDTProcessor, image: Any) -> tuple[Any, Any, Any, Any]:
+def picture_regions(model: TGDTModel, processor: TGDTProcessor, image: Any) -> tuple[Any, Any, Any, Any]:
     """Return region embeddings (R, D), boxes (R, 4) or None, the grid or None, and the picture or None."""
     if isinstance(image, Mapping) and "features" in image:
         inputs = processor(regions=image, return_tensors="pt").to(model.device)
@@ -191,4 +191,4 @@ def _as_picture(image: Any) -> Image.Image:
     return image.convert("RGB")
 
 
-__all__ = ["Alignment", "explain", "scored_words", "visible_box"]
+__all__ = ["Alignment", "explain", "picture_regions", "scored_words", "visible_box"]

@@ -17,7 +17,7 @@ from .gallery.files import MANIFEST, Gallery
 from .gallery.filters import Where, parse_filter
 from .gallery.local import LocalBackend, Query, SearchMode, SearchResult
 from .gallery.metadata import metadata_table
-from .gallery.validate import check_globals, check_ids, ragged_tokens
+from .gallery.validate import check_globals, check_hubness, check_ids, ragged_tokens
 from .kernels.quantize import check_token_dtype, pool_tokens
 from .kernels.ragged import RaggedQueries
 
@@ -70,6 +70,7 @@ class TGDTIndex:
         reduction: Literal["mean", "sum"] = "mean",
         scale: float = 1.0,
         pool_factor: int = 1,
+        hubness: bool = False,
         segment_rows: int = 1 << 16,
         engine_options: Mapping[str, Any] | None = None,
     ) -> TGDTIndex:
@@ -88,6 +89,7 @@ class TGDTIndex:
             reduction: Over words: "mean", or "sum" as in the reference implementation.
             scale: Factor of the local score (the reference implementation: 10).
             pool_factor: Merge similar tokens of an item down to a 1/`pool_factor` share when adding.
+            hubness: Whether items carry a hubness, which is subtracted from their global score.
             segment_rows: A new segment starts when the last one holds this many items.
             engine_options: Options of the engine, see `FaissEngine` and `QdrantBackend`.
 
@@ -114,6 +116,8 @@ class TGDTIndex:
             "segment_rows": _positive(segment_rows, "segment_rows"),
             "engine_options": complete_engine_options(engine, engine_options or {}),
         }
+        if hubness:  # recorded where it is used: galleries without it stay readable by earlier releases
+            settings["hubness"] = True
         gallery = Gallery.create(Path(path), settings)
         try:
             return cls(Path(path), make_backend(gallery, settings["engine_options"]))
@@ -150,6 +154,11 @@ class TGDTIndex:
     def kind(self) -> Kind:
         """What the gallery holds, "image" or "text"."""
         return self.settings["kind"]
+
+    @property
+    def has_hubness(self) -> bool:
+        """Whether items carry a hubness, which is subtracted from their global score."""
+        return bool(self.settings.get("hubness"))
 
     @property
     def metadata_types(self) -> Mapping[str, str] | None:
@@ -189,7 +198,14 @@ class TGDTIndex:
         )
 
     def add(
-        self, ids: Sequence[str], global_embeds: Any, token_embeds: Any, token_mask: Any = None, metadata: Any = None
+        self,
+        ids: Sequence[str],
+        global_embeds: Any,
+        token_embeds: Any,
+        token_mask: Any = None,
+        metadata: Any = None,
+        *,
+        hubness: Any = None,
     ) -> None:
         """Add items in one commit; an id that is there already is replaced.
 
@@ -201,6 +217,7 @@ class TGDTIndex:
             token_embeds: (N, T, D) array or tensor, or a list of N arrays (Ti, D).
             token_mask: (N, T) bool, true for real tokens; None when all are.
             metadata: N dicts, or a dict of columns; strings, numbers, booleans or lists, one type per key.
+            hubness: (N,) numbers, what is subtracted from each item's global score; for a gallery made with `hubness`.
 
         Raises:
             TypeError: When ids are not strings or a metadata key mixes types.
@@ -212,6 +229,7 @@ class TGDTIndex:
         globals_ = check_globals(global_embeds, self.dim, "global_embeds")
         if len(globals_) != len(names):
             raise ValueError(f"global_embeds has {len(globals_)} rows for {len(names)} ids; give one row per id.")
+        globals_ = self._with_hubness(globals_, hubness)
         tokens, counts = ragged_tokens(token_embeds, token_mask, len(names), self.dim, "token_embeds")
         table = metadata_table(names, metadata)
         if not names:
@@ -233,9 +251,22 @@ class TGDTIndex:
         Raises:
             KeyError: When an id is not there.
         """
-        names = check_ids(ids)
-        self._check_present(names, "refresh() the index or leave them out")
-        return self._backend.get(names)
+        stored, tokens = self._stored(ids)
+        return stored[:, : self.dim], tokens
+
+    def hubness(self, ids: Sequence[str]) -> np.ndarray:
+        """Read back what is subtracted from the global scores of items.
+
+        Args:
+            ids: N ids.
+
+        Returns:
+            (N,) float32; zeros where items carry no hubness.
+
+        Raises:
+            KeyError: When an id is not there.
+        """
+        return -self._stored(ids)[0][:, self.dim :].sum(axis=1)
 
     def delete(self, ids: Sequence[str], *, missing_ok: bool = False) -> int:
         """Delete items in one commit; `compact` gives their space back.
@@ -320,6 +351,7 @@ class TGDTIndex:
         mode: SearchMode = "two_stage",
         where: Where | None = None,
         query_kind: Kind | None = None,
+        hubness: bool = True,
     ) -> SearchResult:
         """Rank the gallery for Q queries.
 
@@ -334,6 +366,8 @@ class TGDTIndex:
                 of values, `{"gte": 2021}`, a callable, `or`, `not`, `ids`. All entries must hold.
             query_kind: What the query is; by default the other kind than the gallery's. The words of a text query, or
                 of the stored texts for an image query, are summed over. Between items of one kind the query's are.
+            hubness: Whether what the items carry is subtracted from their global scores; between items of one kind it
+                never is.
 
         Returns:
             Ranked ids with scores; empty lists for an empty gallery.
@@ -346,7 +380,7 @@ class TGDTIndex:
         _positive(candidates, "candidates")
         if mode == "global" and query_tokens is None:
             query_tokens = [np.zeros((0, self.dim), np.float32)] * len(query_global)
-        query = self._query(query_global, query_tokens, query_mask, query_kind, where)
+        query = self._query(query_global, query_tokens, query_mask, query_kind, where, hubness)
         return self._backend.search(query, top_k, candidates, mode)
 
     def rerank(
@@ -357,6 +391,7 @@ class TGDTIndex:
         candidate_ids: Sequence[Sequence[str]],
         *,
         query_kind: Kind | None = None,
+        hubness: bool = True,
     ) -> SearchResult:
         """Rank a shortlist from elsewhere by the mixed score.
 
@@ -366,6 +401,7 @@ class TGDTIndex:
             query_mask: (Q, T) bool, or None.
             candidate_ids: For each query its candidates.
             query_kind: As in `search`.
+            hubness: As in `search`.
 
         Returns:
             A permutation of each query's candidates.
@@ -373,7 +409,7 @@ class TGDTIndex:
         Raises:
             KeyError: When a candidate is not in the gallery.
         """
-        query = self._query(query_global, query_tokens, query_mask, query_kind, None)
+        query = self._query(query_global, query_tokens, query_mask, query_kind, None, hubness)
         if isinstance(candidate_ids, str) or any(isinstance(names, str) for names in candidate_ids):
             raise TypeError("candidate_ids must be one list of ids per query, such as [['a', 'b']] for one query.")
         if len(candidate_ids) != len(query):
@@ -403,10 +439,33 @@ class TGDTIndex:
         if missing:
             raise KeyError(f"{len(missing)} ids are not in the gallery, such as {missing[:5]!r}; {hint}.")
 
-    def _query(self, globals_: Any, tokens: Any, mask: Any, query_kind: Kind | None, where: Where | None) -> Query:
+    def _stored(self, ids: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
+        names = check_ids(ids)
+        self._check_present(names, "refresh() the index or leave them out")
+        return self._backend.get(names)
+
+    def _with_hubness(self, globals_: np.ndarray, hubness: Any) -> np.ndarray:
+        """Append minus the hubness to global embeddings (N, D): one more dimension of the dot product is a bias."""
+        if (hubness is not None) != self.has_hubness:
+            expected = "one number per item" if self.has_hubness else "none, this gallery was made without"
+            raise ValueError(f"hubness: expected {expected}, found {'none' if hubness is None else 'some'}.")
+        return globals_ if hubness is None else np.column_stack([globals_, -check_hubness(hubness, len(globals_))])
+
+    def _query(
+        self,
+        globals_: Any,
+        tokens: Any,
+        mask: Any,
+        query_kind: Kind | None,
+        where: Where | None,
+        hubness: bool,
+    ) -> Query:
         kind = query_kind or ("text" if self.kind == "image" else "image")
         _choice(kind, get_args(Kind), "query_kind")
         vectors = check_globals(globals_, self.dim, "query_global")
+        if self.has_hubness:
+            factor = np.full(len(vectors), hubness and kind != self.kind, np.float32)
+            vectors = np.column_stack([vectors, factor])
         if tokens is None:
             raise ValueError(f"query_tokens are needed, (Q, T, {self.dim}); only search(mode='global') goes without.")
         rows, counts = ragged_tokens(tokens, mask, len(vectors), self.dim, "query_tokens")

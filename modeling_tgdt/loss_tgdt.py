@@ -8,8 +8,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .logit_scales_tgdt import LogitScales
 from .objectives_tgdt import (
     Directions,
+    Number,
     distillation,
     dot_products,
     hardest_pairs,
@@ -68,6 +70,8 @@ class CMCLoss(nn.Module):
         scale: Factor of the token similarity; the reference uses 10.
         distill_weight: Weight of the cross-entropy from the token similarities' distribution over the batch to the
             global one, in both directions: stage one learns what stage two knows.
+        learnable_temperature: Learn the temperatures of both terms, and the biases of `"sigmoid"`, from these values:
+            they are parameters of this module (`logit_scales`), unless the batch brings those of a model.
         distill_temperature: Divides the global similarities before that softmax; the token similarities are divided by
             `local_temperature / temperature` times as much.
 
@@ -98,6 +102,7 @@ class CMCLoss(nn.Module):
         scale: float = 1.0,
         distill_weight: float = 0.0,
         distill_temperature: float = 0.05,
+        learnable_temperature: bool = False,
     ) -> None:
         super().__init__()
         if objective not in ("hinge", "infonce", "sigmoid"):
@@ -111,6 +116,12 @@ class CMCLoss(nn.Module):
         self.local_sigmoid_bias = sigmoid_bias if local_sigmoid_bias is None else local_sigmoid_bias
         self.reduction, self.scale = reduction, scale
         self.distill_weight, self.distill_temperature = distill_weight, distill_temperature
+        self.logit_scales: LogitScales | None = None
+        if learnable_temperature:
+            if objective == "hinge":
+                raise ValueError("learnable_temperature needs the objective 'infonce' or 'sigmoid', found 'hinge'.")
+            biases = (self.sigmoid_bias, self.local_sigmoid_bias) if objective == "sigmoid" else None
+            self.logit_scales = LogitScales((self.temperature, self.local_temperature), biases)
 
     def forward(
         self,
@@ -147,7 +158,7 @@ class CMCLoss(nn.Module):
             ValueError: When a tensor that a weighted term needs is missing, or batch sizes differ.
         """
         embeddings = (image_embeds, text_embeds, image_tokens, text_tokens, image_mask, text_mask)
-        terms = self.terms(PairEmbeddings(*embeddings, image_ids, caption_ids, num_pairs))
+        terms = self.terms(PairEmbeddings(*embeddings, image_ids, caption_ids, num_pairs=num_pairs))
         return {"loss": terms.loss, **terms.components}
 
     def terms(self, pairs: PairEmbeddings) -> CMCTerms:
@@ -173,7 +184,7 @@ class CMCLoss(nn.Module):
             components["local"], local = self._local(pairs, sizes, negatives)
         if has_global:
             similarity = _directions(lambda i, t: dot_products(pairs.image_embeds[i], pairs.text_embeds[t]), sizes)
-            components["global"] = self._inter(similarity, negatives, self.margin, self.temperature, self.sigmoid_bias)
+            components["global"] = self._inter(similarity, negatives, self.margin, *self._spread(pairs, 0))
             if self.distill_weight and local is not None:
                 ratio = self.temperature / self.local_temperature
                 teacher = Directions(local.i2t * ratio, local.t2i * ratio)
@@ -189,7 +200,7 @@ class CMCLoss(nn.Module):
         return CMCTerms(loss, components, local.i2t if local is not None and is_square else None)
 
     def _inter(
-        self, similarity: Directions, negatives: Directions, margin: float, temperature: float, bias: float
+        self, similarity: Directions, negatives: Directions, margin: float, temperature: Number, bias: Number
     ) -> Tensor:
         if self.objective == "hinge":
             cost = hinge(similarity, negatives, margin, self.hardest_negatives)
@@ -204,8 +215,21 @@ class CMCLoss(nn.Module):
             similarity = _directions(partial(self._similarity, pairs), sizes)
         if is_mined:
             return self._mined_hinge(pairs, *hardest_pairs(similarity, negatives)), similarity
-        numbers = (self.local_margin, self.local_temperature, self.local_sigmoid_bias)
-        return self._inter(similarity, negatives, *numbers), similarity
+        return self._inter(similarity, negatives, self.local_margin, *self._spread(pairs, 1)), similarity
+
+    def _spread(self, pairs: PairEmbeddings, term: int) -> tuple[Number, Number]:
+        """Return temperature and bias of the global (0) or token term (1): learned ones where there are some."""
+        learned = pairs.logit_scales
+        if learned is None and self.logit_scales is not None:
+            learned = self.logit_scales(1)
+        if learned is None:
+            temperatures, biases = (
+                (self.temperature, self.local_temperature),
+                (self.sigmoid_bias, self.local_sigmoid_bias),
+            )
+            return temperatures[term], biases[term]
+        values = learned.mean(0)
+        return (-values[term]).exp(), values[2 + term] if len(values) > 2 else 0.0
 
     def _similarity(self, pairs: PairEmbeddings, images: slice, texts: slice) -> Tensor:
         return token_similarity(

@@ -40,6 +40,7 @@ from .dual_encoders_tgdt import (
     tower_traits,
 )
 from .heads_tgdt import TGDTAttention, TGDTBoxEmbedding, TGDTEncoder, TGDTEncoderLayer, pick, run_layers
+from .logit_scales_tgdt import LogitScales
 from .loss_tgdt import CMCLoss
 from .pairs_tgdt import PairEmbeddings
 from .similarity_tgdt import token_similarity
@@ -113,6 +114,8 @@ class TGDTOutput(ModelOutput):
             True for real regions.
         text_token_mask (`torch.BoolTensor` of shape `(Bt, W)`):
             True for words; special tokens and padding are false.
+        logit_scales (`torch.FloatTensor` of shape `(Bt, 2)` or `(Bt, 4)`, *optional*, with `learnable_temperature`):
+            Learned log scales of the global and the token term, and biases of the sigmoid, once per caption.
         vision_model_output (`TGDTFeatures`):
             What `get_image_features` gives.
         text_model_output (`TGDTFeatures`):
@@ -129,6 +132,7 @@ class TGDTOutput(ModelOutput):
     text_token_embeds: Tensor | None = None
     image_token_mask: Tensor | None = None
     text_token_mask: Tensor | None = None
+    logit_scales: Tensor | None = None
     vision_model_output: TGDTFeatures | None = None
     text_model_output: TGDTFeatures | None = None
 
@@ -165,11 +169,13 @@ class TGDTPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False  # the loss compares the pairs of a batch: no count of items scales it
 
     def _init_weights(self, module: Any) -> None:
-        if not hasattr(module, "initializer_range"):
+        if isinstance(module, LogitScales):
+            module.reset_parameters()
+        elif hasattr(module, "initializer_range"):
+            init.normal_(module.weight, std=module.initializer_range)
+            init.zeros_(module.bias)
+        else:
             super()._init_weights(module)
-            return
-        init.normal_(module.weight, std=module.initializer_range)
-        init.zeros_(module.bias)
 
 
 class TGDTRegionEncoder(TGDTPreTrainedModel):
@@ -232,6 +238,10 @@ class TGDTModel(TGDTPreTrainedModel):
             self.vision_local_encoder = TGDTEncoder(config, dim, config.num_local_layers)
         self.text_global_encoder = TGDTEncoder(config, dim, config.num_global_layers)
         self.vision_global_encoder = TGDTEncoder(config, dim, config.num_global_layers)
+        self.logit_scales: LogitScales | None = None
+        if config.learnable_temperature:
+            biases = (config.sigmoid_bias, config.local_sigmoid_bias) if config.objective == "sigmoid" else None
+            self.logit_scales = LogitScales((config.temperature, config.local_temperature), biases)
         self.post_init()
 
     # Embedding table of the text side, as resizing and PEFT expect it.
@@ -433,9 +443,10 @@ class TGDTModel(TGDTPreTrainedModel):
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, text_token_mask,
             return_dict=True, **kwargs,
         )  # fmt: skip
+        scales = None if self.logit_scales is None else self.logit_scales(len(texts.pooler_output))
         loss = components = local = None
         if return_loss:
-            loss, components, local = self._loss(images, texts, image_ids, caption_ids, num_pairs)
+            loss, components, local = self._loss(images, texts, image_ids, caption_ids, scales, num_pairs)
         logits = self.similarity(images, texts, local_similarity=local) if return_logits else None
         return TGDTOutput(
             loss=loss,
@@ -448,6 +459,7 @@ class TGDTModel(TGDTPreTrainedModel):
             text_token_embeds=texts.last_hidden_state,
             image_token_mask=images.token_mask,
             text_token_mask=texts.token_mask,
+            logit_scales=scales,
             vision_model_output=images,
             text_model_output=texts,
         )
@@ -477,7 +489,7 @@ class TGDTModel(TGDTPreTrainedModel):
     def loss_module(self) -> CMCLoss:
         """Return the CMC loss that the configuration describes."""
         config = self.config
-        return CMCLoss(
+        loss = CMCLoss(
             config.margin,
             config.intra_margin,
             config.global_loss_weight,
@@ -495,6 +507,8 @@ class TGDTModel(TGDTPreTrainedModel):
             distill_weight=config.distill_loss_weight,
             distill_temperature=config.distill_temperature,
         )
+        loss.logit_scales = self.logit_scales
+        return loss
 
     def compute_loss(
         self, pairs: PairEmbeddings, *, loss_module: CMCLoss | None = None
@@ -646,7 +660,7 @@ class TGDTModel(TGDTPreTrainedModel):
     def _loss(
         self, images: TGDTFeatures, texts: TGDTFeatures, *names: Any
     ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        """Compute the loss of two embedded sides; `names` are `image_ids`, `caption_ids` and `num_pairs`."""
+        """Compute the loss of two embedded sides; `names` are the last fields of [`PairEmbeddings`]."""
         if names[-1] is None and len(images.pooler_output) != len(texts.pooler_output):
             raise ValueError(
                 f"The loss compares aligned pairs, found {len(images.pooler_output)} images and "

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from .pairs_tgdt import PairSizes
 
+Number = float | Tensor  # a tensor where it is learned
+
 
 class Directions(NamedTuple):
     """One matrix per direction of retrieval, whose diagonal holds the B pairs.
@@ -87,7 +89,7 @@ def hardest_pairs(similarity: Directions, negatives: Directions) -> tuple[Tensor
     return torch.cat([index, index, image]), torch.cat([index, caption, index]), found
 
 
-def infonce(similarity: Directions, negatives: Directions, temperature: float) -> Tensor:
+def infonce(similarity: Directions, negatives: Directions, temperature: Number) -> Tensor:
     """Return the symmetric softmax cross-entropy (CLIP), averaged over queries and directions.
 
     Args:
@@ -103,7 +105,7 @@ def infonce(similarity: Directions, negatives: Directions, temperature: float) -
     return (losses[0] + losses[1]) / 2
 
 
-def sigmoid(similarity: Directions, negatives: Directions, temperature: float, bias: float) -> Tensor:
+def sigmoid(similarity: Directions, negatives: Directions, temperature: Number, bias: Number) -> Tensor:
     """Return the pairwise sigmoid loss (SigLIP), summed over image-caption pairs and averaged over the B pairs.
 
     Args:
@@ -160,6 +162,7 @@ def dot_products(left: Tensor, right: Tensor) -> Tensor:
 
 __all__ = [
     "Directions",
+    "Number",
     "both_ways",
     "distillation",
     "hardest_pairs",

@@ -26,6 +26,8 @@ class PairEmbeddings:
         text_mask: Boolean (Bt, W).
         image_ids: Integers (Bi,), equal for images of one photo; `None` when every image is a photo of its own.
         caption_ids: Integers (Bt,), equal for captions of one text; `None` when every caption is a text of its own.
+        logit_scales: Learned log scales and biases, once per caption (Bt, 2 or 4), see [`LogitScales`]; `None` where
+            they are fixed.
         num_pairs: B; `None` when all rows are pairs.
     """
 
@@ -38,6 +40,7 @@ class PairEmbeddings:
     text_mask: Any = None
     image_ids: Tensor | None = None
     caption_ids: Tensor | None = None
+    logit_scales: Tensor | None = None
     num_pairs: int | None = None
 
     @classmethod
@@ -55,6 +58,7 @@ class PairEmbeddings:
             outputs.text_token_embeds,
             outputs.image_token_mask,
             outputs.text_token_mask,
+            logit_scales=outputs.logit_scales,
             **names,
         )
 
@@ -72,7 +76,7 @@ class PairEmbeddings:
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def differentiable(self) -> dict[str, Tensor]:
-        """Return the embeddings proper, which carry gradients; masks and ids do not."""
+        """Return what carries gradients: the embeddings proper and learned scales; masks and ids do not."""
         return {name: value for name, value in self.tensors().items() if value.is_floating_point()}
 
     def detached(self) -> PairEmbeddings:

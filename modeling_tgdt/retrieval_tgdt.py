@@ -9,6 +9,7 @@ import tempfile
 import weakref
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from .retriever.directory import (
 )
 from .retriever.filling import AddReport, GalleryFiller, OnError, name_items
 from .retriever.fingerprint import check_gallery_model, model_identity
+from .retriever.hubness import HubnessGain, HubnessOptions
 from .retriever.loading import load_pretrained
 from .retriever.matches import Match, match_words
 from .retriever.pooling import PoolingCost, pooling_costs
@@ -70,6 +72,7 @@ class TGDTRetriever:
         processor: TGDTProcessor.
         index: Gallery to search, built with this model. None: the first `add_*` makes one in a temporary directory.
         device: Where the model runs; where it is now by default.
+        hubness: Reference queries of the model; galleries made with them lower the items that are near every query.
 
     Raises:
         ValueError: When another model built the gallery.
@@ -85,10 +88,13 @@ class TGDTRetriever:
         processor: TGDTProcessor,
         index: TGDTIndex | None = None,
         device: str | torch.device | None = None,
+        *,
+        hubness: HubnessOptions | None = None,
     ) -> None:
         if index is not None:
             check_gallery_model(index, model)
         self.model = model if device is None else model.to(device)  # type: ignore[arg-type]
+        self.hubness = hubness
         self._encoder = Encoder(model, processor)
         self.processor = self._encoder.processor
         self.index = index
@@ -107,7 +113,8 @@ class TGDTRetriever:
             path: Its directory; None for a temporary one, which goes with the retriever.
             kind: "image" or "text".
             exist_ok: Open the gallery that is there already, with its own options, instead of refusing.
-            **options: Of `TGDTIndex.create`, such as `token_dtype` and `engine`.
+            **options: Of `TGDTIndex.create`, such as `token_dtype` and `engine`. `hubness` is on by default where the
+                model has reference queries.
 
         Returns:
             The gallery; the mix of the scores and the model's identity are recorded in it.
@@ -131,6 +138,7 @@ class TGDTRetriever:
             "local_weight": config.local_score_weight,
             "reduction": config.similarity_reduction,
             "scale": config.similarity_scale,
+            "hubness": self.hubness is not None,
         }
         settings |= {"kind": kind, **options}
         self.index = _temporary_index(settings) if path is None else TGDTIndex.create(Path(path), **settings)
@@ -221,6 +229,7 @@ class TGDTRetriever:
         where: Mapping[str, Any] | None = None,
         global_weight: float | None = None,
         local_weight: float | None = None,
+        hubness: bool = True,
         explain: bool = False,
     ) -> Any:
         """Rank the gallery for one query or a list of queries.
@@ -235,6 +244,7 @@ class TGDTRetriever:
             where: Metadata filter, see `TGDTIndex.search`.
             global_weight: Weight of the global score in this call; the gallery's own by default.
             local_weight: Weight of the local score in this call.
+            hubness: Whether to lower the items that are near every query, in a gallery that knows which they are.
             explain: Give every hit of a text its `matches`; read from the stored tokens of the returned hits alone.
 
         Returns:
@@ -256,7 +266,7 @@ class TGDTRetriever:
         for kind, rows, embeds in self._encode_queries(queries):
             result = index.search(
                 embeds.global_embeds, embeds.token_embeds,
-                top_k=wanted, candidates=candidates, mode=mode, where=where, query_kind=kind,
+                top_k=wanted, candidates=candidates, mode=mode, where=where, query_kind=kind, hubness=hubness,
             )  # fmt: skip
             fields = (result.ids, result.scores, result.global_scores, result.local_scores, result.metadata)
             for row, *columns in zip(rows, *fields, strict=True):
@@ -315,6 +325,34 @@ class TGDTRetriever:
         ((kind, _, embeds),) = encoded
         return pooling_costs(self._searchable(), embeds, kind, factors, top_k=top_k, candidates=candidates)
 
+    def hubness_gain(
+        self, sample_queries: Sequence[Any], relevant: Sequence[str], *, top_k: int = 10, candidates: int = 100
+    ) -> HubnessGain:
+        """Tell whether the hubness correction helps, on queries whose match is known.
+
+        Args:
+            sample_queries: Queries like those to come, which are not among the reference queries.
+            relevant: For each query the id of the item that it looks for.
+            top_k: How far down a match counts.
+            candidates: Size of the shortlists.
+
+        Returns:
+            Share of the queries whose match is found with the correction, and without it.
+
+        Raises:
+            ValueError: When the items of the gallery carry no hubness, or there is not one id per query.
+        """
+        if not self._searchable().has_hubness:
+            raise ValueError("the items of this gallery carry no hubness: build it with a model that has a bank.")
+        if len(relevant) != len(sample_queries) or not len(relevant):
+            raise ValueError(f"expected one id per query, found {len(relevant)} for {len(sample_queries)} queries.")
+        shares = []
+        for on in (True, False):
+            hits = self.search(list(sample_queries), top_k, candidates, hubness=on)
+            found = [name in {hit.id for hit in own} for name, own in zip(relevant, hits, strict=True)]
+            shares.append(float(np.mean(found)))
+        return HubnessGain(*shares)
+
     def explain(self, image: Any, text: str, **options: Any) -> Alignment:
         """Show which word of a text matches which region of a picture; see `explain_tgdt.explain`."""
         return explain(self.model, self.processor, image, text, **options)
@@ -349,7 +387,7 @@ class TGDTRetriever:
         folder = Path(directory)
         if self.index is not None:  # first: what it refuses leaves nothing behind
             save_gallery(self.index.path, folder)
-        self._save_model(folder, max_shard_size=max_shard_size)
+        self.save_model(folder, max_shard_size=max_shard_size)
         if push_to_hub:
             self.push_to_hub(repo_id or folder.resolve().name, max_shard_size=max_shard_size, **push_options)
 
@@ -387,7 +425,8 @@ class TGDTRetriever:
         source = find_directory(model, **download) if model else find_model(folder, read_reference(folder), **download)
         loading |= {} if dtype is None else {"dtype": dtype}
         loaded, processor = load_pretrained(str(source), **loading)
-        return cls(loaded, processor, open_index(folder, engine_options), device)
+        index, hubness = open_index(folder, engine_options), HubnessOptions.from_pretrained(source)
+        return cls(loaded, processor, index, device, hubness=hubness)
 
     def push_to_hub(
         self,
@@ -422,7 +461,7 @@ class TGDTRetriever:
         adapter = hasattr(self.model, "get_base_model") or getattr(self.model, "_hf_peft_config_loaded", False)
         commit: dict[str, Any] = {"commit_description": commit_description, "create_pr": create_pr}
         with tempfile.TemporaryDirectory() as folder:
-            self._save_model(Path(folder), max_shard_size=max_shard_size)
+            self.save_model(Path(folder), max_shard_size=max_shard_size)
             return push_folder(
                 repo_id,
                 Path(folder),
@@ -436,9 +475,17 @@ class TGDTRetriever:
                 **{name: value for name, value in commit.items() if value},
             )
 
-    def _save_model(self, folder: Path, **options: Any) -> None:
-        save_model(self.model, folder, **options)
-        self.processor.save_pretrained(folder)
+    def save_model(self, directory: str | os.PathLike[str], **options: Any) -> None:
+        """Save model, processor and reference queries, without the gallery.
+
+        Args:
+            directory: Made when missing.
+            **options: Of `PreTrainedModel.save_pretrained`, such as `max_shard_size`.
+        """
+        save_model(self.model, Path(directory), **options)
+        self.processor.save_pretrained(directory)
+        if self.hubness is not None:
+            self.hubness.save_pretrained(directory)
 
     def _searchable(self) -> TGDTIndex:
         if self.index is None:
@@ -451,12 +498,18 @@ class TGDTRetriever:
             raise ValueError(
                 f"the gallery holds {index.kind}s, found {kind}s to add; make another retriever with its own index."
             )
+        if index.has_hubness and self.hubness is None:
+            raise ValueError(
+                f"the items of the gallery at {str(index.path)!r} carry a hubness, and this retriever has no "
+                "reference queries to measure one: pass hubness=, or build another with create_index(hubness=False)."
+            )
         return index
 
     def _filler(
         self, index: TGDTIndex, prepare: Any, encode: Any, batch_size: int, on_error: OnError, resume: bool,
         workers: int | None, progress: bool,
     ) -> GalleryFiller:  # fmt: skip
+        bank = self.hubness if index.has_hubness else None
         return GalleryFiller(
             index,
             prepare,
@@ -466,6 +519,7 @@ class TGDTRetriever:
             resume=resume,
             workers=workers or os.cpu_count() or 1,
             progress=progress,
+            hubness=None if bank is None else partial(bank.corrections, kind=index.kind),
         )
 
     def _encode_queries(self, queries: list[Any]) -> list[tuple[Kind, list[int], Embeddings]]:

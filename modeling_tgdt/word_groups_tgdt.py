@@ -11,6 +11,10 @@ _CONTINUES = "##"  # WordPiece: on every piece but a word's first
 _STARTS = ("Ġ", "▁")  # byte-level BPE, SentencePiece: on a word's first piece
 _ENDS = "</w>"  # CLIP: on a word's last piece
 _NAMED = ("bos", "eos", "sep", "cls", "pad", "mask")
+_WITHOUT_CONTENT = {
+    "a", "an", "the", "of", "in", "on", "at", "to", "by", "with", "and", "or", "is", "are", "was", "were", "be",
+    "there", "it", "its", "this", "that", "as", "for", "from",
+}  # fmt: skip
 _marks: WeakKeyDictionary[Any, Marks] = WeakKeyDictionary()
 
 
@@ -50,6 +54,19 @@ def group_words(tokenizer: Any, input_ids: list[int]) -> list[tuple[str, list[in
             groups.append([position])
         before = token
     return [(tokenizer.decode([input_ids[position] for position in group]).strip(), group) for group in groups]
+
+
+def has_content(word: str) -> bool:
+    """Tell whether a word names something: articles, prepositions, forms of "to be" and punctuation do not.
+
+    Args:
+        word: A word as a caption has it.
+
+    Example:
+        >>> [word for word in "A ball in the snow .".split() if has_content(word)]
+        ['ball', 'snow']
+    """
+    return any(map(str.isalnum, word)) and word.lower() not in _WITHOUT_CONTENT
 
 
 def vocabulary_marks(tokenizer: Any) -> Marks:

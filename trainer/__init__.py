@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from .datasets import load_captions
     from .evaluation import evaluate_retrieval
     from .scoring.calibration import ScoreWeights, calibrate_scores
+    from .scoring.grounding import evaluate_grounding
+    from .scoring.look_alikes import look_alike_accuracy
     from .training.projection_init import warm_start
     from .training_args import CMCTrainingArguments
 
@@ -24,8 +26,10 @@ _MODULES = {
     "ScoreWeights": "scoring.calibration",
     "TGDTDataCollator": "data_collator",
     "calibrate_scores": "scoring.calibration",
+    "evaluate_grounding": "scoring.grounding",
     "evaluate_retrieval": "evaluation",
     "load_captions": "datasets",
+    "look_alike_accuracy": "scoring.look_alikes",
     "warm_start": "training.projection_init",
 }
 
@@ -53,7 +57,9 @@ __all__ = [
     "ScoreWeights",
     "TGDTDataCollator",
     "calibrate_scores",
+    "evaluate_grounding",
     "evaluate_retrieval",
     "load_captions",
+    "look_alike_accuracy",
     "warm_start",
 ]

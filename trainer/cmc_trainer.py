@@ -351,6 +351,11 @@ class CMCTrainer(Trainer):
         direction = direction or ("minimize" if self.args.greater_is_better is False else "maximize")
         return super().hyperparameter_search(hp_space, compute_objective, n_trials, direction, *args, **kwargs)
 
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """Return the parameters under weight decay: those of `transformers.Trainer`, but no learned temperature."""
+        names = Trainer.get_decay_parameter_names(self, model)
+        return [name for name in names if "logit_scales." not in name]
+
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, Any]:
         """Return the optimizer with one parameter group per tower and weight decay."""
@@ -360,7 +365,7 @@ class CMCTrainer(Trainer):
         if model is None or not rates:
             return optimizer, kwargs
         no_trainer: Any = None  # the method reads nothing of it
-        decaying = set(Trainer.get_decay_parameter_names(no_trainer, model))
+        decaying = set(CMCTrainer.get_decay_parameter_names(no_trainer, model))
         groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
@@ -423,7 +428,8 @@ class CMCTrainer(Trainer):
             return super()._get_train_sampler(train_dataset)
         joined = self.args.train_batch_size * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return DistinctPhotoSampler(dataset.image_ids, joined, seed=seed, dataset=dataset)
+        groups = getattr(dataset, "group_ids", None) if self.args.look_alikes_per_batch else None
+        return DistinctPhotoSampler(dataset.image_ids, joined, seed=seed, dataset=dataset, groups=groups)
 
     def _examples(self, dataset: Any, args: CMCTrainingArguments) -> Any:
         """Give a `datasets` object one example per caption; leave other data sets as they are."""

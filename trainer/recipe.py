@@ -23,7 +23,8 @@ class Recipe:
 
     Attributes:
         description: What it is, in a sentence or two.
-        vision_model: Hub id or directory of the vision backbone; `None` reads region features.
+        vision_model: Hub id or directory of the vision backbone, or weights of the package (`tgdt:scenes-tower`);
+            `None` reads region features.
         text_model: Hub id or directory of the text backbone; `None` builds one from `text_config`.
         vision_config: Configuration of a vision backbone that starts from nothing.
         text_config: Configuration of a text backbone that starts from nothing, with a word-level tokenizer.

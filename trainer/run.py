@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, set_seed
 from hub_cards.cards import read_record, write_model_card
 from hub_cards.facts import base_models
 from modeling_tgdt import TGDTConfig, TGDTImageProcessor, TGDTModel, TGDTProcessor
+from modeling_tgdt.backbones_tgdt import copy_weights, load_tower
 from modeling_tgdt.retriever.hubness import HubnessOptions
 from modeling_tgdt.retriever.loading import is_dual_encoder
 from modeling_tgdt.retriever.loading import load_pretrained as load_tgdt
@@ -28,7 +29,8 @@ from .datasets import load_captions
 from .evaluation import evaluate_retrieval
 from .recipe import Recipe
 from .report import plot_curves, write_json
-from .scenes import make_scenes
+from .scenes.splits import DRAWN, draw_split
+from .scenes.weights import shipped
 from .scoring.calibration import calibrate_scores
 from .scoring.hubness import collect_reference_queries
 from .tokenizers import build_word_tokenizer
@@ -39,7 +41,6 @@ from .training_args import CMCTrainingArguments
 
 logger = logging.getLogger(__name__)
 
-_SCENES = {"train": (3000, 0), "validation": (300, 1)}
 _HELD_OUT_SHARE, _HELD_OUT_AT_MOST, _CALIBRATED_AT_MOST = 0.1, 1000, 200
 _TOKEN_CACHE = "token_cache"
 # What a recipe changes in a model that is trained already: losses, mixed score, dropout. The rest is its shape.
@@ -97,8 +98,9 @@ def run_recipe(
             of the photos is held out for the evaluation.
         features: Region features that replace the pictures, see [`load_captions`].
         image_root: Folder that file names are relative to.
-        model: Model directory or Hub id to fine-tune, with its processor; built from the recipe when omitted. Of the
-            recipe's `model` it takes losses, score and dropout, and keeps its own shape.
+        model: Model directory, Hub id or weights of the package (`tgdt:scenes-model`) to fine-tune, with its
+            processor; built from the recipe when omitted. Of the recipe's `model` it takes losses, score and dropout,
+            and keeps its own shape.
         seed: Seed of weights, order and dropout.
         resume: Go on from the newest whole checkpoint of each stage.
         command: The command line that asked for the run, for the record.
@@ -229,13 +231,12 @@ def hold_out(photos: Any, at_most: int = _HELD_OUT_AT_MOST) -> tuple[Any, Any]:
 def load_split(
     recipe: Recipe, split: str | None, dataset: Any, features: str | Path | None, image_root: str | Path | None
 ) -> Any:
-    """Load one split of a recipe's data, all of them for None; `"scenes"` are drawn on the spot."""
+    """Load one split of a recipe's data, all of them for None; scenes are drawn on the spot."""
     source = recipe.dataset if dataset is None else dataset
     if source is None:
         raise ValueError("The recipe names no data set. Pass --dataset: a Hub id, a file or a folder.")
-    if source == "scenes":
-        count, seed = _SCENES["train" if split == recipe.train_split else "validation"]
-        return make_scenes(count, seed, image_size=recipe.image_size or 224)
+    if source in DRAWN:
+        return draw_split(source, "train" if split == recipe.train_split else "validation", recipe.image_size or 224)
     return load_captions(source, split, features=features, image_root=image_root, restval=recipe.restval)
 
 
@@ -257,8 +258,13 @@ def build(recipe: Recipe, train: Any) -> tuple[TGDTModel, TGDTProcessor]:
         captions = [caption for row in train["captions"] for caption in row]
         tokenizer = build_word_tokenizer(captions)
         text = AutoConfig.for_model(**recipe.text_config, vocab_size=len(tokenizer))
-        vision = None if recipe.vision_config is None else AutoConfig.for_model(**recipe.vision_config)
+        tower = (
+            None if recipe.vision_model is None else load_tower(shipped(recipe.vision_model), "vision", torch.float32)
+        )
+        vision = tower.config if tower else recipe.vision_config and AutoConfig.for_model(**recipe.vision_config)
         model = TGDTModel(TGDTConfig(text_config=text, vision_config=vision, **recipe.model))
+        if tower:
+            copy_weights(tower, model.get_submodule("vision_model"))
         return model, TGDTProcessor(TGDTImageProcessor(size=size), tokenizer)
     pretrained: Any = AutoTokenizer.from_pretrained(recipe.text_model)
     depth = recipe.text_num_hidden_layers
@@ -275,9 +281,11 @@ def load_pretrained(name_or_path: str, recipe: Recipe) -> tuple[TGDTModel, TGDTP
     """Load a model to fine-tune, and its processor.
 
     Args:
-        name_or_path: Directory or Hub id. The model keeps its shape; fields of the recipe that differ are logged.
+        name_or_path: Directory, Hub id or weights of the package. The model keeps its shape; fields of the recipe that
+            differ are logged.
         recipe: Gives losses, weights of the score, and dropout.
     """
+    name_or_path = shipped(name_or_path)
     changes = {name: value for name, value in recipe.model.items() if name in _TUNABLE}
     if is_dual_encoder(name_or_path):
         return load_tgdt(name_or_path, dtype=torch.float32, **changes)
@@ -295,12 +303,12 @@ def _origin(source: Any, model: str | None) -> dict[str, Any]:
     dataset = type(source).__name__
     if isinstance(source, (str, Path)):
         path = Path(source).expanduser()
-        dataset = f"./{path.resolve().name}" if source != "scenes" and path.exists() else str(source)
+        dataset = f"./{path.resolve().name}" if source not in DRAWN and path.exists() else str(source)
     if model is None:
         return {"dataset": dataset}
-    is_local = Path(model).exists()
+    is_local = Path(model).exists() or shipped(model) != model
     bases = base_models(read_record(model)) if is_local else [model]
-    name = f"./{Path(model).resolve().name}" if is_local else model
+    name = f"./{Path(model).resolve().name}" if Path(model).exists() else model
     return {"dataset": dataset, "model": name, "base_models": bases}
 
 

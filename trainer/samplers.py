@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 
 
 class DistinctPhotoSampler(torch.utils.data.Sampler[int]):
@@ -29,6 +30,8 @@ class DistinctPhotoSampler(torch.utils.data.Sampler[int]):
         seed: Seed of the order.
         drop_last: Whether to leave out the last, smaller batch.
         dataset: Its `set_epoch` is called along with ours (Accelerate calls only one of the two when distributed).
+        groups: Group of every example: photos of one group are look-alikes, and a photo brings those that the round
+            has left into its batch, before its `neighbours`.
 
     Attributes:
         neighbours: (P, K) hard negatives of each photo, hardest first, padded with -1; photos count in the order of
@@ -51,6 +54,7 @@ class DistinctPhotoSampler(torch.utils.data.Sampler[int]):
         seed: int = 0,
         drop_last: bool = False,
         dataset: Any = None,
+        groups: Sequence[str | None] | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, found {batch_size}.")
@@ -60,6 +64,7 @@ class DistinctPhotoSampler(torch.utils.data.Sampler[int]):
         self.photos: NDArray[np.int64] = photos.astype(np.int64)
         self.batch_size, self.seed, self.drop_last, self.dataset = batch_size, seed, drop_last, dataset
         self.epoch = 0
+        self.look_alikes = None if groups is None else _look_alikes(self.photos, groups)
         self.neighbours: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
@@ -93,17 +98,31 @@ class DistinctPhotoSampler(torch.utils.data.Sampler[int]):
         return [*head.tolist(), *self._grouped(members[np.isin(members, head, invert=True)])]
 
     def _grouped(self, members: NDArray[np.int64]) -> list[int]:
-        """Let each photo bring its hard negatives along, as many as its batch has room for."""
-        if self.neighbours is None:
+        """Let each photo bring its look-alikes and hard negatives along, as many as its batch has room for."""
+        tables = [table for table in (self.look_alikes, self.neighbours) if table is not None]
+        if not tables:
             return list(members.tolist())
+        brought = np.concatenate(tables, axis=1)
         left = dict(zip(self.photos[members].tolist(), members.tolist(), strict=True))
         order: list[int] = []
         for photo in list(left):
             if photo in left:
                 room = self.batch_size - len(order) % self.batch_size
-                others = (other for other in self.neighbours[photo].tolist() if other in left)
+                others = (other for other in brought[photo].tolist() if other in left)
                 order += [left.pop(member) for member in list(dict.fromkeys([photo, *others]))[:room]]
         return order
+
+
+def _look_alikes(photos: NDArray[np.int64], groups: Sequence[str | None]) -> NDArray[np.int64]:
+    """Return the other photos of each photo's group, (P, K), padded with -1."""
+    group_of = dict(sorted(zip(photos.tolist(), groups, strict=True)))
+    members: dict[str | None, list[int]] = {}
+    for photo, group in group_of.items():
+        members.setdefault(group, []).append(photo)
+    members[None] = []  # photos without a group are nobody's look-alikes
+    rows = [torch.tensor([other for other in members[group] if other != photo]) for photo, group in group_of.items()]
+    padded: NDArray[np.int64] = pad_sequence(rows, batch_first=True, padding_value=-1).numpy().astype(np.int64)
+    return padded
 
 
 def _rounds(photos: NDArray[np.int64], rng: np.random.Generator) -> list[NDArray[np.int64]]:

@@ -27,6 +27,8 @@ class CMCTrainingArguments(TrainingArguments):
         mini_batch_size: Pairs that are embedded at a time. The loss still sees the whole batch, with the gradient of
             the whole batch (GradCache), at the memory of a mini-batch.
         unique_photos_per_batch: Whether a batch holds at most one caption of a photo.
+        look_alikes_per_batch: Whether photos with one `group_id` are dealt into one batch, where the data have that
+            column: each is then a hard negative of the others.
         hard_negatives: Look-alike photos that a photo brings into its batch, mined in the whole training set with the
             model's own global embeddings; 0 for none. Captions of one photo, and photos that share a caption, are
             never each other's.
@@ -64,6 +66,9 @@ class CMCTrainingArguments(TrainingArguments):
     )
     unique_photos_per_batch: bool = field(
         default=True, metadata={"help": "Keep two captions of one photo out of one batch."}
+    )
+    look_alikes_per_batch: bool = field(
+        default=True, metadata={"help": "Deal photos with one group_id into one batch, as hard negatives."}
     )
     hard_negatives: int = field(
         default=0, metadata={"help": "Mined look-alike photos that a photo brings into its batch (0: none)."}

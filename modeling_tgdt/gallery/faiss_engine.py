@@ -98,12 +98,12 @@ class FaissEngine:
         self._loaded = (name, index)
 
     def _build(self, snapshot: Snapshot) -> Any:
-        total, dim = len(snapshot.alive), snapshot.manifest.settings["dim"]
+        total, dim = len(snapshot.alive), snapshot.manifest.global_dim
         cells = int(4 * total**0.5)
-        large = f"IVF{cells},PQ{dim // 4}x8" if dim % 4 == 0 else f"IVF{cells},SQ8"
-        index = faiss.index_factory(
-            dim, self.factory or ("HNSW32" if total < 1_000_000 else large), faiss.METRIC_INNER_PRODUCT
-        )
+        padded = 4 * -(-dim // 4)  # with zeros: product quantisation wants parts of one length
+        factory = self.factory or ("HNSW32" if total < 1_000_000 else f"IVF{cells},PQ{padded // 4}x8")
+        factory = factory if dim == padded else f"Pad{padded},{factory}"
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
         if not index.is_trained:
             sample = np.random.default_rng(0).permutation(total)[: self.train_rows]
             numbers = np.searchsorted(snapshot.bases, np.sort(sample), side="right") - 1

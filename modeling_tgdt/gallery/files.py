@@ -38,7 +38,7 @@ try:
 except ImportError:
     pa = None
 
-FORMAT_VERSION = 1
+FORMAT_VERSION, HUBNESS_VERSION = 1, 2  # the later one where items carry a hubness: an older reader must refuse them
 MANIFEST = "manifest.json"
 QDRANT_FOLDERS = {"edge": "qdrant-edge", "local": "qdrant"}  # of the embedded kinds of that engine
 _COMPACT_BYTES = 1 << 26
@@ -72,9 +72,9 @@ class Manifest:
             raise FileNotFoundError(f"no gallery at {str(root)!r} ({MANIFEST} is missing); make one with create().")
         content = read_json(path)
         version = content.pop("format_version", None)
-        if version != FORMAT_VERSION:
+        if version not in (FORMAT_VERSION, HUBNESS_VERSION):
             raise ValueError(
-                f"{str(root)!r} has format version {version!r}, this tgdt reads version {FORMAT_VERSION}; "
+                f"{str(root)!r} has format version {version!r}, this tgdt reads up to version {HUBNESS_VERSION}; "
                 "install the tgdt release that wrote it, or build the gallery again."
             )
         try:
@@ -106,10 +106,16 @@ class Manifest:
         for record in self.segments:
             _check_record(record, self.settings)
 
+    @property
+    def global_dim(self) -> int:
+        """Length of a stored global embedding: one number more where items carry a hubness."""
+        return _global_dim(self.settings)
+
     def write(self, root: Path) -> None:
         """Commit: replace `manifest.json`; ValueError for what `read` would refuse."""
         self.check()
-        replace_json(root / MANIFEST, {"format_version": FORMAT_VERSION, **asdict(self)})
+        version = HUBNESS_VERSION if self.settings.get("hubness") else FORMAT_VERSION
+        replace_json(root / MANIFEST, {"format_version": version, **asdict(self)})
 
     def file_names(self) -> set[str]:
         """Names in the gallery's directory that belong to this state."""
@@ -121,13 +127,18 @@ class Manifest:
         return [MANIFEST, *parts, *self.deleted, *self.engine_files]
 
 
+def _global_dim(settings: dict[str, Any]) -> int:
+    return int(settings["dim"]) + bool(settings.get("hubness"))
+
+
 def _check_record(record: SegmentRecord, settings: dict[str, Any]) -> None:
     for count in (record.rows, record.tokens):
         _check_count(count)
     _check_numbers({"max_norm": record.max_norm, "max_residual": record.max_residual})
     _check_lengths(record.files)
     lengths = {name: length for name, (length, _) in record.files.items()}
-    expected = file_sizes(record.rows, record.tokens, settings["dim"], settings["token_dtype"])
+    sizes = settings["dim"], settings["token_dtype"], _global_dim(settings)
+    expected = file_sizes(record.rows, record.tokens, *sizes)
     if not (record.rows and lengths.pop("rows.arrow", 0)) or lengths != expected:
         raise ValueError(f"the files of {record.name} are not those of {record.rows} rows and {record.tokens} tokens")
 
@@ -150,6 +161,8 @@ def _check_settings(settings: dict[str, Any]) -> None:
     for key, known in _SETTINGS.items():
         if settings[key] not in known:
             raise ValueError(f"{key} is {settings[key]!r}, expected one of {list(known)}")
+    if type(settings.get("hubness", False)) is not bool:
+        raise ValueError(f"hubness is {settings['hubness']!r}, expected true or false")
     _check_numbers({key: settings[key] for key in ("global_weight", "local_weight", "scale")})
     for key in ("model_id", "model_revision"):
         if not isinstance(settings[key], str | None):
@@ -180,7 +193,7 @@ class Snapshot:
         self.segments: list[Segment] = [
             known[record.name]
             if record.name in known and known[record.name].record == record
-            else Segment(root, record, dim, token_dtype)
+            else Segment(root, record, dim, token_dtype, manifest.global_dim)
             for record in manifest.segments
         ]
         self.bases = np.concatenate([[0], np.cumsum([len(s) for s in self.segments])]).astype(np.int64)

@@ -106,7 +106,7 @@ class LocalBackend:
         found = locate(snapshot.segments, rows, np.array([0, len(rows)]))
         places = [(snapshot.segments[n], item) for n, item in zip(found.stores, found.items, strict=True)]
         vectors = np.array([segment.globals[item] for segment, item in places], np.float32)
-        return vectors.reshape(len(rows), self.settings["dim"]), [s.store.decode(item) for s, item in places]
+        return vectors.reshape(len(rows), snapshot.manifest.global_dim), [s.store.decode(item) for s, item in places]
 
     def delete(self, ids: list[str]) -> None:
         """Commit the deletion of ids that are all there."""

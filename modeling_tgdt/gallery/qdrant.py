@@ -154,7 +154,8 @@ class QdrantBackend:
             found = self._call("retrieve", asked, with_payload=True, with_vectors=True)
             points.update((point.payload["id"], point) for point in found)
         vectors = np.array([points[name].vector["global"] for name in ids], np.float32)
-        return vectors.reshape(len(ids), self.settings["dim"]), [self._tokens(points[name]) for name in ids]
+        vectors = vectors.reshape(len(ids), self.gallery.snapshot.manifest.global_dim)
+        return vectors, [self._tokens(points[name]) for name in ids]
 
     def delete(self, ids: list[str]) -> None:
         """Delete items."""
@@ -169,7 +170,8 @@ class QdrantBackend:
         """Compare the collection's vectors with the manifest; Qdrant checks its own files."""
         vectors = self._call("get_collection").config.params.vectors
         sizes = {name: getattr(vectors.get(name), "size", None) for name in ("global", "tokens")}
-        wrong = {name: size for name, size in sizes.items() if size != self.settings["dim"]}
+        expected = {"global": self.gallery.snapshot.manifest.global_dim, "tokens": self.settings["dim"]}
+        wrong = {name: size for name, size in sizes.items() if size != expected[name]}
         return [f"collection {self.collection!r}: vector {n!r} has size {s}" for n, s in wrong.items()]
 
     def refresh(self) -> bool:
@@ -318,7 +320,8 @@ class QdrantBackend:
             hnsw_config=models.HnswConfigDiff(m=0),
             on_disk=True,
         )
-        vectors = {"global": models.VectorParams(size=size, distance=models.Distance.DOT), "tokens": tokens}
+        near = models.VectorParams(size=self.gallery.snapshot.manifest.global_dim, distance=models.Distance.DOT)
+        vectors = {"global": near, "tokens": tokens}
         cluster = {name: self.options[name] for name in _CLUSTER if name in self.options}
         self._call("create_collection", vectors_config=vectors, **cluster)
 

@@ -93,13 +93,16 @@ def _bases(segments: Sequence[Segment]) -> np.ndarray:
 def _best_int8(
     segments: Sequence[Segment], queries: np.ndarray, k: int, allowed: np.ndarray | None, threads: int
 ) -> Ranked:
-    codes, scales = quantize_int8(queries)
+    dim = segments[0].codes.shape[1]  # a number behind them is the factor of the items' bias, which is not rounded
+    codes, scales = quantize_int8(queries[:, :dim])
     scores = _scan(segments, codes, scales, threads)
+    if segments[0].bias is not None:
+        scores += queries[:, dim:] * np.concatenate([segment.bias for segment in segments])
     # |q.x - q'.x'| <= |q - q'| |x| + |q'| |x - x'|
     rounded = codes * scales[:, :1]
     norm = max(segment.record.max_norm for segment in segments)
     residual = max(segment.record.max_residual for segment in segments)
-    error = np.linalg.norm(queries - rounded, axis=1) * norm + np.linalg.norm(rounded, axis=1) * residual
+    error = np.linalg.norm(queries[:, :dim] - rounded, axis=1) * norm + np.linalg.norm(rounded, axis=1) * residual
     error = (1.0001 * error + 1e-5 * norm * np.linalg.norm(queries, axis=1)).astype(np.float32)
     capacity, found = 2 * k, np.zeros(len(queries), dtype=np.int64)
     while True:

@@ -1,9 +1,10 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """One segment of a gallery: append-only files, memory-mapped up to their committed length.
 
-globals.f32     (N, D)   global embeddings
-codes.i8        (N, D)   the same in int8, read by the exact scan
+globals.f32     (N, D)   global embeddings; where items carry a hubness (N, D + 1), the last number minus it
+codes.i8        (N, D)   the embeddings in int8, read by the exact scan
 codes.scale     (N, 2)   float32: scale and sum of the codes of each row
+bias.f32        (N,)     the last numbers of globals.f32 once more, for the scan; only where items carry a hubness
 tokens          (T, D)   token rows of all items, one after another, in the token dtype
 tokens.scale    (T, 2)   float32, scaled token dtypes only
 offsets.i64     (N + 1)  first token row of each item, and the end
@@ -52,8 +53,9 @@ class Batch:
 
 
 def encode_batch(table: Any, globals_: np.ndarray, tokens: np.ndarray, counts: np.ndarray, token_dtype: str) -> Batch:
-    """Encode items: Arrow table of N rows, (N, D) and (sum of counts, D) float32, counts (N,)."""
-    return Batch(table, globals_, *quantize_int8(globals_), *encode_tokens(tokens, token_dtype), counts)
+    """Encode items: Arrow table of N rows, (N, D) or (N, D + 1) and (sum of counts, D) float32, counts (N,)."""
+    codes = quantize_int8(globals_[:, : tokens.shape[1]])
+    return Batch(table, globals_, *codes, *encode_tokens(tokens, token_dtype), counts)
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,17 @@ class SegmentRecord:
     files: dict[str, list[int]] = field(default_factory=dict)
 
 
-def file_sizes(rows: int, tokens: int, dim: int, token_dtype: str) -> dict[str, int]:
+def file_sizes(rows: int, tokens: int, dim: int, token_dtype: str, global_dim: int) -> dict[str, int]:
     """Return the length that follows from its rows and tokens, for every file of a segment but `rows.arrow`."""
     sizes = {
-        "globals.f32": 4 * rows * dim,
+        "globals.f32": 4 * rows * global_dim,
         "codes.i8": rows * dim,
         "codes.scale": 8 * rows,
         "tokens": tokens * dim * np.dtype(STORAGE_DTYPES[token_dtype]).itemsize,
         "offsets.i64": 8 * (rows + 1),
     }
-    return sizes | ({"tokens.scale": 8 * tokens} if token_dtype in SCALED_DTYPES else {})
+    sizes |= {"tokens.scale": 8 * tokens} if token_dtype in SCALED_DTYPES else {}
+    return sizes | ({"bias.f32": 4 * rows} if global_dim > dim else {})
 
 
 class Segment:
@@ -88,14 +91,16 @@ class Segment:
         record: Committed state of the segment.
         dim: D.
         token_dtype: A key of `STORAGE_DTYPES`.
+        global_dim: Length of a stored global embedding.
     """
 
-    def __init__(self, root: Path, record: SegmentRecord, dim: int, token_dtype: str) -> None:
+    def __init__(self, root: Path, record: SegmentRecord, dim: int, token_dtype: str, global_dim: int) -> None:
         self.root = root
         self.record = record
-        self.globals = self._map("globals.f32", np.float32, (record.rows, dim))
+        self.globals = self._map("globals.f32", np.float32, (record.rows, global_dim))
         self.codes = self._map("codes.i8", np.int8, (record.rows, dim))
         self.code_scales = self._map("codes.scale", np.float32, (record.rows, 2))
+        self.bias = self._map("bias.f32", np.float32, (record.rows,)) if global_dim > dim else None
         scaled = token_dtype in SCALED_DTYPES
         self.store = TokenStore(
             rows=self._map("tokens", STORAGE_DTYPES[token_dtype], (record.tokens, dim)),
@@ -184,12 +189,15 @@ def append_to_segment(root: Path, record: SegmentRecord, batch: Batch) -> Segmen
     }
     if batch.token_scales is not None:
         chunks["tokens.scale"] = [batch.token_scales]
+    dim = batch.codes.shape[1]
+    if dim < batch.globals.shape[1]:
+        chunks["bias.f32"] = [np.ascontiguousarray(batch.globals[:, dim])]
     files = {
         name: append_bytes(root, f"{record.name}/{name}", record.files.get(name, [0, 0]), chunk)
         for name, chunk in chunks.items()
     }
     sync_directory(path)
-    residual = batch.globals - batch.codes * batch.code_scales[:, :1]
+    residual = batch.globals[:, :dim] - batch.codes * batch.code_scales[:, :1]
     return replace(
         record,
         rows=record.rows + len(batch),

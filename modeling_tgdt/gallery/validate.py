@@ -66,6 +66,16 @@ def check_globals(values: Any, dim: int, name: str) -> np.ndarray:
     return array
 
 
+def check_hubness(values: Any, size: int) -> np.ndarray:
+    """Return (N,) float32 hubness; refuse other shapes, NaN, infinity and numbers out of all proportion."""
+    array = to_float32(values, "hubness")
+    if array.shape != (size,):
+        raise ValueError(f"hubness must have shape ({size},), one number per item, found {array.shape}.")
+    if not (np.abs(array) < _LONGEST).all():
+        raise ValueError("hubness holds NaN, infinity or a number beyond float32 products; leave those items out.")
+    return array
+
+
 def ragged_tokens(tokens: Any, mask: Any, size: int, dim: int, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return token rows (sum of counts, D) and counts (N,) int64.
 

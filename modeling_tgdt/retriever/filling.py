@@ -12,6 +12,7 @@ from itertools import count, repeat
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from ..encoding_tgdt import Embeddings
@@ -57,6 +58,7 @@ class GalleryFiller:
         resume: Leave out ids that the gallery has already.
         workers: Threads.
         progress: Whether to show a progress bar.
+        hubness: Tells what to subtract from the global scores of items (N, D); None for a gallery without.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class GalleryFiller:
         resume: bool,
         workers: int,
         progress: bool,
+        hubness: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', found {on_error!r}.")
@@ -78,7 +81,7 @@ class GalleryFiller:
                 raise ValueError(f"{name} must be at least 1, found {value}.")
         self.index, self.prepare, self.encode = index, prepare, encode
         self.batch_size, self.on_error, self.resume = batch_size, on_error, resume
-        self.workers, self.progress = workers, progress
+        self.workers, self.progress, self.hubness = workers, progress, hubness
         self.report = AddReport()
         self._waiting: list[tuple[Item, np.ndarray, np.ndarray]] = []
         self._committed_at = time.monotonic()
@@ -153,7 +156,9 @@ class GalleryFiller:
         if self._waiting:
             items, vectors, tokens = zip(*self._waiting, strict=True)
             metadata = [item.metadata or {} for item in items] if any(item.metadata for item in items) else None
-            self.index.add([item.id for item in items], np.stack(vectors), list(tokens), metadata=metadata)
+            ids, globals_ = [item.id for item in items], np.stack(vectors)
+            hubness = None if self.hubness is None else self.hubness(torch.from_numpy(globals_))
+            self.index.add(ids, globals_, list(tokens), metadata=metadata, hubness=hubness)
             self.report.added += len(items)
         self._waiting, self._committed_at = [], time.monotonic()
 

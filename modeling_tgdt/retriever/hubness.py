@@ -49,7 +49,7 @@ class HubnessOptions:
 
     image_embeds: Tensor
     text_embeds: Tensor
-    neighbors: int = 64
+    neighbors: int = 16
     strength: float = 0.75
 
     def __post_init__(self) -> None:
@@ -124,4 +124,17 @@ class HubnessOptions:
         return torch.cat([(block @ queries).topk(size).values.mean(1) for block in blocks] or [torch.zeros(0)]).cpu()
 
 
-__all__ = ["FILE", "HubnessOptions"]
+@dataclass(frozen=True)
+class HubnessGain:
+    """Share of sample queries whose known match was found.
+
+    Attributes:
+        corrected: With the hubness correction.
+        plain: Without it. A bank that suits the gallery makes it smaller than `corrected`.
+    """
+
+    corrected: float
+    plain: float
+
+
+__all__ = ["FILE", "HubnessGain", "HubnessOptions"]

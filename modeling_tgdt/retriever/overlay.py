@@ -8,9 +8,12 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from ..word_groups_tgdt import has_content
+
 _STOPS = np.array([0.0, 0.35, 0.65, 1.0])
 _COLOURS = np.array([[30, 20, 80], [170, 30, 110], [245, 110, 40], [255, 235, 120]], dtype=np.float64)
 _STRENGTH = 0.65  # opacity of the hottest place
+_PALE = 0.65  # share of white in the panel of a word without content
 _MARGIN, _CAPTION, _FONT_SIZE = 6, 24, 15
 _TEXT, _FRAME = (20, 20, 20), (255, 255, 255)
 
@@ -26,8 +29,9 @@ def draw_alignment(
 ) -> Image.Image:
     """Draw one panel for the picture and one for each word.
 
-    Colours of a panel run from the word's least to its most similar region; the number beside the word is the cosine
-    of the most similar one, which is framed.
+    One scale of colours holds for the whole caption, from the lowest to the highest cosine of its words, so that a
+    word that matches nothing stays cold. The number beside a word is the cosine of its most similar region, which is
+    framed. Panels of words without content ("a", "the", "of") are pale and without a frame.
 
     Args:
         picture: RGB picture, or None for a white square.
@@ -45,16 +49,26 @@ def draw_alignment(
     height = max(1, round(panel_width * base.height / base.width))
     base = base.resize((panel_width, height), Image.Resampling.LANCZOS)
     panels = [(base, "")]
+    told = matrix[[has_content(word) for word in words]]
+    span = (told if len(told) else matrix).min(), (told if len(told) else matrix).max()
     for word, row in zip(words, matrix, strict=True):
-        heat = heat_map(row, boxes, grid, base.size)
-        panel = colour_over(base, heat)
-        _frame(panel, boxes[int(row.argmax())])
+        panel = colour_over(base, heat_map(row, boxes, grid, base.size, span))
+        if has_content(word):
+            _frame(panel, boxes[int(row.argmax())])
+        else:
+            panel = Image.blend(panel, Image.new("RGB", panel.size, "white"), _PALE)
         panels.append((panel, f"{word}  {row.max():.2f}"))
     columns = columns or max(1, round(math.sqrt(len(panels) * (height + _CAPTION) / panel_width)))
     return contact_sheet(panels, min(columns, len(panels)))
 
 
-def heat_map(values: np.ndarray, boxes: np.ndarray, grid: tuple[int, int] | None, size: tuple[int, int]) -> np.ndarray:
+def heat_map(
+    values: np.ndarray,
+    boxes: np.ndarray,
+    grid: tuple[int, int] | None,
+    size: tuple[int, int],
+    span: tuple[float, float] | None = None,
+) -> np.ndarray:
     """Spread the values of R regions over a picture.
 
     Args:
@@ -62,12 +76,13 @@ def heat_map(values: np.ndarray, boxes: np.ndarray, grid: tuple[int, int] | None
         boxes: (R, 4) xyxy as shares of the picture.
         grid: Cells of a grid are smoothed into one another; other boxes are filled, the larger value on top.
         size: (width, height) in pixels.
+        span: Values that become 0 and 1; the least and the largest of `values` when omitted.
 
     Returns:
-        (height, width) float32 in [0, 1]: 0 for the least value and outside all regions, 1 for the largest.
+        (height, width) float32 in [0, 1], 0 outside all regions.
     """
-    low, high = float(values.min()), float(values.max())
-    scaled = ((values - low) / (high - low) if high > low else np.ones_like(values)).astype(np.float32)
+    low, high = (values.min(), values.max()) if span is None else span
+    scaled = ((values - low) / (high - low) if high > low else np.ones_like(values)).clip(0, 1).astype(np.float32)
     heat = np.zeros((size[1], size[0]), dtype=np.float32)
     if grid is not None:
         start, end = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)

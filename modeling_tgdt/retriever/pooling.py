@@ -71,13 +71,14 @@ def pooling_costs(
     expected = index.rerank(*asked, near, query_kind=query_kind).ids
     names = sorted({name for own in near for name in own})
     vectors, tokens = index.get(names)
+    hubness = index.hubness(names) if index.has_hubness else None
     costs = []
     for factor in factors:
         pooled = [pool_tokens(own, factor) for own in tokens]
         with tempfile.TemporaryDirectory() as folder:
             options = {key: index.settings[key] for key in _COPIED}
-            with TGDTIndex.create(Path(folder, "pooled"), **options) as small:
-                small.add(names, vectors, pooled)
+            with TGDTIndex.create(Path(folder, "pooled"), hubness=index.has_hubness, **options) as small:
+                small.add(names, vectors, pooled, hubness=hubness)
                 found = small.rerank(*asked, near, query_kind=query_kind).ids
         count = float(np.mean([len(own) for own in pooled]))
         size = count * bytes_per_token(index.dim, index.settings["token_dtype"])

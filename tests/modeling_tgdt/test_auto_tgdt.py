@@ -81,6 +81,7 @@ def test_only_what_the_model_needs_is_copied(tmp_path: Path) -> None:
         "image_options_tgdt.py",
         "image_processing_pil_tgdt.py",
         "image_processing_tgdt.py",
+        "logit_scales_tgdt.py",
         "loss_tgdt.py",
         "modeling_tgdt.py",
         "objectives_tgdt.py",

@@ -92,6 +92,8 @@ def test_heat_maps() -> None:
     assert (np.diff(smooth[0]) >= 0).all() and smooth[0, 0] < 0.1 and smooth[0, -1] > 0.9
     equal = heat_map(np.ones(2, np.float32), boxes, None, (10, 4))
     assert equal.min() == 1
+    assert heat_map(values, boxes, None, (10, 4), (0.0, 1.8)).max() == pytest.approx(0.5)
+    assert heat_map(values, boxes, None, (10, 4), (0.2, 0.5)).max() == 1
 
 
 def test_the_best_region_is_hottest_on_the_sheet() -> None:
@@ -102,6 +104,19 @@ def test_the_best_region_is_hottest_on_the_sheet() -> None:
     panel = sheet[30:130, 112:212]
     warmth = panel[..., 0] - panel[..., 2]
     assert warmth[15:35, 65:85].mean() > 60 > warmth[65:85, 15:35].mean()
+
+
+def test_one_scale_of_colours_for_a_caption_and_pale_words_without_content() -> None:
+    matrix = np.array([[0.0, 1.0], [0.0, 0.2], [0.0, 1.0]], np.float32)
+    boxes = np.array([[0, 0, 0.5, 1], [0.5, 0, 1, 1]])
+    alignment = Alignment(matrix, ["ball", "sea", "the"], boxes, None, Image.new("RGB", (50, 50), "grey"))
+    sheet = np.asarray(alignment.to_image(panel_width=100, columns=4), dtype=int)
+    ball, sea, the = (sheet[30:130, left : left + 100] for left in (112, 218, 324))
+    warmth = [float((panel[20:80, 60:90, 0] - panel[20:80, 60:90, 2]).mean()) for panel in (ball, sea, the)]
+    assert warmth[0] > 2 * abs(warmth[1]) and warmth[0] > 2 * warmth[2] > 0
+    assert the.min() > ball.min() + 60
+    framed = [bool((panel[:2, 50:] == 255).all()) for panel in (ball, sea, the)]
+    assert framed == [True, True, False]
 
 
 def test_pictures_of_every_kind_are_drawn() -> None:

@@ -1,5 +1,6 @@
 """CMC loss: the recorded reference, nested loops, and properties."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 from modeling_tgdt import CMCLoss, TGDTConfig, TGDTModel, token_similarity
 from modeling_tgdt.objectives_tgdt import both_ways, hinge
+from tests.modeling_tgdt import tiny
 from tests.reference import REFERENCE, load_alignment
 
 GLOBAL_ONLY = {"local_weight": 0.0}
@@ -124,7 +126,7 @@ def local_loss(objective, wrong_words, **options):
     things = torch.eye(24)
     words = torch.stack([things[:12], torch.cat([things[12 : 12 + wrong_words], things[wrong_words:12]])])
     config = TGDTConfig(objective=objective, **options)
-    loss_module = TGDTModel.loss_module(SimpleNamespace(config=config))
+    loss_module = TGDTModel.loss_module(SimpleNamespace(config=config, logit_scales=None))
     return loss_module(torch.eye(2), torch.eye(2), words, words)["local"].item()
 
 
@@ -156,6 +158,60 @@ def test_distillation_reads_tokens_at_their_own_temperature():
         target = (teacher / 0.2).softmax(1)
         expected += (target * (target.log() - (student / 0.5).log_softmax(1))).sum() / 8
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("objective", ["infonce", "sigmoid"])
+def test_learned_temperatures_start_at_their_fields_and_get_their_gradient(objective):
+    inputs, ids = random_pairs(9, 5)
+    numbers = {"temperature": 0.2, "local_temperature": 0.1, "sigmoid_bias": -3.0, "local_sigmoid_bias": -5.0}
+    options = {"objective": objective, "reduction": "mean", "intra_weight": 0}
+    learned = CMCLoss(**options, **numbers, learnable_temperature=True)
+    loss = learned(*inputs, image_ids=ids)["loss"]
+    torch.testing.assert_close(loss, CMCLoss(**options, **numbers)(*inputs, image_ids=ids)["loss"], rtol=1e-5, atol=0)
+    loss.backward()
+
+    def fixed(**changed):
+        return CMCLoss(**options, **(numbers | changed))(*inputs, image_ids=ids)["loss"].item()
+
+    step = 1e-4
+    for term, name in enumerate(("temperature", "local_temperature")):
+        up, down = (fixed(**{name: numbers[name] * math.exp(-sign * step)}) for sign in (1, -1))
+        assert learned.logit_scales.log_scale.grad[term].item() == pytest.approx((up - down) / (2 * step), rel=1e-3)
+    for term, name in enumerate(("sigmoid_bias", "local_sigmoid_bias") if objective == "sigmoid" else ()):
+        up, down = (fixed(**{name: numbers[name] + sign * step}) for sign in (1, -1))
+        assert learned.logit_scales.bias.grad[term].item() == pytest.approx((up - down) / (2 * step), rel=1e-3)
+    assert {name for name, _ in learned.named_parameters()} == {
+        f"logit_scales.{name}" for name in (("log_scale", "bias") if objective == "sigmoid" else ("log_scale",))
+    }
+
+
+def test_learned_temperatures_stop_at_their_bounds_and_find_back():
+    loss = CMCLoss(objective="infonce", learnable_temperature=True, **GLOBAL_ONLY, intra_weight=0)
+    with torch.no_grad():
+        loss.logit_scales.log_scale.fill_(20.0)
+    inputs, _ = random_pairs(10, 5)
+    found = loss(*inputs[:2])["loss"]
+    expected = CMCLoss(objective="infonce", temperature=1 / 500, **GLOBAL_ONLY, intra_weight=0)(*inputs[:2])["loss"]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    found.backward()
+    assert loss.logit_scales.log_scale.grad[0] > 0  # a wrong ranking asks for a softer one
+
+
+def test_a_model_learns_its_temperatures_and_adds_them_to_a_saved_one(tmp_path):
+    fixed = tiny.tiny_model(objective="sigmoid")
+    fixed.save_pretrained(tmp_path)
+    model = TGDTModel.from_pretrained(tmp_path, learnable_temperature=True, local_temperature=0.02)
+    torch.testing.assert_close(model.logit_scales.log_scale.exp(), torch.tensor([20.0, 50.0]))
+    assert model.logit_scales.bias.tolist() == [-10.0, -33.0]
+    inputs = tiny.text_inputs() | tiny.region_inputs()
+    output = model(**inputs, return_loss=True)
+    output.loss.backward()
+    assert (model.logit_scales.log_scale.grad != 0).all() and (model.logit_scales.bias.grad != 0).all()
+    alone = model.loss_module()(
+        output.image_embeds, output.text_embeds, output.image_token_embeds, output.text_token_embeds,
+        output.image_token_mask, output.text_token_mask,
+    )  # fmt: skip
+    torch.testing.assert_close(alone["loss"], output.loss)
 
 
 def test_zero_at_the_margin():
@@ -341,3 +397,5 @@ def test_errors_name_what_was_found(options, arguments, message):
         CMCLoss(**options)(*arguments)
     with pytest.raises(ValueError, match="objective must be"):
         CMCLoss(objective="triplet")
+    with pytest.raises(ValueError, match="learnable_temperature needs"):
+        CMCLoss(learnable_temperature=True)

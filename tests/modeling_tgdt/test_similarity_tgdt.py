@@ -146,3 +146,15 @@ def test_errors_name_what_was_found(arguments, options, message):
 def test_pairs_need_both_sides():
     with pytest.raises(ValueError, match="found 2 images and 3 captions"):
         token_similarity_pairs(torch.zeros(2, 3, 4), torch.zeros(3, 3, 4))
+
+
+def test_a_loss_may_read_the_transposed_similarities() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, texts, weights = (torch.randn(*shape, generator=generator) for shape in ((3, 4, 5), (2, 6, 5), (2, 3)))
+    found = [tokens.requires_grad_() for tokens in (images.clone(), texts.clone())]
+    (token_similarity(*found, reduction="mean").T * weights).sum().backward()
+    expected = [tokens.requires_grad_() for tokens in (images.clone(), texts.clone())]
+    best = torch.einsum("ird,twd->itwr", *expected).amax(-1).mean(-1)
+    (best.T * weights).sum().backward()
+    for ours, slow in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.grad, slow.grad)

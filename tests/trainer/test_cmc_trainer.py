@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
+from modeling_tgdt import TGDTModel
 from tests.trainer.scenes_model import processor, scenes, scenes_with_negatives, tiny_model
 from trainer import CaptionDataset, CMCTrainer, CMCTrainingArguments, TGDTDataCollator
 from trainer.data.negatives import TEXTS
@@ -220,16 +221,18 @@ def test_mini_batches_give_the_gradient_of_the_whole_batch(tmp_path, objective, 
     gradients = []
     for size in (None, mini_batch_size):
         overrides = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "objective": objective}
-        model = tiny_model(**overrides, distill_loss_weight=0.5)
+        model = tiny_model(**overrides, distill_loss_weight=0.5, learnable_temperature=objective != "hinge")
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        trainer = make_trainer(tmp_path, model, photos(), mini_batch_size=size)
+        trainer = make_trainer(tmp_path, model.double(), photos(), mini_batch_size=size)
         batch = next(iter(trainer.get_train_dataloader()))
+        batch["pixel_values"] = batch["pixel_values"].double()
         assert (batch.get("num_pairs") == 8) == (photos is scenes_with_negatives)
         loss = trainer.training_step(model, batch)
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None} | {"loss": loss})
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+    assert ("logit_scales.log_scale" in gradients[0]) == (objective != "hinge")
 
 
 def test_mini_batches_repeat_their_dropout(tmp_path):
@@ -303,6 +306,24 @@ def test_margin_warm_up(tmp_path):
         margins.append((loss.margin, loss.local_margin))
     expected = [(0.2 * share, 0.06 * share) for share in (0.25, 0.5, 0.75, 1, 1, 1)]
     assert margins == [pytest.approx(pair) for pair in expected]
+
+
+@pytest.mark.parametrize("stage", ["local", "global"])
+def test_learned_temperatures_train_in_every_stage_without_weight_decay(tmp_path, stage):
+    model = tiny_model(objective="sigmoid", learnable_temperature=True)
+    before = weights(model)
+    options = {"train_stage": stage, "weight_decay": 0.1, "learning_rate": 0.01, "text_learning_rate": 1e-5}
+    trainer = make_trainer(tmp_path, model, **options)
+    trainer.train()
+    moved = {
+        name: model.get_parameter(f"logit_scales.{name}") - before[f"logit_scales.{name}"]
+        for name in ("log_scale", "bias")
+    }
+    own, other = (1, 0) if stage == "local" else (0, 1)
+    assert all(change[own] != 0 and change[other] == 0 for change in moved.values())  # no decay of what has no loss
+    model.save_pretrained(tmp_path)
+    again = TGDTModel.from_pretrained(tmp_path)
+    assert torch.equal(again.logit_scales.log_scale, model.logit_scales.log_scale)
 
 
 def test_no_batch_holds_two_captions_of_a_photo(tmp_path):

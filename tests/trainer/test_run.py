@@ -17,25 +17,25 @@ from trainer.cli import VERBS, main
 from trainer.recipe import Recipe, load_recipe
 from trainer.report import plot_curves, write_json
 from trainer.run import build, load_pretrained, load_splits
+from trainer.scenes.splits import DRAWN
 from trainer.tokenizers import build_word_tokenizer
 
 ROOT = Path(__file__).parents[2]
 TINY = [
-    "image_size=32", "vision_config.image_size=32", "vision_config.patch_size=8", "vision_config.hidden_size=16",
-    "vision_config.num_hidden_layers=1", "text_config.hidden_size=16", "text_config.num_hidden_layers=1",
-    "model.projection_dim=16", "training.max_steps=2", "training.per_device_train_batch_size=8",
+    "image_size=32", "vision_model=null", "vision_config={model_type: vit, image_size: 32, patch_size: 8, "
+    "hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 4, intermediate_size: 32}",
+    "text_config.hidden_size=16", "text_config.num_hidden_layers=1", "model.projection_dim=16", "training.max_steps=2",
+    "training.freeze=[]", "training.cache_vision_tokens=false", "training.per_device_train_batch_size=8",
     "training.logging_steps=1", "training.use_cpu=true", "training.disable_tqdm=true",
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_scenes():
-    import trainer.run
-
-    original = trainer.run._SCENES
-    trainer.run._SCENES = {"train": (24, 0), "validation": (12, 1)}
+    original = DRAWN["scenes"]
+    DRAWN["scenes"] = {"train": (24, 0), "validation": (12, 1)}
     yield
-    trainer.run._SCENES = original
+    DRAWN["scenes"] = original
 
 
 @pytest.fixture(scope="module")

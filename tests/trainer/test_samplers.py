@@ -1,5 +1,7 @@
 """DistinctPhotoSampler: a permutation, clean batches, one order per (seed, epoch)."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -67,3 +69,21 @@ def test_epoch_reaches_the_dataset() -> None:
 def test_wrong_arguments(ids: list[str], size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DistinctPhotoSampler(ids, size)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 4), st.integers(1, 3), st.integers(0, 3))
+def test_photos_of_one_group_share_a_batch(groups: int, members: int, per_batch: int, epoch: int) -> None:
+    group = np.arange(groups * members) % groups
+    sampler = DistinctPhotoSampler(list(range(len(group))), per_batch * members, seed=3, groups=group.tolist())
+    sampler.set_epoch(epoch)
+    order = list(sampler)
+    assert sorted(order) == list(range(len(group)))
+    for batch in batches(order, per_batch * members):
+        assert set(Counter(group[batch].tolist()).values()) == {members}
+
+
+def test_photos_without_a_group_bring_nobody() -> None:
+    ids = np.arange(64)
+    plain, grouped = (list(DistinctPhotoSampler(ids.tolist(), 8, groups=groups)) for groups in (None, [None] * 64))
+    assert plain == grouped

@@ -17,7 +17,8 @@ from trainer.training.mining import HardNegativeMining
 
 
 def main(out: Path, per_device: int, mini_batch_size: int | None) -> None:
-    model = tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, distill_loss_weight=0.3)
+    loss = {"objective": "infonce", "learnable_temperature": True, "distill_loss_weight": 0.3}
+    model = tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **loss)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0

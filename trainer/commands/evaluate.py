@@ -22,6 +22,8 @@ examples:
   tgdt evaluate --model runs/flickr8k --dataset FLICKR8K --split validation --output metrics.json
   tgdt evaluate --model runs/flickr8k --dataset FLICKR8K --split validation --reduction mean sum --sweep 10 50 100 200
   tgdt evaluate --model runs/coco --dataset dataset_coco.json --split test --features bottom_up --protocol coco_1k
+  tgdt evaluate --model runs/scenes --dataset scenes --grounding
+  tgdt evaluate --model runs/f30k --dataset FLICKR30K_ENTITIES --image-root flickr30k-images --split test --grounding
 
 `accelerate launch -m trainer.cli evaluate ...` shares encoding and scoring over processes."""
 
@@ -31,7 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, _EXAMPLES
     parser.add_argument("--model", required=True, metavar="ID|DIR", help="TGDT model with its processor")
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset", required=True, metavar="SOURCE", help="captioned photos, as for tgdt train")
+    data.add_argument(
+        "--dataset",
+        required=True,
+        metavar="SOURCE",
+        help="captioned photos, as for tgdt train, or a folder of Flickr30k Entities; those with a column group_id "
+        "get a table of look-alikes",
+    )
     data.add_argument("--split", metavar="NAME", help="split to measure; not needed when there is only one")
     data.add_argument("--features", metavar="PATH", help="region features that replace the pictures")
     data.add_argument("--image-root", metavar="DIR", help="folder that picture file names are relative to")
@@ -66,6 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--local-weight", type=float, metavar="W", help="weight of token similarity in the mixed score (default: "
         "the model's)",
     )  # fmt: skip
+    what.add_argument(
+        "--grounding", action="store_true", help="also measure whether words point at what they name, where the data "
+        "say where that is: drawn scenes, Flickr30k Entities"
+    )  # fmt: skip
     what.add_argument("--sweep", nargs="+", type=int, metavar="K", help="also compare shortlists of these sizes")
     parser.add_argument(
         "--output",
@@ -82,7 +94,6 @@ def run(args: argparse.Namespace) -> int:
     from modeling_tgdt.retriever.hubness import HubnessOptions
     from modeling_tgdt.retriever.loading import load_pretrained
     from trainer.data.skip_report import SkipReport
-    from trainer.datasets import load_captions
     from trainer.report import write_json
     from trainer.scoring.encoding import EncodeOptions, encode_dataset
     from trainer.scoring.positions import ScoreConfig
@@ -92,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     model = model.eval().to(state.device)
     report = SkipReport()
     policy: dict[str, Any] = {"on_error": args.on_error, "report": report}
-    photos = load_captions(args.dataset, args.split, features=args.features, image_root=args.image_root, **policy)
+    photos = _load(args, policy)
     options = EncodeOptions(batch_size=args.batch_size, num_workers=args.workers, progress=not args.quiet, **policy)
     embeddings = encode_dataset(model, processor, photos, options).to(model.device)
     hubness = HubnessOptions.from_pretrained(args.model)
@@ -106,11 +117,43 @@ def run(args: argparse.Namespace) -> int:
     print(results_table(results))
     counts = f"{len(embeddings.image_embeds)} photos, {len(embeddings.text_embeds)} captions"
     print(f"\nProtocol {args.protocol}, {counts}; {report.summary()}.\n{_DEFINITIONS}")
+    details = _details(model, processor, photos, embeddings, score, args.grounding)
     if args.output:
-        write_json(Path(args.output), results)
+        write_json(Path(args.output), {**results, **details})
     if sweep:
         _report_sweep(sweep, args.output)
     return 0
+
+
+def _load(args: argparse.Namespace, policy: dict[str, Any]) -> Any:
+    """Load captioned photos, with the boxes of their things where the source has them."""
+    from trainer.data.flickr30k_entities import is_flickr30k_entities, load_flickr30k_entities
+    from trainer.datasets import load_captions
+    from trainer.scenes.splits import DRAWN, draw_split
+
+    if args.dataset in DRAWN:
+        return draw_split(args.dataset, args.split or "validation")
+    if is_flickr30k_entities(args.dataset):
+        return load_flickr30k_entities(args.dataset, args.image_root or args.dataset, args.split)
+    return load_captions(args.dataset, args.split, features=args.features, image_root=args.image_root, **policy)
+
+
+def _details(
+    model: Any, processor: Any, photos: Any, embeddings: Any, score: Any, grounding: bool
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Measure and print what the data have annotations for: look-alikes told apart, and words that point right."""
+    from hub_cards.tables import grounding_table, look_alike_table
+    from trainer.scoring.grounding import evaluate_grounding
+    from trainer.scoring.look_alikes import look_alike_pairs, score_pairs
+
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    if "group_id" in photos.column_names and (pairs := look_alike_pairs(photos)):
+        found["look_alikes"] = score_pairs(embeddings, pairs, score)
+        print(f"\n{look_alike_table(found['look_alikes'])}")
+    if grounding:
+        found["grounding"] = evaluate_grounding(model, processor, photos)
+        print(f"\n{grounding_table(found['grounding'])}")
+    return found
 
 
 def _results(embeddings: Any, score: Any, hubness: Any, args: argparse.Namespace) -> dict[str, dict[str, float]]:

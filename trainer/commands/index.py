@@ -51,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pool-factor", type=int, metavar="N", help="keep a 1/N share of a new gallery's tokens (default: 1)"
     )
+    parser.add_argument(
+        "--no-hubness", action="store_true", help="a new gallery without the model's hubness correction"
+    )
     parser.add_argument("--engine", help="stage one of a new gallery (default: exact)")
     parser.add_argument(
         "--engine-option", action="append", default=[], metavar="KEY=VALUE", help="of the engine; may be repeated"
@@ -73,11 +76,11 @@ def run(args: argparse.Namespace) -> int:
     texts = list(_read_texts(source)) if args.texts else []
     metadata = _metadata(args, texts)
     loaded = TGDTRetriever.from_pretrained(args.model, revision=args.revision, device=args.device)
-    retriever = TGDTRetriever(loaded.model, loaded.processor, open_index(out, engine_options))
+    there = open_index(out, engine_options)
+    retriever = TGDTRetriever(loaded.model, loaded.processor, there, hubness=loaded.hubness)
     index = _gallery(retriever, args, out, engine_options)
     if args.copy_model:
-        retriever.model.save_pretrained(out)
-        retriever.processor.save_pretrained(out)
+        retriever.save_model(out)
     write_reference(out, args.model, args.revision, None if args.texts else str(source))
     options = {
         "metadata": metadata,
@@ -120,11 +123,13 @@ def _gallery(retriever: Any, args: argparse.Namespace, out: Path, options: dict[
     from modeling_tgdt.retriever.directory import INDEX_FOLDER
 
     given = {key: getattr(args, key) for key in ("token_dtype", "pool_factor", "engine")}
-    asked = {"kind": "text" if args.texts else "image"} | {k: v for k, v in given.items() if v is not None}
+    asked: dict[str, Any] = {"kind": "text" if args.texts else "image"}
+    asked |= {key: value for key, value in given.items() if value is not None}
+    asked |= {"hubness": False} if args.no_hubness else {}
     if retriever.index is None:
         return retriever.create_index(out / INDEX_FOLDER, engine_options=options, **asked)
     settings = retriever.index.settings
-    known = {**settings, **settings["engine_options"]}
+    known = {"hubness": False, **settings, **settings["engine_options"]}
     fixed = {key: value for key, value in options.items() if key != "url"}  # a server may move
     for key, value in {**asked, **fixed}.items():
         if known.get(key) != value:

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--global-weight", type=float, help="weight of the global score")
     parser.add_argument("--local-weight", type=float, help="weight of the token score")
+    parser.add_argument("--no-hubness", action="store_true", help="without the gallery's hubness correction")
     parser.add_argument(
         "--where",
         action="append",
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         where=parse_where(args.where),
         global_weight=args.global_weight,
         local_weight=args.local_weight,
+        hubness=not args.no_hubness,
     )
     if args.json:
         for rank, hit in enumerate(hits, start=1):

@@ -19,6 +19,7 @@ from .region_features import RegionReader, RegionStore, open_region_store
 from .skip_report import SkipReport
 
 STREAM_FEATURES = {"image": datasets.Image(), "captions": TEXTS, "image_id": datasets.Value("string")}
+_PHOTO_COLUMNS = ("group_id", "change", "regions")  # look-alikes and labelled things: kept as they are
 _IMAGE_FOLDERS = ("", "images", "Images", "Flicker8k_Dataset", "flickr30k-images", "train2014", "val2014")
 
 
@@ -46,6 +47,7 @@ def canonicalise(
     kept: dict[str, str] = {n: found[n] for n in ("image", "region_features", "region_boxes") if n in found}
     if "negative_images" in found and not holds_names(table.features[found["negative_images"]]):
         kept["negative_images"] = found["negative_images"]
+    kept |= {name: name for name in _PHOTO_COLUMNS if name in table.column_names}
     result = table.select_columns(list(kept.values())).rename_columns({v: k for k, v in kept.items() if v != k})
     if len(rows) != len(result):
         result = result.select(rows)

@@ -79,8 +79,16 @@ class CaptionDataset(torch.utils.data.Dataset):
     @property
     def image_ids(self) -> list[str]:
         """Photo id of every example."""
-        ids = self.dataset.with_format(None).select_columns(["image_id"])["image_id"][:]
-        return [ids[row] for row in self._rows]
+        return self._by_example("image_id")
+
+    @property
+    def group_ids(self) -> list[str] | None:
+        """Group of look-alikes that the photo of every example belongs to; `None` for data without `group_id`."""
+        return self._by_example("group_id") if "group_id" in self.dataset.column_names else None
+
+    def _by_example(self, column: str) -> list[str]:
+        values = self.dataset.with_format(None).select_columns([column])[column][:]
+        return [values[row] for row in self._rows]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose captions are drawn; reaches running workers too.

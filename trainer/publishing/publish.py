@@ -73,8 +73,7 @@ def publish(
     repo_id = _full_name(repo_id, "model", private, token)
     with tempfile.TemporaryDirectory() as name:
         staging = Path(name)
-        retriever.model.save_pretrained(staging)
-        retriever.processor.save_pretrained(staging)
+        retriever.save_model(staging)
         _copy_records(folder, staging)
         write_model_card(staging, repo_id, gallery=together)
         path = index.path if index is not None and together else None

@@ -1,6 +1,7 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """True captions of drawn scenes, in several wordings."""
 
+from collections.abc import Sequence
 from random import Random
 
 from .layout import Scene, Thing
@@ -30,7 +31,9 @@ TEMPLATES = (
 )
 
 
-def write_captions(scene: Scene, count: int, random: Random, *, with_sizes: bool = False) -> list[str]:
+def write_captions(
+    scene: Scene, count: int, random: Random, *, with_sizes: bool = False, with_others: bool = False
+) -> list[str]:
     """Write different captions that name the place, the first two things with their colours, and their relation.
 
     Args:
@@ -38,6 +41,7 @@ def write_captions(scene: Scene, count: int, random: Random, *, with_sizes: bool
         count: Number of captions, at most 16.
         random: Source of the choices.
         with_sizes: Name the sizes in every caption, not only now and then.
+        with_others: Name one or two of the other things in every caption, not all or none.
 
     Raises:
         ValueError: When more captions are asked for than are surely different.
@@ -46,16 +50,20 @@ def write_captions(scene: Scene, count: int, random: Random, *, with_sizes: bool
         raise ValueError(f"Expected 1 to 16 captions per scene, found {count}.")
     captions: dict[str, None] = {}
     while len(captions) < count:
-        captions[_caption(scene, random, with_sizes)] = None
+        captions[_caption(scene, random, with_sizes, with_others)] = None
     return list(captions)
 
 
-def _caption(scene: Scene, random: Random, with_sizes: bool) -> str:
+def _caption(scene: Scene, random: Random, with_sizes: bool, with_others: bool) -> str:
     (a, b), relation = scene.things[:2], scene.relation
     if random.random() < 0.5:
         a, b, relation = b, a, OPPOSITE[relation]
     sized = with_sizes or random.random() < 0.5
-    third = scene.things[2:] if random.random() < 0.5 else ()
+    others: Sequence[Thing] = scene.things[2:]
+    if with_others:
+        others = random.sample(others, random.randint(1, min(2, len(others))))
+    elif random.random() >= 0.5:
+        others = ()
     text = random.choice(TEMPLATES).format(
         a=_describe(a, random, sized),
         b=_describe(b, random, sized),
@@ -63,7 +71,7 @@ def _caption(scene: Scene, random: Random, with_sizes: bool) -> str:
         here=SIDES[relation],
         there=SIDES[OPPOSITE[relation]],
         place=random.choice(PLACES[scene.place]),
-        more="".join(f", and {_describe(thing, random, sized)} nearby" for thing in third),
+        more="".join(f", and {_describe(thing, random, sized)} nearby" for thing in others),
     )
     return text[0].upper() + text[1:]
 

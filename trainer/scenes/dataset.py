@@ -8,7 +8,7 @@ from datasets import Dataset, Features, Image, List, Value
 
 from .captions import write_captions
 from .drawing import draw_scene
-from .layout import CHANGES, Scene, change_scene, sample_scene
+from .layout import CHANGES, SWAPS, Scene, change_scene, sample_crowded_scene, sample_scene
 
 MAX_IMAGES = 6000  # half of the scenes that captions can tell apart
 
@@ -31,24 +31,27 @@ def make_scenes(
     image_size: int = 96,
     captions_per_image: int | tuple[int, int] = (3, 5),
     distractors: int = 1,
+    crowded: bool = False,
 ) -> Dataset:
     """Draw captioned scenes; the same arguments give the same data set everywhere.
 
     Each base scene is followed by its distractors, in which the colours, the places or the sizes of the two main
-    things are swapped. All captions of a group tell the detail that its scenes differ in, so that a caption is true
-    of one image only.
+    things are swapped, and in crowded scenes also the colour or the shape of one is replaced. All captions of a group
+    tell the detail that its scenes differ in, so that a caption is true of one image only.
 
     Args:
         num_images: Images in total, base scenes and distractors.
         seed: Seed of everything.
         image_size: Side of the square images, in pixels.
         captions_per_image: Captions of each image, or the smallest and largest number.
-        distractors: Distractors per base scene, 0 to 3.
+        distractors: Distractors per base scene, 0 to 3; in crowded scenes up to 5.
+        crowded: Draw three to five things that share colours and shapes, and name three or four of them in every
+            caption, instead of two or three things that share none: colours and shapes tell only in their combination.
 
     Returns:
         Data set with `image`, `captions` (list), `image_id`, `regions` (list of `box`, x1, y1, x2, y2 in pixels, and
         `label` such as "small red star"), `group_id` (`image_id` of the base scene) and `change` (`""` for a base
-        scene, else `"colours"`, `"relation"` or `"sizes"`).
+        scene, else one of `CHANGES`).
 
     Raises:
         ValueError: When a number is out of range.
@@ -58,14 +61,15 @@ def make_scenes(
         >>> scenes[0]["group_id"] == scenes[1]["group_id"], scenes[0]["image"].size
         (True, (96, 96))
     """
-    _check(num_images, image_size, distractors)
+    kinds, sample = (CHANGES, sample_crowded_scene) if crowded else (SWAPS, sample_scene)
+    _check(num_images, image_size, distractors, len(kinds))
     span = (captions_per_image, captions_per_image) if isinstance(captions_per_image, int) else captions_per_image
     random = Random(seed)
     rows: list[dict[str, Any]] = []
     told: set[tuple[object, ...]] = set()
     while len(rows) < num_images:
-        changes = ["", *random.sample(CHANGES, distractors)]
-        base = sample_scene(random)
+        changes = ["", *random.sample(kinds, distractors)]
+        base = sample(random)
         group = [change_scene(base, change) if change else base for change in changes]
         signatures = {scene.signature for scene in group}
         if told & signatures:
@@ -73,7 +77,8 @@ def make_scenes(
         told |= signatures
         group_id = f"scene-{len(rows):05d}"
         for scene, change in zip(group, changes, strict=True):
-            captions = write_captions(scene, random.randint(*span), random, with_sizes="sizes" in changes)
+            wording = {"with_sizes": "sizes" in changes, "with_others": crowded}
+            captions = write_captions(scene, random.randint(*span), random, **wording)
             rows.append(_row(scene, f"scene-{len(rows):05d}", group_id, change, captions, image_size))
     return Dataset.from_list(rows[:num_images], features=FEATURES)
 
@@ -94,10 +99,10 @@ def _row(
     }
 
 
-def _check(num_images: int, image_size: int, distractors: int) -> None:
+def _check(num_images: int, image_size: int, distractors: int, most: int) -> None:
     if not 1 <= num_images <= MAX_IMAGES:
         raise ValueError(f"Expected num_images in 1..{MAX_IMAGES}, found {num_images}.")
     if not 16 <= image_size <= 1024:
         raise ValueError(f"Expected image_size in 16..1024 pixels, found {image_size}.")
-    if not 0 <= distractors <= len(CHANGES):
-        raise ValueError(f"Expected distractors in 0..{len(CHANGES)} per scene, found {distractors}.")
+    if not 0 <= distractors <= most:
+        raise ValueError(f"Expected distractors in 0..{most} per scene, found {distractors}.")

@@ -1,14 +1,16 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
-"""What a drawn scene holds: a place, two related things, perhaps a third; and the scenes that differ in one detail."""
+"""What a drawn scene holds: a place, two related things, perhaps others; and the scenes that differ in one detail."""
 
 from dataclasses import dataclass, replace
+from math import dist
 from random import Random
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
 SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "ring")
 RADIUS = {"small": 0.095, "large": 0.16}  # of the image side
 PLACES = ("meadow", "night", "beach", "snow")
-CHANGES = ("colours", "relation", "sizes")
+SWAPS = ("colours", "relation", "sizes")
+CHANGES = (*SWAPS, "colour", "shape")
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,30 @@ def sample_scene(random: Random) -> Scene:
     return Scene(random.choice(PLACES), things, random.randrange(2**31))
 
 
+def sample_crowded_scene(random: Random) -> Scene:
+    """Draw a scene of three to five things that share colours and shapes, so that only both together name one.
+
+    The first two differ in colour, shape and size. No other has the colour of one and the shape of the other, so that
+    a scene with swapped colours holds no thing that a caption of this one names by colour and shape.
+    """
+    colours, shapes = random.sample(COLOURS, 3), random.sample(SHAPES, 3)
+    pair = list(zip(colours[:2], shapes[:2], random.sample(tuple(RADIUS), 2), strict=True))
+    others = [(colour, shape, "small") for colour in colours for shape in shapes if (colour, shape) not in
+              [(a, b) for a in colours[:2] for b in shapes[:2]]]  # fmt: skip
+    kinds = [*pair, *random.sample(others, random.randint(1, 3))]
+    while (spots := _crowded_spots(random, len(kinds))) is None:
+        pass
+    things = tuple(Thing(*kind, *spot) for kind, spot in zip(kinds, spots, strict=True))
+    return Scene(random.choice(PLACES), things, random.randrange(2**31))
+
+
 def change_scene(scene: Scene, change: str) -> Scene:
     """Return the scene that differs in exactly one detail of its first two things.
 
     Args:
         scene: Any scene.
-        change: `"colours"` swaps their colours, `"relation"` their places, `"sizes"` their sizes.
+        change: `"colours"` swaps their colours, `"relation"` their places, `"sizes"` their sizes; `"colour"` gives the
+            first thing a colour that the scene does not have, `"shape"` such a shape.
     """
     first, second = scene.things[:2]
     if change == "colours":
@@ -84,9 +104,17 @@ def change_scene(scene: Scene, change: str) -> Scene:
         pair = replace(first, x=second.x, y=second.y), replace(second, x=first.x, y=first.y)
     elif change == "sizes":
         pair = replace(first, size=second.size), replace(second, size=first.size)
+    elif change == "colour":
+        pair = replace(first, colour=_new(COLOURS, {thing.colour for thing in scene.things}, scene)), second
+    elif change == "shape":
+        pair = replace(first, shape=_new(SHAPES, {thing.shape for thing in scene.things}, scene)), second
     else:
         raise ValueError(f"Expected a change among {CHANGES}, found {change!r}.")
     return replace(scene, things=(*pair, *scene.things[2:]))
+
+
+def _new(values: tuple[str, ...], taken: set[str], scene: Scene) -> str:
+    return Random(scene.decor).choice([value for value in values if value not in taken])
 
 
 def _pair_spots(random: Random) -> list[tuple[float, float]]:
@@ -103,3 +131,16 @@ def _free_spot(random: Random, taken: list[tuple[float, float]]) -> tuple[float,
         x, y = random.uniform(0.14, 0.86), random.uniform(0.14, 0.86)
         if all((x - left) ** 2 + (y - top) ** 2 > reach**2 for left, top in taken):
             return x, y
+
+
+def _crowded_spots(random: Random, count: int) -> list[tuple[float, float]] | None:
+    """Return places for the first two things and for the small ones beside them, or `None` where room is out."""
+    pair = _pair_spots(random)
+    spots = list(pair)
+    for _ in range(200):
+        if len(spots) == count:
+            return spots
+        spot = _free_spot(random, pair)
+        if all(dist(spot, other) > 2 * RADIUS["small"] + 0.04 for other in spots[2:]):
+            spots.append(spot)
+    return None

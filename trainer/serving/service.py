@@ -77,6 +77,7 @@ class Options(BaseModel):
     top_k: int = Field(10, ge=1, le=1000, description="results")
     candidates: int = Field(100, ge=1, le=10_000, description="size of the shortlist of stage one")
     mode: Literal["two_stage", "global", "local"] = "two_stage"
+    hubness: bool = Field(True, description="whether to lower hubs, in a gallery that knows which they are")
     global_weight: float | None = Field(None, allow_inf_nan=False, ge=-1e6, le=1e6)
     local_weight: float | None = Field(None, allow_inf_nan=False, ge=-1e6, le=1e6)
     where: str | None = Field(None, description='metadata filter as a JSON object, such as {"year": [2024, 2025]}')

@@ -36,7 +36,7 @@ def trains(name: str, stage: str, freeze: Sequence[str]) -> bool:
     if any(f"{TOWERS[tower]}." in name for tower in freeze):
         return False
     is_global = any(encoder in name for encoder in _GLOBAL_ENCODERS)
-    return stage == "joint" or is_global == (stage == "global")
+    return stage == "joint" or "logit_scales." in name or is_global == (stage == "global")
 
 
 def trained_modes(config: Any) -> tuple[str, ...]:

@@ -100,7 +100,8 @@ def cache_tokens(
         autocast_dtype: Mixed precision of the backbone, such as bfloat16 for a model that trains in it.
 
     Returns:
-        Data set with `region_features` (R, F) float16, `region_boxes` (R, 4) in [0, 1], `captions`, `image_id`.
+        Data set with `region_features` (R, F) float16, `region_boxes` (R, 4) in [0, 1], `captions`, `image_id`
+        and, where the data have it, `group_id`.
 
     Raises:
         ValueError: When the data set has no pictures.
@@ -259,7 +260,8 @@ def _with_tokens(dataset: datasets.Dataset, folder: Path, report: SkipReport | N
     store = TokenStore(folder)
     counts = np.diff(store.arrays["offsets"])
     kept = np.flatnonzero(counts > 0)
-    names = [name for name in ("captions", "image_id", "negative_captions") if name in dataset.column_names]
+    wanted = ("captions", "image_id", "group_id", "negative_captions")
+    names = [name for name in wanted if name in dataset.column_names]
     rows = dataset.with_format(None).select_columns(names).select(kept)[:]
     if report is not None and len(kept) < len(counts):
         ids = dataset.with_format(None).select_columns(["image_id"])["image_id"][:]

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from modeling_tgdt.retrieval_tgdt import TGDTRetriever
 from modeling_tgdt.retriever.hubness import FILE, HubnessOptions
+from tests.tiny_retrieval import CAPTIONS, random_picture, tiny_model, tiny_processor
 
 
 def bank(photos: int = 6, captions: int = 17, **options: float) -> HubnessOptions:
@@ -50,3 +52,39 @@ def test_numbers_out_of_range_are_refused(wrong: dict[str, float]) -> None:
         bank(**wrong)
     with pytest.raises(ValueError, match="one width"):
         HubnessOptions(torch.eye(2), torch.eye(3))
+
+
+def test_a_retriever_corrects_what_it_adds_and_takes_its_bank_along(tmp_path: Path) -> None:
+    model, processor, pictures = tiny_model(), tiny_processor(), [random_picture(n) for n in range(8)]
+    plain = TGDTRetriever(model, processor)
+    embeds = plain.encode_images([random_picture(n) for n in range(20, 26)]), plain.encode_texts(CAPTIONS)
+    images, texts = (torch.from_numpy(found.global_embeds) for found in embeds)
+    made = TGDTRetriever(model, processor, hubness=HubnessOptions(images, texts, neighbors=2))
+    made.add_images(pictures, progress=False)
+    assert made.index is not None and made.index.has_hubness and made.hubness is not None
+    stored = torch.from_numpy(made.index.get([str(n) for n in range(8)])[0])
+    expected = made.hubness.corrections(stored, "image").numpy()
+    np.testing.assert_allclose(made.index.hubness([str(n) for n in range(8)]), expected, atol=1e-6)
+    made.save_pretrained(tmp_path / "saved")
+    opened = TGDTRetriever.from_pretrained(tmp_path / "saved")
+    for text in CAPTIONS:
+        on, off = (opened.search(text, top_k=8, hubness=flag) for flag in (True, False))
+        before = {hit.id: hit.global_score for hit in off}
+        found = [before[hit.id] - expected[int(hit.id)] for hit in on]
+        np.testing.assert_allclose([hit.global_score for hit in on], found, atol=1e-5)
+    names = [opened.search(text, top_k=1, hubness=False)[0].id for text in CAPTIONS]
+    gain = opened.hubness_gain(CAPTIONS, names, top_k=1)
+    assert gain.plain == 1.0 and 0 <= gain.corrected <= 1
+    opened.add_images(pictures[:1], ids=["again"], progress=False)
+    assert opened.index is not None and opened.index.hubness(["again"])[0] == pytest.approx(expected[0], abs=1e-3)
+
+
+def test_what_does_not_fit_together_is_refused() -> None:
+    retriever = TGDTRetriever(tiny_model(), tiny_processor())
+    retriever.create_index(hubness=True)
+    with pytest.raises(ValueError, match="no reference queries"):
+        retriever.add_images([random_picture(0)], progress=False)
+    retriever.create_index()
+    retriever.add_images([random_picture(0)], progress=False)
+    with pytest.raises(ValueError, match="carry no hubness"):
+        retriever.hubness_gain(["sea"], ["0"])

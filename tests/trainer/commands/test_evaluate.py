@@ -6,9 +6,11 @@ import pytest
 from PIL import Image
 
 from tests.trainer.scenes_model import processor, scenes, tiny_model
-from trainer import load_captions
+from trainer import evaluate_grounding, load_captions, look_alike_accuracy
 from trainer.cli import main
 from trainer.evaluation import evaluate_retrieval, retrieval_metrics
+from trainer.scenes import make_scenes
+from trainer.scenes.splits import DRAWN
 from trainer.scoring.encoding import EncodeOptions, encode_dataset
 from trainer.scoring.positions import ScoreConfig
 
@@ -100,3 +102,15 @@ def test_broken_pictures_stop_or_are_listed(folder, tmp_path, capsys):
     assert "'3.png' cannot be read" in capsys.readouterr().err
     assert main([*command, "--on-error", "skip"]) == 0
     assert "11 photos" in (out := capsys.readouterr().out) and "1 items skipped (3.png" in out
+
+
+def test_scenes_are_drawn_and_get_their_tables(folder, capsys, monkeypatch):
+    monkeypatch.setitem(DRAWN, "scenes", {"validation": (6, 1)})
+    output = folder / "scenes.json"
+    command = ["--quiet", "evaluate", "--model", str(folder / "model"), "--dataset", "scenes", "--modes", "global"]
+    assert main([*command, "--grounding", "--output", str(output)]) == 0
+    found, printed, drawn = json.loads(output.read_text()), capsys.readouterr().out, make_scenes(6, 1)
+    assert found["look_alikes"] == look_alike_accuracy(tiny_model(), processor(), drawn, options=QUIET)
+    assert found["grounding"] == evaluate_grounding(tiny_model(), processor(), drawn)
+    assert "| look-alikes told apart (guessing 50) | global | tokens | mixed |" in printed
+    assert f"| shape | {found['grounding']['shape']['nearest']:.1f} |" in printed

@@ -10,9 +10,11 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from modeling_tgdt.index_tgdt import TGDTIndex
+from modeling_tgdt.retriever.hubness import HubnessOptions
 from tests.tiny_retrieval import CAPTIONS, picture_folder, random_picture, tiny_model, tiny_processor
 from trainer.cli import main
 
@@ -52,6 +54,24 @@ def test_index_extends_resumes_and_reports(root: Path, tmp_path: Path, capsys: p
     assert TGDTIndex.open(tmp_path / "g" / "index").settings["token_dtype"] == "int8"
     (tmp_path / "g" / "retriever.json").unlink()
     assert len(lines(capsys, "search", tmp_path / "g", "sea")) == 5
+
+
+def test_a_models_reference_queries_correct_its_galleries(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in (tiny_model(), tiny_processor(), HubnessOptions(torch.eye(2, 32), torch.eye(3, 32), strength=30.0)):
+        part.save_pretrained(tmp_path / "model")
+    argv = ["index", root / "pictures", "--model", tmp_path / "model", "--out"]
+    lines(capsys, *argv, tmp_path / "hubs", "--copy-model")
+    (tmp_path / "hubs" / "retriever.json").unlink()
+    lines(capsys, *argv, tmp_path / "plain", "--no-hubness")
+    lines(capsys, *argv, tmp_path / "plain", "--no-hubness", "--resume")
+    on, off, plain = (
+        lines(capsys, "search", tmp_path / name, "sea", "--json", *options)
+        for name, options in (("hubs", ()), ("hubs", ["--no-hubness"]), ("plain", ()))
+    )
+    assert on != off == plain
+    assert main(["--quiet", *map(str, argv), str(tmp_path / "hubs"), "--no-hubness"]) == 2
 
 
 @pytest.mark.slow

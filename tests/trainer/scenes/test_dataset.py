@@ -15,11 +15,11 @@ from PIL import ImageChops
 from trainer.scenes import make_scenes
 from trainer.scenes.captions import write_captions
 from trainer.scenes.drawing import RGB
-from trainer.scenes.layout import COLOURS, SHAPES, change_scene, sample_scene
+from trainer.scenes.layout import COLOURS, SHAPES, change_scene, sample_crowded_scene, sample_scene
 
 # An own reading of the language, not the writer's tables.
 WORDS = {"ball": "circle", "box": "square", "hoop": "ring", "little": "small", "big": "large"}
-THING = re.compile(r"\ban? (?:(\w+) )?(\w+) (\w+)")
+THING = re.compile(rf"\ban? (?:(\w+) )?({'|'.join(COLOURS)}) (\w+)")
 AXES = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "over": (1, -1), "below": (1, 1), "under": (1, 1),
         "top": (1, -1), "bottom": (1, 1)}  # fmt: skip
 
@@ -32,8 +32,6 @@ def centre(region: dict[str, Any]) -> np.ndarray:
 def mentions(caption: str, row: dict[str, Any]) -> Iterator[dict[str, Any] | None]:
     """Per thing that the caption names, its region in the scene, or None where there is no such thing."""
     for match in THING.finditer(caption.lower()):
-        if match[2] not in COLOURS:
-            continue
         size, colour, shape = (WORDS.get(word, word) if word else None for word in match.groups())
         fitting = [
             region
@@ -54,13 +52,14 @@ def is_true(caption: str, row: dict[str, Any]) -> bool:
     return bool((first - second)[axis] * sign > 0)
 
 
-@pytest.fixture(scope="module")
-def scenes() -> Dataset:
-    return make_scenes(120, seed=5, distractors=3)
+@pytest.fixture(scope="module", params=["plain", "crowded"])
+def scenes(request: pytest.FixtureRequest) -> Dataset:
+    return make_scenes(120, seed=5, distractors=3, crowded=request.param == "crowded")
 
 
 def test_the_same_seed_gives_the_same_data(scenes: Dataset) -> None:
-    again, other = make_scenes(120, seed=5, distractors=3), make_scenes(120, seed=6, distractors=3)
+    crowded = max(map(len, scenes["regions"])) > 3
+    again, other = (make_scenes(120, seed=seed, distractors=3, crowded=crowded) for seed in (5, 6))
     for first, second in zip(scenes, again, strict=True):
         assert ImageChops.difference(first.pop("image"), second.pop("image")).getbbox() is None
         assert first == second
@@ -92,15 +91,20 @@ def test_look_alikes_differ_in_exactly_one_detail(scenes: Dataset) -> None:
         assert row["regions"][2:] == base["regions"][2:]
         (ours, theirs) = ([[*region["label"].split(), *centre(region).tolist()] for region in one["regions"][:2]]
                           for one in (row, base))  # fmt: skip
-        swapped = {"": [], "sizes": [0], "colours": [1], "relation": [3, 4]}[row["change"]]
+        replaced = {"colour": [1], "shape": [2]}.get(row["change"], [])
+        swapped = {"sizes": [0], "colours": [1], "relation": [3, 4]}.get(row["change"], [])
         for field in range(5):
             a, b = theirs[0][field], theirs[1][field]
+            if field in replaced:
+                assert ours[0][field] not in {region["label"].split()[field] for region in base["regions"]}
+                a = ours[0][field]
             expected = (b, a) if field in swapped else (a, b)
             assert (ours[0][field], ours[1][field]) == pytest.approx(expected, abs=0.02)
 
 
 def test_things_have_their_colour_inside_their_box_and_never_overlap() -> None:
-    for row in make_scenes(24, seed=1, image_size=192, distractors=2):
+    plain, crowded = (make_scenes(24, 1, image_size=192, distractors=2, crowded=crowded) for crowded in (False, True))
+    for row in itertools.chain(plain, crowded):
         image = np.asarray(row["image"]).astype(float)
         boxes = [region["box"] for region in row["regions"]]
         assert image.shape == (192, 192, 3) and all(0 <= side <= 192 for box in boxes for side in box)
@@ -130,6 +134,7 @@ def test_counts_and_columns() -> None:
         ({"num_images": 0}, "num_images in 1..6000, found 0"),
         ({"num_images": 4, "image_size": 8}, "image_size in 16..1024 pixels, found 8"),
         ({"num_images": 4, "distractors": 4}, "distractors in 0..3 per scene, found 4"),
+        ({"num_images": 4, "distractors": 6, "crowded": True}, "distractors in 0..5 per scene, found 6"),
         ({"num_images": 4, "captions_per_image": 0}, "1 to 16 captions per scene, found 0"),
     ],
 )
@@ -145,3 +150,15 @@ def test_every_scene_has_sixteen_captions_and_every_shape_a_picture() -> None:
     assert len(SHAPES) == len(COLOURS) == len(RGB) == 7
     with pytest.raises(ValueError, match="'mirror'"):
         change_scene(sample_scene(random), "mirror")
+
+
+def test_things_of_crowded_scenes_share_colours_and_shapes() -> None:
+    random = Random(1)
+    scenes = [sample_crowded_scene(random) for _ in range(60)]
+    assert {len(scene.things) for scene in scenes} == {3, 4, 5}
+    for scene in scenes:
+        kinds = {(thing.colour, thing.shape) for thing in scene.things}
+        assert len(kinds) == len(scene.things) > min(len({part[side] for part in kinds}) for side in (0, 1)) - 1
+        assert len(set(write_captions(scene, 8, random, with_others=True))) == 8
+    crowded = [scene for scene in scenes if len(scene.things) == 5]
+    assert all(len({thing.colour for thing in scene.things}) <= 3 for scene in crowded)

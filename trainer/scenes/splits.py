@@ -1,0 +1,25 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""The drawn data sets that recipes name: `scenes`, and `scenes_hard` with crowded scenes and a gallery of 1,000."""
+
+from typing import Any
+
+from .dataset import make_scenes
+
+# Scenes and seed of each split.
+DRAWN: dict[str, dict[str, tuple[int, int]]] = {
+    "scenes": {"train": (3000, 0), "validation": (300, 1)},
+    "scenes_hard": {"train": (6000, 0), "validation": (1000, 1)},
+}
+_SMALLEST = 96  # pixels: below, small shapes look alike
+
+
+def draw_split(name: str, split: str, image_size: int | None = None) -> Any:
+    """Draw a split of `scenes` or `scenes_hard`.
+
+    Args:
+        name: Which of the two.
+        split: `"train"` or `"validation"`.
+        image_size: Side of the pictures in pixels, at least 96.
+    """
+    count, seed = DRAWN[name][split]
+    return make_scenes(count, seed, image_size=max(_SMALLEST, image_size or 0), crowded=name == "scenes_hard")
