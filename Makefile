@@ -14,7 +14,7 @@ export OMP_WAIT_POLICY := PASSIVE
 env: $(STAMP)
 
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard modeling_tgdt/kernels/csrc/*)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "tgdt needs python3 >= 3.10"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tgdt needs python3 >= 3.11"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (once; a few minutes on a slow connection)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch

@@ -1,6 +1,8 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """TGDT: two-stage image-text retrieval as a Hugging Face model package."""
 
+from importlib import metadata as _metadata
+
 from .auto_tgdt import register
 from .configuration_tgdt import TGDTConfig
 from .image_processing_pil_tgdt import TGDTImageProcessorPil
@@ -13,6 +15,11 @@ from .retrieval_tgdt import AddReport, Alignment, Hit, Match, TGDTRetriever
 from .similarity_tgdt import token_similarity, token_similarity_pairs
 
 register()
+
+try:
+    __version__ = _metadata.version("tgdt")
+except _metadata.PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "unknown"
 
 __all__ = [
     "AddReport",

@@ -142,7 +142,7 @@ def load_dual_encoder(
     Raises:
         ValueError: When it is none of the known families.
     """
-    source = AutoModel.from_pretrained(name_or_path, dtype=dtype, **options)
+    source = AutoModel.from_pretrained(name_or_path, dtype=dtype, **{"trust_remote_code": False, **options})
     return source.eval(), family_of(source.config, name_or_path)
 
 

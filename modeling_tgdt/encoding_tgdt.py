@@ -14,11 +14,11 @@ import torch
 from torch.nn import functional as F
 
 from .modeling_tgdt import TGDTModel
-from .picture_sources_tgdt import MAX_PIXELS, read_picture
+from .picture_sources_tgdt import read_picture
 from .processing_tgdt import TGDTProcessor, fitted_processor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Embeddings:
     """Embeddings of N pictures or texts.
 
@@ -32,6 +32,10 @@ class Embeddings:
 
     def __len__(self) -> int:
         return len(self.global_embeds)
+
+    def __repr__(self) -> str:
+        tokens = sum(map(len, self.token_embeds))
+        return f"Embeddings({len(self)} items of length {self.global_embeds.shape[1]}, {tokens} tokens)"
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,24 @@ class PreparedImage:
     def length(self) -> int:
         """Number of regions; 0 for pixels."""
         return np.shape(self.inputs["region_mask"])[1] if "region_mask" in self.inputs else 0
+
+
+def check_text(text: Any) -> str:
+    """Return a text that can be tokenized.
+
+    Raises:
+        TypeError: When it is no string.
+        ValueError: When it holds half of a surrogate pair: a cut emoji, or a byte that is no UTF-8.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"expected texts as strings, found {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the text {text[:80]!r} is no valid Unicode: half of a surrogate pair at position {error.start}"
+        ) from error
+    return text
 
 
 @contextmanager
@@ -74,12 +96,12 @@ class Encoder:
         self.model = model
         self.processor = fitted_processor(processor, model)
 
-    def prepare_image(self, picture: Any, max_pixels: int = MAX_PIXELS) -> PreparedImage:
+    def prepare_image(self, picture: Any, max_pixels: int | None = None) -> PreparedImage:
         """Read and preprocess one picture; safe to call from many threads.
 
         Args:
             picture: Path, URL, bytes, PIL picture, array, tensor, or `{"features", "boxes", "image_size"}` regions.
-            max_pixels: Largest picture that is decoded, width x height.
+            max_pixels: Largest picture that is decoded, width x height; see `read_picture`.
 
         Raises:
             ValueError: When it cannot be read; the message says why.
@@ -110,14 +132,11 @@ class Encoder:
 
         Raises:
             TypeError: For a single string, or when an item is no string.
+            ValueError: When a text is no valid Unicode.
         """
         if isinstance(texts, str):
             raise TypeError(f"expected a list of texts, found the single string {texts!r}; pass [{texts!r}].")
-        texts = list(texts)
-        wrong = next((text for text in texts if not isinstance(text, str)), None)
-        if wrong is not None:
-            raise TypeError(f"expected texts as strings, found {type(wrong).__name__}.")
-        return self._encode(texts, batch_size, self._text_features)
+        return self._encode([check_text(text) for text in texts], batch_size, self._text_features)
 
     def _encode(self, items: Sequence[Any], batch_size: int, features_of: Callable[..., Any]) -> Embeddings:
         vectors = np.zeros((len(items), self.model.config.projection_dim), dtype=np.float32)
@@ -164,4 +183,4 @@ def _float32(tensor: Any) -> np.ndarray:
     return tensor.float().cpu().numpy()
 
 
-__all__ = ["Embeddings", "Encoder", "PreparedImage", "evaluating"]
+__all__ = ["Embeddings", "Encoder", "PreparedImage", "check_text", "evaluating"]

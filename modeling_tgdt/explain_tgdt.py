@@ -6,14 +6,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from PIL import Image
 
 from .encoding_tgdt import evaluating
-from .image_loading_tgdt import upright_picture
+from .image_loading_tgdt import rgb_picture
 from .modeling_tgdt import TGDTModel
 from .picture_sources_tgdt import read_picture
 from .processing_tgdt import TGDTProcessor
@@ -21,7 +21,7 @@ from .retriever.overlay import draw_alignment
 from .word_groups_tgdt import merge_pieces
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Alignment:
     """Which word matches which region.
 
@@ -38,6 +38,18 @@ class Alignment:
     boxes: np.ndarray | None
     grid: tuple[int, int] | None = None
     picture: Image.Image | None = None
+
+    def __repr__(self) -> str:
+        words, regions = self.matrix.shape
+        return f"Alignment({words} words x {regions} regions: {' '.join(self.words)[:60]!r})"
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows; nothing where the regions have no place."""
+        if self.boxes is None:
+            return None
+        buffer = BytesIO()
+        self.to_image(panel_width=240).save(buffer, "PNG")
+        return buffer.getvalue()
 
     @property
     def best_region(self) -> np.ndarray:
@@ -108,7 +120,7 @@ def explain(
         raise ValueError(f"the text {text!r} has no word to explain; give at least one.")
     cosines = (tokens @ regions.T).float().cpu().numpy()
     matrix = merge_pieces(cosines, words, merge)
-    canvas = shown if picture is None else _as_picture(read_picture(picture))
+    canvas = shown if picture is None else rgb_picture(read_picture(picture))
     return Alignment(matrix, [word for word, _ in words], boxes, grid, canvas)
 
 
@@ -133,7 +145,7 @@ def picture_regions(model: TGDTModel, processor: TGDTProcessor, image: Any) -> t
         blank = Image.new("RGB", (640, max(1, round(640 * float(height) / float(width)))), "white")
         return features.last_hidden_state[0], boxes, None, blank
     decoded = read_picture(image)
-    shown = _as_picture(decoded)
+    shown = rgb_picture(decoded)
     features = model.get_image_features(**processor(images=decoded, return_tensors="pt").to(model.device))
     mask = features.token_mask[0]
     boxes = features.token_boxes[0][mask].float().cpu().numpy()
@@ -173,22 +185,6 @@ def visible_box(image_processor: Any, size: tuple[int, int]) -> tuple[float, flo
 def _inside(boxes: np.ndarray, seen: tuple[float, float, float, float]) -> np.ndarray:
     start, end = np.array(seen[:2] * 2, np.float32), np.array(seen[2:] * 2, np.float32)
     return start + boxes * (end - start)
-
-
-def _as_picture(image: Any) -> Image.Image:
-    """Return an upright RGB picture of what `read_picture` gave."""
-    if not isinstance(image, Image.Image):
-        array = np.asarray(image.cpu() if isinstance(image, torch.Tensor) else image)
-        if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[-1] not in (1, 3, 4):
-            array = array.transpose(1, 2, 0)
-        if np.issubdtype(array.dtype, np.floating):
-            array = (array * (255 if array.max() <= 1 else 1)).round()
-        array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
-        image = Image.fromarray(array.astype(np.uint8))
-    image = upright_picture(image)
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert("RGB")
 
 
 __all__ = ["Alignment", "explain", "picture_regions", "scored_words", "visible_box"]

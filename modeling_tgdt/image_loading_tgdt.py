@@ -4,6 +4,7 @@
 import base64
 import binascii
 import os
+import struct
 import time
 from functools import cache
 from io import BytesIO
@@ -12,12 +13,23 @@ from typing import Any
 import httpx
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
+
+from .picture_limits_tgdt import MAX_BYTES, check_pixels, check_scans, read_regular_file
 
 # Decoders that only decode: Pillow would start Ghostscript for EPS.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-_MAX_DOWNLOAD = 1 << 28  # bytes: the largest picture that is read, uncompressed in RGB
+FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _SIXTEEN_BIT = 257  # 65535 / 255
+_ORIENTATION_TAG, _SHORT = 0x0112, 3  # EXIF 2.3, section 4.6.4
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _NEXT_STEP = "Convert it with `PIL.Image.open(path).convert('RGB')` or pass a (height, width, 3) uint8 array."
 
 
@@ -33,8 +45,7 @@ def open_image(source: str | os.PathLike[str], timeout: float = 30.0) -> Image.I
     """
     name = os.fspath(source)
     try:
-        image = Image.open(BytesIO(_read(name, timeout)), formats=known_formats())
-        image.load()
+        image = decode(_read(name, timeout), "the picture")
     except Exception as error:  # Pillow's plugins raise nearly every type on broken files
         raise ValueError(
             f"Expected a readable picture at {name[:200]!r}, found {type(error).__name__}: {error}. Check that the "
@@ -43,14 +54,38 @@ def open_image(source: str | os.PathLike[str], timeout: float = 30.0) -> Image.I
     return image
 
 
+def decode(data: bytes, name: str, max_pixels: int | None = None) -> Image.Image:
+    """Decode a picture's first frame, unless it would cost more than a picture may.
+
+    Args:
+        data: Content of a file in one of `FORMATS`.
+        name: What to call it.
+        max_pixels: See `check_pixels`.
+
+    Raises:
+        ValueError: When it is too large; anything else that Pillow raises when it is damaged.
+    """
+    image = Image.open(BytesIO(data), formats=known_formats())
+    check_pixels(image, name, max_pixels)
+    check_scans(data, name)
+    image.load()
+    return image
+
+
 @cache
 def known_formats() -> list[str]:
-    """Return those of `FORMATS` that this Pillow was built with."""
+    """Return those of `FORMATS` that this Pillow was built with; HEIF where pillow-heif is installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:  # the extra `heif`
+        pass
+    else:
+        register_heif_opener()
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def download(url: str, timeout: float = 30.0, max_bytes: int = _MAX_DOWNLOAD) -> bytes:
+def download(url: str, timeout: float = 30.0, max_bytes: int = MAX_BYTES) -> bytes:
     """Fetch what is at a URL.
 
     Args:
@@ -79,12 +114,34 @@ def _read(name: str, timeout: float) -> bytes:
     if name.startswith(("http://", "https://")):
         return download(name, timeout)
     if os.path.isfile(name):
-        with open(name, "rb") as file:
-            return file.read()
+        return read_regular_file(name)
     try:
         return base64.b64decode(name.split(",", 1)[1] if name.startswith("data:image/") else name, validate=True)
     except (binascii.Error, ValueError, IndexError) as error:
         raise FileNotFoundError("neither a file, a URL, nor base64 text") from error
+
+
+def rgb_picture(image: Any) -> Image.Image:
+    """Return any picture as RGB: upright, in 8 bits, transparency on white. Whatever shows or embeds one, calls this.
+
+    Args:
+        image: Picture in any mode of Pillow, or an array or tensor as `eight_bit_array` takes it.
+
+    Raises:
+        ValueError: When it cannot become RGB.
+    """
+    if not isinstance(image, Image.Image):
+        return _from_array(eight_bit_array(image.cpu() if isinstance(image, torch.Tensor) else image, rescale=True))
+    try:
+        image = upright_picture(image)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return image.convert("RGB")
+    except ValueError:
+        raise
+    except Exception as error:  # Pillow raises nearly every type on odd pictures
+        raise ValueError(f"the picture cannot become RGB: {type(error).__name__}: {error}") from error
 
 
 def upright_picture(image: Image.Image) -> Image.Image:
@@ -98,7 +155,7 @@ def upright_picture(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: When the mode cannot become RGB.
     """
-    image = ImageOps.exif_transpose(image)
+    image = _turned(image)
     if image.mode.startswith("I;16"):
         return Image.fromarray(_from_sixteen_bit(np.asarray(image)))
     if image.mode == "I":
@@ -112,6 +169,57 @@ def upright_picture(image: Image.Image) -> Image.Image:
     if image.mode == "LAB":
         raise ValueError(f"Expected a picture that converts to RGB, found mode {image.mode!r}. {_NEXT_STEP}")
     return image
+
+
+def _from_array(values: Any) -> Image.Image:
+    array = np.asarray(values)
+    if array.ndim == 3 and channels_first(array):
+        array = array.transpose(1, 2, 0)
+    return rgb_picture(Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array))
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return (width, height) that an opened picture has once it is upright; nothing is decoded."""
+    sideways = _orientation(image) in (5, 6, 7, 8)
+    return (image.height, image.width) if sideways else (image.width, image.height)
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; the EXIF block, which may be damaged, is dropped and not written anew."""
+    method = _TURNS.get(_orientation(image))
+    if method is None:
+        return image
+    turned = image.transpose(method)
+    turned.info = {key: value for key, value in image.info.items() if not _tells_orientation(key)}
+    return turned
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # Pillow raises nearly every type on damaged blocks, whose first entries may be sound
+        value = _orientation_in(image.info.get("exif", b""))
+    value = value[0] if isinstance(value, tuple) and value else value
+    return value if isinstance(value, int) else 1
+
+
+def _orientation_in(block: bytes) -> int:
+    """Read the orientation from the first directory of an EXIF block, entry by entry (TIFF 6.0, section 2)."""
+    data = block.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
+    if order is None or len(data) < 8:
+        return 1
+    (start,) = struct.unpack_from(f"{order}I", data, 4)
+    entries = data[start + 2 :]
+    for position in range(0, len(entries) - 11, 12):
+        tag, kind, _, value = struct.unpack_from(f"{order}HHIH", entries, position)
+        if tag == _ORIENTATION_TAG:
+            return int(value) if kind == _SHORT else 1
+    return 1
+
+
+def _tells_orientation(key: Any) -> bool:
+    return str(key).lower() in ("exif", "xmp", "xml:com.adobe.xmp", "raw profile type exif")
 
 
 def eight_bit_array(array: Any, *, rescale: bool) -> Any:
@@ -139,23 +247,6 @@ def eight_bit_array(array: Any, *, rescale: bool) -> Any:
         values = values.float() if values.is_floating_point() else values
         return torch.from_numpy(_to_eight_bit(values.numpy(), rescale)).to(array.device)
     return _to_eight_bit(array, rescale)
-
-
-def rgb_picture(image: Any) -> Image.Image:
-    """Bring one picture to an upright 8-bit RGB one of Pillow.
-
-    Args:
-        image: Picture in any mode of Pillow, or an array or tensor as `eight_bit_array` takes it.
-
-    Raises:
-        ValueError: When it cannot become RGB.
-    """
-    if isinstance(image, Image.Image):
-        return upright_picture(image).convert("RGB")
-    array = np.asarray(eight_bit_array(image.cpu() if isinstance(image, torch.Tensor) else image, rescale=True))
-    if array.ndim == 3 and channels_first(array):
-        array = array.transpose(1, 2, 0)
-    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array).convert("RGB")
 
 
 def channels_first(array: Any) -> bool:

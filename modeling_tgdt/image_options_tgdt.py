@@ -69,7 +69,7 @@ class TGDTImageInputMixin:
     ) -> Any:
         """Bring one picture to an upright, 8-bit, channels-first array of this backend."""
         if isinstance(image, Image.Image):
-            image = upright_picture(image)
+            image = rgb_picture(image) if do_convert_rgb else upright_picture(image)
         else:
             image = eight_bit_array(image, rescale=bool(kwargs.get("do_rescale")))
             if image.ndim == 2:

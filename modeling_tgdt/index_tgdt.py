@@ -13,10 +13,10 @@ import torch
 
 from .gallery.exact import ExactEngine
 from .gallery.faiss_engine import FaissEngine
-from .gallery.files import MANIFEST, Gallery
+from .gallery.files import INDEX_FOLDER, MANIFEST, Gallery
 from .gallery.filters import Where, parse_filter
 from .gallery.local import LocalBackend, Query, SearchMode, SearchResult
-from .gallery.metadata import metadata_table
+from .gallery.metadata import metadata_rows, metadata_table
 from .gallery.validate import check_globals, check_hubness, check_ids, ragged_tokens
 from .kernels.quantize import check_token_dtype, pool_tokens
 from .kernels.ragged import RaggedQueries
@@ -130,7 +130,8 @@ class TGDTIndex:
         """Open a gallery for searching and, from the first write on, for writing.
 
         Args:
-            path: Its directory. It may be a stranger's: no code of it runs, nothing outside it is read or written.
+            path: Its directory, or one that has it in `index/`. It may be a stranger's: no code
+                of it runs, nothing outside it is read or written.
             engine_options: How to reach a gallery in Qdrant, which its directory must not decide: `url` of the server
                 (or the environment variable QDRANT_URL), or `{"embedded": "local"}` for an emulated store of yours.
 
@@ -138,7 +139,11 @@ class TGDTIndex:
             FileNotFoundError: When there is no gallery.
             ValueError: When it is damaged or of another format version, or lies in a Qdrant that you did not name.
         """
-        return cls(Path(path), make_backend(Gallery(Path(path)), engine_options or {}))
+        folder = Path(path)
+        inner = folder / INDEX_FOLDER
+        if not (folder / MANIFEST).exists() and (inner / MANIFEST).exists():
+            folder = inner
+        return cls(folder, make_backend(Gallery(folder), engine_options or {}))
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -238,6 +243,31 @@ class TGDTIndex:
             parts = [pool_tokens(t, self.settings["pool_factor"]) for t in np.split(tokens, np.cumsum(counts)[:-1])]
             tokens, counts = np.concatenate(parts), np.array([len(part) for part in parts], dtype=np.int64)
         self._backend.add(names, table, globals_, tokens, counts)
+
+    def update_metadata(self, ids: Sequence[str], metadata: Any) -> int:
+        """Replace the metadata of items, whose embeddings stay as they are, bit for bit.
+
+        Args:
+            ids: N ids that are there.
+            metadata: As in `add`.
+
+        Returns:
+            How many items had other metadata before; only these are written.
+
+        Raises:
+            KeyError: When an id is not there; nothing is written then.
+            TypeError: When a key mixes types.
+        """
+        names = check_ids(ids)
+        rows = metadata_rows(metadata_table(names, metadata))
+        self._backend.begin()
+        self._check_present(names, "add them first")
+        known = self._backend.metadata(names)
+        changed = [place for place, row in enumerate(rows) if row != known[place]]
+        if changed:
+            own = [names[place] for place in changed]
+            self._backend.set_metadata(own, metadata_table(own, [rows[place] for place in changed]))
+        return len(changed)
 
     def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Read embeddings back, as precise as they are stored.

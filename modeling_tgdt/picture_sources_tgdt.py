@@ -6,13 +6,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from .image_loading_tgdt import FORMATS, download, known_formats
+from .image_loading_tgdt import FORMATS, decode, download, known_formats
+from .picture_limits_tgdt import check_pixels, read_regular_file
 
 SUFFIXES = (
     ".avif",
@@ -29,17 +29,25 @@ SUFFIXES = (
     ".tiff",
     ".webp",
 )
-MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3  # where Pillow itself warns of a decompression bomb: 89 million
 _ID_COLUMNS = ("image_id", "id", "filename", "file_name")
+# Pictures by their names that are read only where their content is of a known format.
+_OTHER_SUFFIXES = (
+    *(".arw", ".avifs", ".cr2", ".cr3", ".dib", ".dng", ".eps", ".heic", ".heics", ".heif", ".hif", ".ico", ".jpe"),
+    *(".jpf", ".jpx", ".jxl", ".mpo", ".nef", ".orf", ".pcx", ".psd", ".raf", ".rw2", ".svg", ".tga", ".xcf"),
+)
+HEIF_HINT = "HEIC pictures are read with the extra `heif`: pip install pillow-heif"
+_HEAD = 32  # bytes that tell a format
+_HEIF_BRANDS = (b"hei", b"hev", b"mif", b"msf")
 
 
-def read_picture(source: Any, *, max_pixels: int = MAX_PIXELS) -> Any:
+def read_picture(source: Any, *, max_pixels: int | None = None) -> Any:
     """Open a picture from a file, encoded bytes or an undecoded data-set row, and decode it fully.
 
     Args:
         source: Path, URL, bytes, `{"bytes": ..., "path": ...}`, or a picture that is decoded already (PIL, array,
             tensor), which is passed through.
-        max_pixels: Largest width x height; checked before anything is decoded. A URL gives at most 256 MiB in 30 s.
+        max_pixels: Largest width x height, checked before anything is decoded. By default
+            `PIL.Image.MAX_IMAGE_PIXELS`, 89 million unless you set it. A URL gives at most 256 MiB in 30 s.
 
     Returns:
         Decoded PIL picture in its own mode, or what was passed through.
@@ -55,15 +63,28 @@ def read_picture(source: Any, *, max_pixels: int = MAX_PIXELS) -> Any:
         return source
     name = "the picture" if isinstance(source, bytes | bytearray) else repr(os.fspath(source))
     try:
-        return _decode(_encoded(source), name, max_pixels)
-    except OSError as error:
+        data = _encoded(source)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{name} cannot be read: {_reason(error)}") from error
+    return _decode(data, name, max_pixels)
 
 
-def list_pictures(folder: str | os.PathLike[str]) -> Iterator[tuple[str, Path]]:
+def looks_like_picture(name: str) -> bool:
+    """Tell whether a file is called like a picture, whether or not it can be read here."""
+    return name.lower().endswith((*SUFFIXES, *_OTHER_SUFFIXES))
+
+
+def list_pictures(
+    folder: str | os.PathLike[str], left_out: dict[str, str] | None = None
+) -> Iterator[tuple[str, Path]]:
     """Walk a folder in a fixed order and yield each picture's relative path (with `/`) and path.
 
-    Hidden files and folders and links to folders are left out; what is a picture is told by the file's suffix.
+    Hidden files and folders and links to folders are left out. What is a picture is told by the file's suffix, and
+    where that is none of `SUFFIXES` by its first bytes.
+
+    Args:
+        folder: The folder.
+        left_out: Receives the relative path of every other file, and why it is no picture.
 
     Raises:
         ValueError: When the folder does not exist.
@@ -74,24 +95,49 @@ def list_pictures(folder: str | os.PathLike[str]) -> Iterator[tuple[str, Path]]:
     for parent, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
-                path = Path(parent, name)
-                yield path.relative_to(root).as_posix(), path
+            if name.startswith("."):
+                continue
+            path = Path(parent, name)
+            own = path.relative_to(root).as_posix()
+            why = None if name.lower().endswith(SUFFIXES) else _why_no_picture(path)
+            if why is None:
+                yield own, path
+            elif left_out is not None:
+                left_out[own] = why
 
 
-def picture_items(source: Any) -> Iterator[tuple[str | None, Any]]:
+def row_id(value: Any, row: int) -> str:
+    """Return the id of a row as text; a missing one (None, NaN, empty) is no identity, so the row's number stands in.
+
+    Example:
+        >>> row_id(7, 0), row_id(7.0, 0), row_id(None, 3), row_id(float("nan"), 4)
+        ('7', '7', 'row-3', 'row-4')
+    """
+    if is_missing(value):
+        return f"row-{row}"
+    whole = isinstance(value, float) and value.is_integer()  # how tables with gaps keep whole numbers
+    return str(int(value) if whole else value)
+
+
+def is_missing(value: Any) -> bool:
+    """Tell whether a cell of a table says nothing: None, NaN, or blank text."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def picture_items(source: Any, left_out: dict[str, str] | None = None) -> Iterator[tuple[str | None, Any]]:
     """Yield (id, picture) of any source; the id is None where the source names none.
 
     Args:
         source: Folder, list or generator of pictures (path, URL, bytes, PIL, array, region mapping), or a
             `datasets.Dataset` with an image column (and `image_id`, when it has one).
+        left_out: See `list_pictures`.
 
     Raises:
         TypeError: When the source is no collection of pictures.
         ValueError: When a folder is missing or a data set has no image column.
     """
     if isinstance(source, str | os.PathLike):
-        yield from list_pictures(source)
+        yield from list_pictures(source, left_out)
     elif _is_dataset(source):
         yield from _dataset_items(source)
     elif isinstance(source, Mapping) or not isinstance(source, Iterable):
@@ -122,35 +168,74 @@ def _dataset_items(dataset: Any) -> Iterator[tuple[str | None, Any]]:
         )
     key = next((name for name in _ID_COLUMNS if name in features), None)
     kept = dataset.select_columns([column] if key is None else [column, key])
-    for row in kept.cast_column(column, datasets.Image(decode=False)):  # decoded later, in worker threads
-        yield (None if key is None else str(row[key])), row[column]
+    rows = kept.cast_column(column, datasets.Image(decode=False))  # decoded later, in worker threads
+    for number, row in enumerate(rows):
+        yield (None if key is None else row_id(row[key], number)), row[column]
 
 
 def _encoded(source: str | os.PathLike[str] | bytes | bytearray) -> bytes:
     if isinstance(source, bytes | bytearray):
         return bytes(source)
-    return download(source) if isinstance(source, str) and "://" in source else Path(source).read_bytes()
+    return download(source) if isinstance(source, str) and "://" in source else read_regular_file(source)
 
 
-def _decode(data: bytes, name: str, max_pixels: int) -> Image.Image:
+def _why_no_picture(path: Path) -> str | None:
+    """Return why a file whose suffix is not among `SUFFIXES` is no picture, or None when its first bytes say one."""
+    if not path.is_file():
+        return "it is no file"
+    try:
+        with path.open("rb") as file:
+            kind = _format_of(file.read(_HEAD))
+    except OSError as error:
+        return f"it cannot be opened: {error.strerror}"
+    if kind in known_formats():
+        return None
+    if kind == "HEIF":
+        return HEIF_HINT
+    return f"it is no picture of a known format by its content; its suffix is {path.suffix or 'missing'}"
+
+
+def _format_of(head: bytes) -> str | None:
+    """Tell a format by the first bytes, as Pillow calls it; not those that the raw files of cameras share."""
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith((b"\x89PNG\r\n\x1a\n", b"GIF8")):
+        return "PNG" if head[0] == 0x89 else "GIF"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[4:8] == b"ftyp":
+        return "AVIF" if head[8:12] in (b"avif", b"avis") else "HEIF" if head[8:11] in _HEIF_BRANDS else None
+    return None
+
+
+def _decode(data: bytes, name: str, max_pixels: int | None) -> Image.Image:
     if not data:
         raise ValueError(f"{name} has 0 bytes")
     try:
-        image = Image.open(BytesIO(data), formats=known_formats())
-        if image.width * image.height > max_pixels:
-            raise ValueError(f"{name} has {image.width} x {image.height} pixels, more than the {max_pixels} allowed")
-        image.load()
+        return decode(data, name, max_pixels)
     except ValueError:
         raise
     except Exception as error:  # Pillow's plugins raise nearly every type on broken files
         raise ValueError(f"{name} is no readable picture: {_reason(error)}") from error
-    return image
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return f"expected one of the formats {', '.join(FORMATS)}"
+    if isinstance(error, ValueError):
+        return str(error)
     return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
 
 
-__all__ = ["FORMATS", "MAX_PIXELS", "SUFFIXES", "list_pictures", "picture_items", "read_picture"]
+__all__ = [
+    "FORMATS",
+    "HEIF_HINT",
+    "SUFFIXES",
+    "check_pixels",
+    "is_missing",
+    "list_pictures",
+    "looks_like_picture",
+    "picture_items",
+    "read_picture",
+    "row_id",
+]

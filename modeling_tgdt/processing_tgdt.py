@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import get_worker_info
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BatchFeature
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
@@ -112,6 +112,24 @@ class TGDTProcessor(ProcessorMixin):
         return BatchFeature(data, tensor_type=options["text_kwargs"].get("return_tensors"))
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a processor; see transformers' `ProcessorMixin`.
+
+        Code of the repository runs only where the caller says `trust_remote_code=True`; nobody is asked on the way.
+        """
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **{"trust_remote_code": False, **kwargs})
+
+    @staticmethod
+    def get_possibly_dynamic_module(module_name: str) -> Any:
+        """Find a class that a processor's file names; this processor has no use for models."""
+        found = ProcessorMixin.get_possibly_dynamic_module(module_name)
+        if module_name.startswith("Auto") or (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+            raise ValueError(
+                f"Expected an image processor or a tokenizer in the processor's files, found {module_name}."
+            )
+        return found
+
+    @classmethod
     def from_dual_encoder_pretrained(cls, name_or_path: str, **options: Any) -> "TGDTProcessor":
         """Build the processor that prepares pictures and texts as a pretrained dual encoder's own does.
 
@@ -126,13 +144,14 @@ class TGDTProcessor(ProcessorMixin):
             `TGDTProcessor.from_dual_encoder_pretrained("openai/clip-vit-base-patch32")`
         """
         own = {name: options.pop(name) for name in _FIELDS if name in options}
-        config = AutoConfig.from_pretrained(name_or_path, **options)
+        loading = {"trust_remote_code": False, **options}
+        config = AutoConfig.from_pretrained(name_or_path, **loading)
         family = family_of(config, name_or_path)
         try:
             image_processor = TGDTImageProcessor.from_backbone(name_or_path, **options)
         except ValueError:  # steps of its own
-            image_processor = AutoImageProcessor.from_pretrained(name_or_path, **options)
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
+            image_processor = AutoImageProcessor.from_pretrained(name_or_path, **loading)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **loading)
         longest = text_positions(config.text_config) or tokenizer.model_max_length
         fixed, masked = family.padding == "max_length", "attention_mask" in tokenizer.model_input_names
         defaults: dict[str, Any] = {"max_caption_length": longest, "caption_padding": family.padding}

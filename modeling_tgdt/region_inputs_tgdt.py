@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 _EXPECTED = '{"features": (R, F), "boxes": (R, 4) in pixels or None, "image_size": (height, width)}'
-_BOX_SLACK = 0.05  # detectors overshoot the border by a few pixels; more than that means a wrong size
+BOX_SLACK = 0.05  # detectors overshoot the border by a few pixels; more than that means a wrong size
 
 
 def batch_regions(regions: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
@@ -93,7 +93,7 @@ def _boxes(sample: Mapping[str, Any], count: int, index: int) -> np.ndarray | No
         )
     height, width = (float(side) for side in size)
     boxes = boxes / np.array([width, height, width, height])
-    if not ((boxes >= -_BOX_SLACK) & (boxes <= 1 + _BOX_SLACK)).all():
+    if not ((boxes >= -BOX_SLACK) & (boxes <= 1 + BOX_SLACK)).all():
         raise ValueError(
             f"Expected boxes (x1, y1, x2, y2) inside image_size (height, width) = {tuple(size)}, found "
             f"{boxes.min():.3g}..{boxes.max():.3g} of it in regions[{index}]. Are height and width swapped?"

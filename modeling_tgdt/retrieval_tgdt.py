@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .encoding_tgdt import Embeddings, Encoder, PreparedImage, evaluating
+from .encoding_tgdt import Embeddings, Encoder, PreparedImage, check_text, evaluating
 from .explain_tgdt import Alignment, explain, scored_words
 from .gallery.local import SearchMode
 from .index_tgdt import Kind, TGDTIndex
@@ -35,7 +35,7 @@ from .retriever.directory import (
     split_options,
 )
 from .retriever.filling import AddReport, GalleryFiller, OnError, name_items
-from .retriever.fingerprint import check_gallery_model, model_identity
+from .retriever.fingerprint import check_gallery_model, model_identity, weights_state
 from .retriever.hubness import HubnessGain, HubnessOptions
 from .retriever.loading import load_pretrained
 from .retriever.matches import Match, match_words
@@ -98,6 +98,11 @@ class TGDTRetriever:
         self._encoder = Encoder(model, processor)
         self.processor = self._encoder.processor
         self.index = index
+        self._weights = weights_state(self.model)
+
+    def __repr__(self) -> str:
+        config, device = self.model.config, self.model.device
+        return f"TGDTRetriever(dim={config.projection_dim}, device={str(device)!r}, index={self.index!r})"
 
     def create_index(
         self,
@@ -128,6 +133,7 @@ class TGDTRetriever:
             check_gallery_model(found, self.model)
             self.index = found
             return found
+        self._weights = weights_state(self.model)
         config = self.model.config
         model_id, revision = model_identity(self.model)
         settings: dict[str, Any] = {
@@ -155,6 +161,7 @@ class TGDTRetriever:
         resume: bool = False,
         workers: int | None = None,
         progress: bool = True,
+        max_pixels: int | None = None,
     ) -> AddReport:
         """Read, embed and store pictures; memory stays bounded whatever the source.
 
@@ -169,6 +176,7 @@ class TGDTRetriever:
             resume: Leave out ids that are in the gallery, to go on after an interruption.
             workers: Threads that decode; the number of cores by default.
             progress: Whether to show a progress bar.
+            max_pixels: Largest picture that is decoded, width x height; `PIL.Image.MAX_IMAGE_PIXELS` by default.
 
         Returns:
             What was added and what was skipped, with reasons.
@@ -178,11 +186,13 @@ class TGDTRetriever:
             TypeError: When the source is no collection of pictures.
         """
         index = self._writable("image")
-        filler = self._filler(
-            index, self._encoder.prepare_image, self.encode_images, batch_size, on_error, resume, workers, progress
-        )
-        items = name_items(picture_items(images), index, ids, metadata, resume)
-        return filler.fill(items, _length(images))
+        prepare = partial(self.prepare_image, max_pixels=max_pixels)
+        filler = self._filler(index, prepare, self.encode_images, batch_size, on_error, resume, workers, progress)
+        left_out: dict[str, str] = {}
+        items = name_items(picture_items(images, left_out), index, ids, metadata, resume)
+        report = filler.fill(items, _length(images))
+        report.leave_out(left_out)
+        return report
 
     def add_texts(
         self,
@@ -204,20 +214,24 @@ class TGDTRetriever:
         if isinstance(texts, str):
             raise TypeError(f"expected a list of texts, found the single string {texts!r}; pass [{texts!r}].")
         index = self._writable("text")
-        filler = self._filler(index, _check_text, self.encode_texts, batch_size, on_error, resume, 1, progress)
+        filler = self._filler(index, check_text, self.encode_texts, batch_size, on_error, resume, 1, progress)
         return filler.fill(name_items(((None, text) for text in texts), index, ids, metadata, resume), _length(texts))
 
     def encode_images(self, images: Iterable[Any], batch_size: int = 32) -> Embeddings:
         """Embed N pictures or regions: global embeddings (N, D) and N ragged region arrays (Ri, D), input order."""
+        if isinstance(images, str | bytes | os.PathLike) or not isinstance(images, Iterable):
+            raise TypeError(
+                f"expected a list of pictures, found the single {type(images).__name__}; put it into a list."
+            )
         return self._encoder.encode_images(images, batch_size)
 
     def encode_texts(self, texts: Iterable[str], batch_size: int = 64) -> Embeddings:
         """Embed N texts: global embeddings (N, D) and N ragged word arrays (Wi, D), input order."""
         return self._encoder.encode_texts(texts, batch_size)
 
-    def prepare_image(self, picture: Any, **options: Any) -> PreparedImage:
+    def prepare_image(self, picture: Any, max_pixels: int | None = None) -> PreparedImage:
         """Read and preprocess a picture in any thread; the result is a query or an item of `encode_images`."""
-        return self._encoder.prepare_image(picture, **options)
+        return self._encoder.prepare_image(picture, max_pixels)
 
     def search(
         self,
@@ -238,7 +252,7 @@ class TGDTRetriever:
             query: Text (every `str` is words), or a picture: PIL, array, tensor, bytes, `pathlib.Path` or regions.
                 A list may mix them.
             top_k: Hits per query.
-            candidates: Size of the shortlist that the global score picks.
+            candidates: Size of the shortlist that the global score picks, at least `top_k`.
             mode: "two_stage", "global" (stage one alone) or "local" (every item by its tokens alone). Two
                 stages are stage one alone where the tokens weigh nothing: those of a dual encoder are untrained.
             where: Metadata filter, see `TGDTIndex.search`.
@@ -260,6 +274,7 @@ class TGDTRetriever:
         if mode == "two_stage" and global_weight is local_weight is None and not index.settings["local_weight"]:
             mode = "global"
         queries = list(query) if isinstance(query, list | tuple) else [query]
+        candidates = max(candidates, top_k) if candidates > 0 else candidates
         remix = mode == "two_stage" and not (global_weight is None and local_weight is None)
         wanted = max(top_k, candidates) if remix and top_k > 0 else top_k
         hits: list[list[Hit]] = [[] for _ in queries]
@@ -385,6 +400,7 @@ class TGDTRetriever:
         if push_options and not push_to_hub:
             raise TypeError(f"expected push_to_hub=True for the option {next(iter(push_options))!r}, found False.")
         folder = Path(directory)
+        self._check_weights()
         if self.index is not None:  # first: what it refuses leaves nothing behind
             save_gallery(self.index.path, folder)
         self.save_model(folder, max_shard_size=max_shard_size)
@@ -490,9 +506,22 @@ class TGDTRetriever:
     def _searchable(self) -> TGDTIndex:
         if self.index is None:
             raise ValueError("there is no gallery to search; call add_images or add_texts, or pass index=.")
+        self._check_weights()
         return self.index
 
+    def _check_weights(self) -> None:
+        """Refuse to go on with a gallery whose model has been trained on since.
+
+        Raises:
+            ValueError: When the weights are no longer those that made the gallery.
+        """
+        state = weights_state(self.model)
+        if self.index is not None and state != self._weights:
+            check_gallery_model(self.index, self.model)
+        self._weights = state
+
     def _writable(self, kind: Kind) -> TGDTIndex:
+        self._check_weights()
         index = self.index if self.index is not None else self.create_index(kind=kind)
         if index.kind != kind:
             raise ValueError(
@@ -525,6 +554,8 @@ class TGDTRetriever:
     def _encode_queries(self, queries: list[Any]) -> list[tuple[Kind, list[int], Embeddings]]:
         kinds: dict[Kind, list[int]] = {"text": [], "image": []}
         for row, query in enumerate(queries):
+            if isinstance(query, str) and not query.strip():
+                raise ValueError("the query is empty; pass a few words, or a picture.")
             kinds["text" if isinstance(query, str) else "image"].append(row)
         encoders = {"text": self.encode_texts, "image": self.encode_images}
         return [(kind, rows, encoders[kind]([queries[row] for row in rows])) for kind, rows in kinds.items() if rows]
@@ -546,12 +577,6 @@ def _remix(hits: list[Hit], global_weight: float, local_weight: float) -> list[H
     mixed = [(global_weight * hit.global_score + local_weight * hit.local_score, hit) for hit in hits]
     mixed.sort(key=lambda pair: (-pair[0], pair[1].id))
     return [Hit(hit.id, score, hit.global_score, hit.local_score, hit.metadata) for score, hit in mixed]
-
-
-def _check_text(text: Any) -> str:
-    if not isinstance(text, str):
-        raise TypeError(f"expected a text as a string, found {type(text).__name__}")
-    return text
 
 
 def _length(source: Any) -> int | None:

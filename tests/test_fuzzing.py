@@ -22,8 +22,9 @@ from modeling_tgdt.image_loading_tgdt import FORMATS, open_image
 from modeling_tgdt.picture_sources_tgdt import read_picture
 from modeling_tgdt.retriever.directory import REFERENCE, find_model, read_reference
 from tests.tiny_retrieval import random_picture
-from trainer.data.annotations import read_annotations, read_delimited
+from trainer.data.annotations import read_annotations
 from trainer.data.region_features import open_region_store
+from trainer.data.text_files import table_rows
 from trainer.recipe import load_recipe
 
 FUZZ = settings(
@@ -117,8 +118,8 @@ READERS: dict[str, Callable[[Path], Any]] = {
     REFERENCE: lambda path: find_model(path.parent, read_reference(path.parent), local_files_only=True),
     "captions.json": lambda path: read_annotations(path, None),
     "captions.token": lambda path: read_annotations(path, None),
-    "captions.csv": read_delimited,
-    "captions.tsv": read_delimited,
+    "captions.csv": lambda path: list(table_rows(path)),
+    "captions.tsv": lambda path: list(table_rows(path)),
     "recipe.yaml": load_recipe,
     "a.npz": lambda path: read_first(path.parent, "a"),
     "a.npy": lambda path: read_first(path, "0"),

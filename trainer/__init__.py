@@ -1,7 +1,7 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """Training and evaluation of TGDT models. Names are imported when asked for, so the command line starts at once."""
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +34,12 @@ _MODULES = {
 }
 
 
+try:
+    __version__ = metadata.version("tgdt")
+except metadata.PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "unknown"
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name where it stands."""
     if name not in _MODULES:
@@ -49,6 +55,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "__version__",
     "CMCTrainer",
     "CMCTrainingArguments",
     "CaptionDataset",

@@ -8,6 +8,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+from trainer import __version__
+from trainer.commands.common import count_repeats
+
 VERBS = {
     "train": "train or fine-tune a model",
     "evaluate": "measure retrieval on a data set",
@@ -17,6 +20,7 @@ VERBS = {
     "convert": "convert a checkpoint of the authors' code",
     "push": "publish a model, a gallery or both on the Hub",
     "demo": "train, search and draw on pictures made on the spot; or serve the demo page",
+    "page": "search a gallery in a browser",
     "serve": "answer searches over HTTP",
     "bench": "time a gallery on this machine",
 }
@@ -35,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="tgdt", description="Two-stage image-text retrieval.")
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    parser.add_argument("--version", action="version", version=f"tgdt {__version__}")
     parser.add_argument("--quiet", action="store_true", help="show warnings and results only")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     chosen = next((word for word in argv if not word.startswith("-")), None)
@@ -43,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if verb == chosen:
             command = importlib.import_module(f"trainer.commands.{verb}")
             command.add_arguments(sub)
+            count_repeats(sub)
     args = parser.parse_args(argv)
     _set_up_logging(args.quiet)
     from modeling_tgdt.gallery.storage import GalleryBusyError

@@ -33,7 +33,7 @@ from .scoring.encoding import EncodeOptions, encode_dataset
 from .scoring.positions import ScoreConfig
 from .training.checkpoints import last_complete_checkpoint
 from .training.checks import check_inputs, metric_name
-from .training.grad_cache import cached_loss, split_inputs
+from .training.grad_cache import batch_dependent_layer, cached_loss, split_inputs
 from .training.log_table import print_tables
 from .training.mining import HardNegativeMining
 from .training.stages import TOWERS, frozen_modules, stage_loss, training_stage
@@ -208,7 +208,7 @@ class CMCTrainer(Trainer):
         for module in self._frozen:
             module.eval()
         inputs = {name: value for name, value in inputs.items() if name != "return_loss"}
-        size = self.args.mini_batch_size
+        size = self._mini_batch_size(model)
         largest = max(len(value) for value in inputs.values() if isinstance(value, Tensor))
         if size is None or return_outputs or not torch.is_grad_enabled() or size >= largest:
             pairs = self._embed(model, inputs)
@@ -216,6 +216,17 @@ class CMCTrainer(Trainer):
             return (loss, pairs.tensors()) if return_outputs else loss
         no_sync = partial(self.accelerator.no_sync, model)
         return cached_loss(partial(self._embed, model), split_inputs(inputs, size), self._loss_of, no_sync)
+
+    def _mini_batch_size(self, model: nn.Module) -> int | None:
+        """Return how many pairs are embedded at a time; None, and a warning, where parts would not give the same."""
+        size, layer = self.args.mini_batch_size, batch_dependent_layer(model)
+        if size is not None and layer is not None:
+            logger.warning_once(
+                f"mini_batch_size is not used: {layer} normalises over the whole batch, so parts of it would give "
+                "another gradient. Freeze it, or take a backbone without batch norm, to save the memory."
+            )
+            return None
+        return size
 
     def _embed(self, model: nn.Module, inputs: dict[str, Any]) -> PairEmbeddings:
         # Through the wrapped forward: a distributed model synchronises gradients only there.
@@ -276,7 +287,7 @@ class CMCTrainer(Trainer):
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
         """Evaluate; before the first step (`skip_scheduler`) keep the weights, which may turn out the best."""
-        if skip_scheduler and self.state.global_step:
+        if skip_scheduler and self.state.log_history:
             return {}  # a resumed run was measured where it began
         metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
         if skip_scheduler and self.args.load_best_model_at_end:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -13,10 +13,8 @@ import numpy as np
 from .data.annotations import (
     PhotoRecord,
     caption_file_of,
-    delimiter_of,
     has_pictures,
     read_annotations,
-    read_delimited,
 )
 from .data.canonical import attach_regions, canonicalise, canonicalise_stream, dataset_of_records, features_of_stream
 from .data.caption_dataset import CaptionDataset, IterableCaptionDataset
@@ -24,11 +22,13 @@ from .data.columns import nearest
 from .data.image_policy import drop_unreadable, drop_unreadable_stream
 from .data.region_features import ArrayStore, RegionReader, read_arrays
 from .data.skip_report import SkipReport
-from .data.splits import NoSplitError, is_of_split, same_splits
+from .data.splits import NoSplitError, is_of_split, same_splits, say_all_splits
+from .data.text_files import read_text, text_lines
+from .data.text_tables import TEXT_TABLES, files_by_split, is_shown, text_table
 from .images import OnError, UnreadableImageError, check_policy
 
-_TABLES = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".arrow": "arrow"}
-_DELIMITED = {".csv", ".tsv", ".txt"}
+_BINARY = {".parquet": "parquet", ".arrow": "arrow"}
+_TABLES = {*_BINARY, *TEXT_TABLES}
 
 
 def load_captions(
@@ -82,8 +82,8 @@ def load_captions(
     """
     check_policy(on_error)
     report = SkipReport() if report is None else report
-    loaded, root = _load(source, split, config_name, restval, streaming)
-    root = Path(image_root) if image_root is not None else root
+    loaded, root, name = _load(source, split, config_name, restval, streaming)
+    root = Path(image_root).expanduser() if image_root is not None else root
     if isinstance(loaded, datasets.IterableDataset):
         if features is not None:
             raise ValueError("features are read photo by photo already: load them with streaming=False.")
@@ -91,13 +91,20 @@ def load_captions(
     if isinstance(loaded, list):
         if features is not None:
             return attach_regions(loaded, Path(features), root, on_error, report)
-        dataset = dataset_of_records(loaded, root)
+        dataset = dataset_of_records(loaded, root, source=name)
     else:
-        dataset = canonicalise(loaded, columns, root)
+        dataset = _canonical(loaded, columns, root, name, pictures_needed=features is None)
     if features is not None:
         return attach_regions(dataset, Path(features), root, on_error, report)
     dataset = drop_unreadable(dataset, on_error, report, num_proc=num_proc)
     return dataset.to_iterable_dataset() if streaming else dataset
+
+
+def _canonical(table: Any, columns: Any, root: Path | None, name: str, *, pictures_needed: bool) -> datasets.Dataset:
+    try:
+        return canonicalise(table, columns, root, source=name, pictures_needed=pictures_needed)
+    except ValueError as error:
+        raise error if name in str(error) else ValueError(f"{name}: {error}") from error
 
 
 def _finish_stream(
@@ -111,29 +118,40 @@ def _finish_stream(
     return drop_unreadable_stream(canonicalise_stream(stream, columns, root), on_error, report).cast(features)
 
 
-def _load(
-    source: Any, split: str | None, config_name: str | None, restval: bool, streaming: bool
-) -> tuple[Any, Path | None]:
-    """Return a `datasets` object or photo records, and the folder that file names are relative to."""
+class _Loaded(NamedTuple):
+    """A `datasets` object or photo records, the folder that file names are relative to, and what to call it."""
+
+    rows: Any
+    root: Path | None
+    name: str
+
+
+def _load(source: Any, split: str | None, config_name: str | None, restval: bool, streaming: bool) -> _Loaded:
     if isinstance(source, (datasets.Dataset, datasets.IterableDataset)):
-        return _rows_of_split(source, split, "The data set"), None
+        return _Loaded(_rows_of_split(source, split, "The data set"), None, "the data set")
     if isinstance(source, (datasets.DatasetDict, datasets.IterableDatasetDict)):
-        return _pick(list(source), split, source.__getitem__), None
+        return _Loaded(_pick(list(source), split, source.__getitem__), None, "the data set")
     if not isinstance(source, (str, Path)):
         raise TypeError(f"source must be a path, a Hub id or a `datasets` object, found {type(source).__name__}.")
     path = Path(source).expanduser()
     if path.is_dir():
         return _load_folder(path, split, restval, streaming)
     if path.is_file():
-        return _load_file(path, split, restval, streaming), path.parent
-    if path.is_absolute() or path.suffix in {*_TABLES, *_DELIMITED, ".token"} or str(source).count("/") > 1:
-        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise ValueError(f"There is no file or folder {str(path)!r}.{nearest(path.name, siblings)}")
-    return _load_hub(str(source), split, config_name, streaming), None
+        return _Loaded(_load_file(path, split, restval, streaming), path.parent, str(path))
+    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    hint = nearest(path.name, siblings)
+    if path.is_absolute() or path.suffix in {*_TABLES, ".token"} or str(source).count("/") > 1:
+        raise ValueError(f"There is no file or folder {str(path)!r}.{hint}")
+    return _Loaded(_load_hub(str(source), split, config_name, streaming, hint), None, str(source))
 
 
-def _load_hub(name: str, split: str | None, config_name: str | None, streaming: bool) -> Any:
-    names = datasets.get_dataset_split_names(name, config_name)
+def _load_hub(name: str, split: str | None, config_name: str | None, streaming: bool, hint: str = "") -> Any:
+    try:
+        names = datasets.get_dataset_split_names(name, config_name)
+    except (OSError, datasets.exceptions.DatasetsError) as error:  # not there, or nothing can be reached
+        raise ValueError(
+            f"There is no file or folder {name!r} here.{hint} Nor was such a data set found on the Hub: {error}"
+        ) from error
     return _pick(
         names, split, lambda chosen: datasets.load_dataset(name, config_name, split=chosen, streaming=streaming)
     )
@@ -146,36 +164,40 @@ def _pick(names: list[str], split: str | None, load: Callable[[str], Any]) -> An
     return _rows_of_split(load("train"), split, "The data set", is_named=split == "train")
 
 
-def _load_folder(folder: Path, split: str | None, restval: bool, streaming: bool) -> tuple[Any, Path]:
+def _load_folder(folder: Path, split: str | None, restval: bool, streaming: bool) -> _Loaded:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        return _load(datasets.load_from_disk(str(folder)), split, None, restval, streaming)[0], folder
+        saved = datasets.load_from_disk(str(folder))
+        return _Loaded(_load(saved, split, None, restval, streaming).rows, folder, str(folder))
     if any(folder.glob("*_ims.npy")):
-        return _load_precomp(folder, split), folder
+        return _Loaded(_load_precomp(folder, split), folder, str(folder))
     if has_pictures(folder):
-        return _load_file(caption_file_of(folder, split), split, restval, streaming), folder
-    files = [file for file in folder.rglob("*") if file.suffix in {*_TABLES, *_DELIMITED}]
+        file = caption_file_of(folder, split)
+        return _Loaded(_load_file(file, split, restval, streaming), folder, str(file))
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _TABLES and is_shown(file, folder))
     if len(files) == 1:
-        return _load_file(files[0], split, restval, streaming), files[0].parent
+        return _Loaded(_load_file(files[0], split, restval, streaming), files[0].parent, str(files[0]))
     if not files:
         raise ValueError(
             f"Expected pictures with a captions file, or Parquet, JSONL or CSV files in {folder}, found "
             f"{sorted(entry.name for entry in folder.iterdir())[:10]}."
         )
-    return _load_hub(str(folder), split, None, streaming), folder
+    if all(file.suffix.lower() in TEXT_TABLES for file in files):
+        parts = files_by_split(files)
+        rows = _pick(list(parts), split, lambda chosen: text_table(parts[chosen], streaming=streaming))
+        return _Loaded(rows, folder, str(folder))
+    return _Loaded(_load_hub(str(folder), split, None, streaming), folder, str(folder))
 
 
 def _load_file(path: Path, split: str | None, restval: bool, streaming: bool) -> Any:
     records = read_annotations(path, split, restval=restval)
     if records is not None:
         return records
-    if path.suffix in _DELIMITED and not streaming:
-        table = datasets.Dataset.from_dict(read_delimited(path))
-    elif path.suffix in _TABLES or path.suffix in _DELIMITED:
-        kind = _TABLES.get(path.suffix, "csv")
-        options = {} if kind != "csv" else {"sep": delimiter_of(path)}
-        table = datasets.load_dataset(
-            kind, data_files=str(path).replace("[", "[[]"), split="train", streaming=streaming, **options
-        )
+    suffix = path.suffix.lower()
+    if suffix in TEXT_TABLES:
+        table = text_table([path], streaming=streaming)
+    elif suffix in _BINARY:
+        file = str(path).replace("[", "[[]")
+        table = datasets.load_dataset(_BINARY[suffix], data_files=file, split="train", streaming=streaming)
     else:
         raise ValueError(
             f"Cannot read captions from {path.name!r}. Expected .parquet, .jsonl, .json, .csv, .tsv, .txt or .token; "
@@ -188,8 +210,10 @@ def _load_file(path: Path, split: str | None, restval: bool, streaming: bool) ->
 def _rows_of_split(table: Any, split: str | None, source: str, *, is_named: bool = False) -> Any:
     """Keep the rows of a split: by the column `split`, all of them where the source is named after the split."""
     if split is None:
+        if isinstance(table, datasets.Dataset) and "split" in table.column_names:
+            say_all_splits(source, table.unique("split"))
         return table
-    if "split" not in (table.column_names or []):
+    if "split" not in (table.column_names or next(iter(table), {})):
         if is_named:
             return table
         raise NoSplitError(source, split)
@@ -221,7 +245,7 @@ def _load_precomp(folder: Path, split: str | None) -> datasets.Dataset:
     """Read `<split>_ims.npy` (N, R, F) and `<split>_caps.txt`; photos repeated per caption are kept once."""
     split = _only_split([file.name[: -len("_ims.npy")] for file in sorted(folder.glob("*_ims.npy"))], split)
     store = ArrayStore(folder / f"{split}_ims.npy")
-    captions = (folder / f"{split}_caps.txt").read_text(encoding="utf-8").splitlines()
+    captions = text_lines(folder / f"{split}_caps.txt")
     if not store.rows or len(captions) % store.rows:
         raise ValueError(f"{split}_caps.txt has {len(captions)} lines for {store.rows} photos: not a whole multiple.")
     first = read_arrays(store.path, "r")[:, 0]
@@ -229,7 +253,7 @@ def _load_precomp(folder: Path, split: str | None) -> datasets.Dataset:
     photos = np.flatnonzero(fresh) if len(captions) == store.rows else np.arange(store.rows)
     groups = np.split(np.array(captions, dtype=object), photos[1:] * (len(captions) // store.rows))
     ids_file = folder / f"{split}_ids.txt"
-    ids = ids_file.read_text().split() if ids_file.is_file() else []
+    ids = read_text(ids_file).split() if ids_file.is_file() else []
     names = [ids[row] if len(ids) == store.rows else str(row) for row in photos]
     rows = {"region_features": [str(row) for row in photos], "captions": [list(g) for g in groups], "image_id": names}
     return datasets.Dataset.from_dict(rows).with_transform(RegionReader(store))

@@ -11,13 +11,12 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from modeling_tgdt.image_loading_tgdt import known_formats, upright_picture
+from modeling_tgdt.image_loading_tgdt import known_formats, rgb_picture
+from modeling_tgdt.picture_sources_tgdt import check_pixels
 
 OnError = Literal["raise", "skip", "placeholder"]
 ImageSource = Any  # path, bytes, PIL image, or {"bytes": ..., "path": ...} as `datasets` stores it
 
-# The size at which Pillow itself warns of a decompression bomb: about 89 million pixels.
-MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
 _GREY = (127, 127, 127)
 
 
@@ -38,12 +37,12 @@ def check_policy(on_error: str) -> None:
         raise ValueError(f"on_error must be 'raise', 'skip' or 'placeholder', found {on_error!r}.")
 
 
-def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(source: ImageSource, *, max_pixels: int | None = None) -> Image.Image:
     """Decode a picture to RGB: upright by EXIF, first frame of animations, transparency on white.
 
     Args:
         source: Path, encoded bytes, PIL image, or the dictionary in which `datasets` keeps an undecoded picture.
-        max_pixels: Largest width x height that is decoded.
+        max_pixels: Largest width x height that is decoded; by default `PIL.Image.MAX_IMAGE_PIXELS`.
 
     Returns:
         RGB picture, fully loaded; its file is closed.
@@ -53,7 +52,7 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     """
     try:
         with _open(source) as image:
-            _check_size(image, max_pixels)
+            check_pixels(image, "the picture", max_pixels)
             return _to_rgb(image)
     except UnreadableImageError:
         raise
@@ -61,7 +60,7 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         raise UnreadableImageError(_reason(error)) from error
 
 
-def why_unreadable(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> str | None:
+def why_unreadable(source: ImageSource, *, max_pixels: int | None = None) -> str | None:
     """Return why a picture cannot be read, or None when it can.
 
     The whole file is read, so truncation is found, but JPEGs are decoded at an eighth of their size, which is several
@@ -73,7 +72,7 @@ def why_unreadable(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> str 
     """
     try:
         with _open(source) as image:
-            _check_size(image, max_pixels)
+            check_pixels(image, "the picture", max_pixels)
             if image.format == "JPEG":
                 image.draft("RGB", (image.width // 8, image.height // 8))
             image.load()
@@ -131,27 +130,12 @@ def _open_path(path: str) -> Image.Image:
     return Image.open(path, formats=known_formats())
 
 
-def _check_size(image: Image.Image, max_pixels: int) -> None:
-    if image.width * image.height > max_pixels:
-        raise UnreadableImageError(
-            f"{image.width} x {image.height} pixels, more than the {max_pixels} that are allowed"
-        )
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
-    try:
-        image = upright_picture(image)
-    except Exception:  # a broken EXIF block does not spoil the pixels
-        image = image.copy()
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return rgb_picture(image)
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, UnreadableImageError):
+    if isinstance(error, UnreadableImageError) or type(error) is ValueError:
         return str(error)
     return f"{type(error).__name__}: {error}"

@@ -35,6 +35,7 @@ from .scoring.calibration import calibrate_scores
 from .scoring.hubness import collect_reference_queries
 from .tokenizers import build_word_tokenizer
 from .training.checkpoints import last_complete_checkpoint
+from .training.precision import native_precision
 from .training.projection_init import warm_start
 from .training.stages import trained_modes
 from .training_args import CMCTrainingArguments
@@ -113,7 +114,7 @@ def run_recipe(
     output.mkdir(parents=True, exist_ok=True)
     set_seed(seed)
     origin = _origin(recipe.dataset if dataset is None else dataset, model)
-    stages = recipe.stage_arguments()
+    stages = [native_precision(arguments) for arguments in recipe.stage_arguments()]
     train, evaluation, evaluated = load_splits(recipe, dataset, features, image_root)
     train, calibration = hold_out(train, _CALIBRATED_AT_MOST) if recipe.calibrate else (train, None)
     network, processor = build(recipe, train) if model is None else load_pretrained(model, recipe)
@@ -166,7 +167,9 @@ def run_recipe(
     rounded = {name: round(value, 1) for name, value in seconds.items()}
     run = Run(output, network.eval(), processor, results, rounded, evaluated, history, hubness)
     photos = {"train": len(train), "calibration": len(calibration or ()), "evaluation": len(evaluation)}
-    _write(run, recipe, {**origin, "command": command, "seed": seed, "photos": photos})
+    precision = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}[trainer.accelerator.mixed_precision]
+    made = {"command": command, "seed": seed, "photos": photos, "precision": precision}
+    _write(run, recipe, {**origin, **made})
     shutil.rmtree(output / _TOKEN_CACHE, ignore_errors=True)
     return run
 
@@ -266,7 +269,7 @@ def build(recipe: Recipe, train: Any) -> tuple[TGDTModel, TGDTProcessor]:
         if tower:
             copy_weights(tower, model.get_submodule("vision_model"))
         return model, TGDTProcessor(TGDTImageProcessor(size=size), tokenizer)
-    pretrained: Any = AutoTokenizer.from_pretrained(recipe.text_model)
+    pretrained: Any = AutoTokenizer.from_pretrained(recipe.text_model, trust_remote_code=False)
     depth = recipe.text_num_hidden_layers
     model = TGDTModel.from_vision_text_pretrained(
         recipe.vision_model, recipe.text_model, text_num_hidden_layers=depth, **recipe.model

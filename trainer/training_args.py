@@ -117,7 +117,8 @@ class CMCTrainingArguments(TrainingArguments):
             self.eval_on_start = self.eval_strategy != "no"
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # without an accelerator it does nothing but warn
-        self.freeze = list(self.freeze)
+        self.freeze = [self.freeze] if isinstance(self.freeze, str) else list(self.freeze)
+        self.eval_modes = [self.eval_modes] if isinstance(self.eval_modes, str) else list(self.eval_modes)
         _check_choice("train_stage", [self.train_stage], STAGES)
         _check_choice("freeze", self.freeze, TOWERS)
         _check_choice("eval_modes", self.eval_modes, ("global", "local", "two_stage"))

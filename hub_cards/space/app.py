@@ -14,13 +14,14 @@ from typing import Any
 import gradio as gr
 
 from hub_cards.space.collection import MAX_BYTES, Collection, Pictures, add_uploads
-from hub_cards.space.searching import explain, search
+from hub_cards.space.searching import Results, explain, score_table, search, start
 from modeling_tgdt.retrieval_tgdt import TGDTRetriever
 
 # As many columns as fit, from a phone to a desk.
 _STYLE = (
-    "<style>#results .grid-container {grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)) !important}</style>"
+    "<style>#results .grid-container {grid-template-columns: repeat(auto-fill, minmax(120px, 1fr)) !important}</style>"
 )
+_SHOW_RESULTS = "() => document.getElementById('message').scrollIntoView({behavior: 'smooth'})"
 GALLERY, MINE = "the gallery", "my pictures"
 
 
@@ -38,14 +39,19 @@ def build(
     settings = {} if retriever.index is None else retriever.index.settings
     first, second = settings.get("global_weight", 1.0), settings.get("local_weight", 1.0)
 
+    def shown(found: Results, place: str) -> Any:
+        tiles = gr.update(value=found.tiles, selected_index=None)
+        state = (place, found.query, found.ids)
+        return tiles, score_table(found.rows), found.message, state, gr.update(value=None, visible=False), ""
+
+    def on_start() -> Any:
+        return shown(start(shared, examples or []), GALLERY)
+
     def on_search(
         words: str, picture: str | None, place: str, mine: Any, size: float, mix: float, count: float
     ) -> Any:
         chosen = shared if place == GALLERY else mine
-        found = search(chosen, words, picture, candidates=int(size), mix=mix, top_k=int(count))
-        state = (place, found.query, found.ids)
-        tiles = gr.update(value=found.tiles, selected_index=None)
-        return tiles, found.rows, found.message, state, gr.update(value=None, visible=False), ""
+        return shown(search(chosen, words, picture, candidates=int(size), mix=mix, top_k=int(count)), place)
 
     def on_click(state: Any, mine: Any, event: gr.SelectData) -> Any:
         place, query, ids = state
@@ -58,47 +64,38 @@ def build(
         lines = [f"{len(mine)} pictures of yours.", *(f"- Refused {line}" for line in refused)]
         return mine, "\n".join(lines), gr.update(value=MINE), None
 
-    with gr.Blocks(title="Image-text retrieval in two stages", delete_cache=(600, 3600)) as page:
+    with gr.Blocks(title="Search pictures with words", delete_cache=(600, 3600)) as page:
         mine, state = gr.State(None, time_to_live=3600), gr.State((GALLERY, None, []))
-        gr.Markdown(
-            "# Image-text retrieval in two stages\nA global score picks a shortlist, words and regions rank it."
-        )
+        gr.Markdown("# Search pictures with words\nDescribe a picture, or choose one to find its like, or both.")
         gr.HTML(_STYLE, padding=False)
-        with gr.Row():
-            with gr.Column(scale=1, min_width=300):
-                words = gr.Textbox(label="Words", placeholder="what the picture shows", max_length=2000)
-                picture = gr.Image(label="or a picture", type="filepath", sources=["upload", "clipboard"], height=160)
-                place = gr.Radio([GALLERY, MINE], value=GALLERY if len(shared) else MINE, label="Search in")
-                button = gr.Button("Search", variant="primary")
-                if examples:
-                    gr.Examples([[example] for example in examples], [words], label="For example")
-                with gr.Accordion("Settings", open=False):
-                    size = gr.Slider(1, 1000, 100, step=1, label="Shortlist: candidates of stage one")
-                    mix = gr.Slider(
-                        0, 1, second / ((first + second) or 1), label="Mix: share of stage two in the score"
-                    )
-                    count = gr.Slider(1, 50, 12, step=1, label="Results")
-                with gr.Accordion("Index your own pictures", open=not len(shared)):
-                    files = gr.File(file_count="multiple", label="Pictures (they stay in this session)", height=140)
-                    uploaded = gr.Markdown()
-            with gr.Column(scale=2, min_width=300):
-                message = gr.Markdown(
-                    f"{len(shared):,} items in the gallery." if len(shared) else "", elem_id="message"
-                )
-                results = gr.Gallery(
-                    label="Results", show_label=False, columns=4, height="auto", allow_preview=False,
-                    object_fit="contain", elem_id="results",
-                )  # fmt: skip
-                drawing = gr.Image(
-                    label="Which word matched where", show_label=False, visible=False, elem_id="explanation"
-                )
-                explained = gr.Markdown(elem_id="explained")
-                table = gr.Dataframe(
-                    headers=["rank", "id", "score", "stage one", "stage two"], interactive=False, label="Scores"
-                )
+        with gr.Row(equal_height=True):
+            words = gr.Textbox(label="Words", placeholder="what the picture shows", max_length=2000, scale=4)
+            button = gr.Button("Search", variant="primary", scale=1, min_width=120)
+        if examples:
+            gr.Examples([[example] for example in examples], [words], label="For example")
+        message = gr.Markdown(elem_id="message")
+        results = gr.Gallery(
+            label="Results", show_label=False, columns=4, height="auto", allow_preview=False, object_fit="contain",
+            elem_id="results",
+        )  # fmt: skip
+        drawing = gr.Image(label="Which word matched where", show_label=False, visible=False, elem_id="explanation")
+        explained = gr.Markdown(elem_id="explained")
+        with gr.Accordion("Scores", open=False):
+            table = gr.Markdown()
+        with gr.Accordion("Search by a picture", open=False):
+            picture = gr.Image(label="A picture", type="filepath", sources=["upload", "clipboard"], height=160)
+        with gr.Accordion("Your own pictures", open=not len(shared)):
+            files = gr.File(file_count="multiple", label="Pictures (they stay in this session)", height=140)
+            uploaded = gr.Markdown()
+            place = gr.Radio([GALLERY, MINE], value=GALLERY if len(shared) else MINE, label="Search in")
+        with gr.Accordion("Settings", open=False):
+            count = gr.Slider(1, 50, 12, step=1, label="How many results")
+            size = gr.Slider(1, 1000, 100, step=1, label="How many pictures are compared word by word")
+            mix = gr.Slider(0, 1, second / ((first + second) or 1), label="Weight of single words in the score")
         inputs = [words, picture, place, mine, size, mix, count]
         outputs = [results, table, message, state, drawing, explained]
-        gr.on([button.click, words.submit], on_search, inputs, outputs)
+        gr.on([button.click, words.submit], on_search, inputs, outputs).then(None, js=_SHOW_RESULTS)
+        page.load(on_start, None, outputs)
         results.select(on_click, [state, mine], [drawing, explained])
         files.upload(on_upload, [files, mine], [mine, uploaded, place, files])
     return page

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
+from modeling_tgdt.image_loading_tgdt import rgb_picture
 from modeling_tgdt.picture_sources_tgdt import SUFFIXES, read_picture
 from modeling_tgdt.retrieval_tgdt import TGDTRetriever
+from modeling_tgdt.retriever.fonts import readable
 
 MAX_UPLOADS = 200
-MAX_PIXELS = 40_000_000
 MAX_BYTES = 16 * 1024 * 1024
 _TILE = 256
 
@@ -49,10 +50,9 @@ class Collection:
             if not source.is_relative_to(root):
                 return None
         try:
-            decoded = read_picture(source, max_pixels=MAX_PIXELS)
+            return rgb_picture(read_picture(source))
         except ValueError:  # moved or damaged since it was indexed
             return None
-        return ImageOps.exif_transpose(decoded).convert("RGB")
 
     def tile(self, name: str) -> Image.Image:
         """Return what stands for an id among the results: its picture, small, or a card with the id."""
@@ -60,7 +60,8 @@ class Collection:
         if picture is not None:
             return ImageOps.contain(picture, (2 * _TILE, 2 * _TILE))
         card = Image.new("RGB", (_TILE, _TILE), "lightgrey")
-        ImageDraw.Draw(card).text((8, _TILE // 2), name[:40], fill="black", font=ImageFont.load_default(14))
+        label, font = readable(name[:40], 14)
+        ImageDraw.Draw(card).text((8, _TILE // 2), label, fill="black", font=font)
         return card
 
 
@@ -106,7 +107,7 @@ def _safe_name(name: str) -> str:
 def _read_upload(content: bytes) -> Image.Image:
     if len(content) > MAX_BYTES:
         raise ValueError(f"it is larger than the {MAX_BYTES >> 20} MiB allowed; send a smaller copy.")
-    picture = ImageOps.exif_transpose(read_picture(content, max_pixels=MAX_PIXELS)).convert("RGB")
+    picture = rgb_picture(read_picture(content))
     return ImageOps.contain(picture, (1024, 1024)) if max(picture.size) > 1024 else picture
 
 
@@ -115,4 +116,4 @@ def _shown(name: str) -> str:
     return f"`{printable[-60:].replace('`', '?')}`"
 
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "MAX_UPLOADS", "Collection", "add_uploads"]
+__all__ = ["MAX_BYTES", "MAX_UPLOADS", "Collection", "add_uploads"]

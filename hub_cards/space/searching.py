@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,9 @@ from PIL import Image
 
 from modeling_tgdt.picture_sources_tgdt import read_picture
 
-from .collection import MAX_PIXELS, Collection
+from .collection import Collection
+
+_RANK_OFFSET = 60  # of reciprocal rank fusion, as its authors set it
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,12 @@ def search(
     mix: float = 0.5,
     top_k: int = 12,
 ) -> Results:
-    """Search by words or by a picture; what cannot be searched becomes a message.
+    """Search by words, by a picture, or by both; what cannot be searched becomes a message.
 
     Args:
         collection: What to search.
-        words: Query; goes first when both are given.
-        picture: Query, a file or a decoded picture.
+        words: Query.
+        picture: Query, a file or a decoded picture. With words, what both find near the top comes first.
         candidates: Size of the shortlist of stage one.
         mix: Share of stage two (tokens) in the mixed score, 0 to 1.
         top_k: Results.
@@ -61,24 +66,60 @@ def search(
     settings = collection.retriever.index.settings if collection.retriever.index else {}
     total = float(settings["global_weight"] + settings["local_weight"])
     try:
-        hits = collection.retriever.search(
-            words or _query_picture(picture),
-            top_k=int(top_k),
+        queries = [*([words] if words else []), *([] if picture is None else [_query_picture(picture)])]
+        ranked = collection.retriever.search(
+            queries,
+            top_k=int(top_k) if len(queries) == 1 else max(int(candidates), int(top_k)),
             candidates=int(candidates),
             global_weight=total * (1 - mix),
             local_weight=total * mix,
         )
+        hits = fuse(ranked)[: int(top_k)]
     except ValueError as error:
         return _nothing(f"This cannot be searched for: {error}")
     rows = [
         [rank, hit.id, *map(_shown, (hit.score, hit.global_score, hit.local_score))] for rank, hit in _ranked(hits)
     ]
-    tiles = [(collection.tile(hit.id), f"{rank}. {_shown(hit.score)}") for rank, hit in _ranked(hits)]
-    hint = "Click a result to see which word matched where." if words else "Search by words to see what matched where."
-    message = (
-        f"{len(hits)} of {len(collection)}, out of a shortlist of {min(int(candidates), len(collection))}. {hint}"
-    )
+    tiles = [(collection.tile(hit.id), Path(hit.id).name) for hit in hits]
+    hint = "Click one to see which word matched where." if words else "Add words to see which of them matched where."
+    message = f"The best {len(hits)} of {len(collection):,}. {hint}"
     return Results(words or None, [hit.id for hit in hits], tiles, rows, message)
+
+
+def start(collection: Collection, examples: Sequence[str], top_k: int = 12) -> Results:
+    """Return what the page shows before anybody searches: the first example's results, or the first items.
+
+    Args:
+        collection: What will be searched.
+        examples: Queries to offer.
+        top_k: Results.
+    """
+    if len(collection) and examples:
+        return search(collection, examples[0], None, top_k=top_k)
+    names = list(islice(collection.retriever.index or (), top_k))
+    tiles = [(collection.tile(name), Path(name).name) for name in names]
+    message = f"{len(collection):,} in the collection." if names else "Nothing here yet: add pictures of your own."
+    return Results(None, names, tiles, [], message)
+
+
+def fuse(rankings: Sequence[Sequence[Any]]) -> list[Any]:
+    """Join rankings of one collection by reciprocal ranks (Cormack et al., SIGIR 2009), best first.
+
+    Args:
+        rankings: Hits of each query. One ranking stays as it is.
+
+    Example:
+        >>> from types import SimpleNamespace as Hit
+        >>> [hit.id for hit in fuse([[Hit(id="a"), Hit(id="b")], [Hit(id="b"), Hit(id="c")]])]
+        ['b', 'a', 'c']
+    """
+    shares: dict[str, float] = defaultdict(float)
+    first: dict[str, Any] = {}
+    for hits in rankings:
+        for rank, hit in _ranked(list(hits)):
+            shares[hit.id] += 1 / (_RANK_OFFSET + rank)
+            first.setdefault(hit.id, hit)
+    return sorted(first.values(), key=lambda hit: -shares[hit.id])
 
 
 def explain(collection: Collection, query: str | None, name: str) -> tuple[Image.Image | None, str]:
@@ -99,15 +140,25 @@ def explain(collection: Collection, query: str | None, name: str) -> tuple[Image
         return None, f"The picture of {name!r} is not here, only its embedding."
     try:
         alignment = collection.retriever.explain(picture, query)
-        drawing = alignment.to_image(panel_width=240, columns=4)
+        drawing = alignment.to_image(panel_width=320, columns=2)  # two fit a phone
     except ValueError as error:
         return None, f"This cannot be explained: {error}"
     pairs = zip(alignment.words, alignment.best_score, strict=True)
     return drawing, ", ".join(f"{word} {score:.2f}" for word, score in pairs)
 
 
+def score_table(rows: Sequence[Sequence[Any]]) -> str:
+    """Return the scores of all results as a table in Markdown, with what they mean."""
+    if not rows:
+        return ""
+    lines = [f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    heads = "| rank | picture | score | whole picture | words and places |\n|---:|---|---:|---:|---:|"
+    note = "Larger is nearer; the score mixes the other two. It ranks pictures and is no probability."
+    return "\n".join([heads, *lines, "", note])
+
+
 def _query_picture(picture: Any) -> Any:
-    return read_picture(Path(picture) if isinstance(picture, str) else picture, max_pixels=MAX_PIXELS)
+    return read_picture(Path(picture) if isinstance(picture, str) else picture)
 
 
 def _ranked(hits: list[Any]) -> list[tuple[int, Any]]:
@@ -122,4 +173,4 @@ def _nothing(message: str) -> Results:
     return Results(None, [], [], [], message)
 
 
-__all__ = ["Results", "explain", "search"]
+__all__ = ["Results", "explain", "fuse", "score_table", "search", "start"]

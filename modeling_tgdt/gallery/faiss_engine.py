@@ -77,6 +77,11 @@ class FaissEngine:
         found = self._approximate(index, queries, min(self.oversample * k, index.ntotal), allowed)
         newer = self._newer(snapshot, index.ntotal, queries, k, allowed)
         rows = [np.concatenate([a[a >= 0], b]) for a, b in zip(found, newer, strict=True)]
+        short = [number for number, own in enumerate(rows) if len(own) < k]
+        if short:  # a graph gives up when what matches, or lives, is far from the query
+            best = exact_best(snapshot.segments, queries[short], k, allowed)
+            for place, number in enumerate(short):
+                rows[number] = best.rows[best.offsets[place] : best.offsets[place + 1]]
         return recheck(snapshot.segments, queries, rows, k)
 
     def rebuild(self, gallery: Gallery) -> None:

@@ -35,11 +35,13 @@ from .storage import WriterLock, append_bytes, clear_os_errors, file_crc, read_j
 
 try:
     import pyarrow as pa
+    import pyarrow.compute as pc
 except ImportError:
-    pa = None
+    pa = pc = None
 
 FORMAT_VERSION, HUBNESS_VERSION = 1, 2  # the later one where items carry a hubness: an older reader must refuse them
 MANIFEST = "manifest.json"
+INDEX_FOLDER = "index"  # of a directory that holds a model or names one beside its gallery
 QDRANT_FOLDERS = {"edge": "qdrant-edge", "local": "qdrant"}  # of the embedded kinds of that engine
 _COMPACT_BYTES = 1 << 26
 _LARGEST = 1 << 48  # bytes or rows; beyond it sizes would overflow
@@ -220,6 +222,14 @@ class Snapshot:
         return found
 
     @cached_property
+    def id_ranks(self) -> np.ndarray:
+        """Place of every row in the order of the ids (rows,) int64; built when very many scores are equal."""
+        ids = pa.chunked_array([segment.ids for segment in self.segments], pa.large_string())
+        ranks = np.empty(len(ids), dtype=np.int64)
+        ranks[np.asarray(pc.sort_indices(ids))] = np.arange(len(ids))
+        return ranks
+
+    @cached_property
     def schema(self) -> Any:
         """Arrow schema of ids and metadata over all segments."""
         schemas = [segment.table.schema for segment in self.segments]
@@ -389,7 +399,8 @@ class Gallery:
         settings = self.snapshot.manifest.settings
         for base, segment in zip(self.snapshot.bases, self.snapshot.segments, strict=False):
             rows = np.flatnonzero(self.snapshot.alive[base : base + len(segment)])
-            row_bytes = 4 * settings["dim"] * (2 + segment.record.tokens // max(len(segment), 1))
+            own = max(len(segment), 1)
+            row_bytes = 4 * settings["dim"] * (2 + segment.record.tokens // own) + segment.table.nbytes // own
             step = max(1, min(_COMPACT_BYTES // row_bytes, settings["segment_rows"]))
             for start in range(0, len(rows), step):
                 yield select_rows(segment, rows[start : start + step])
@@ -401,7 +412,8 @@ class Gallery:
         keep = self.snapshot.manifest.file_names()
         for path in list(self.root.iterdir()):
             if is_own_name(path.name) and path.name not in keep:
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+                with contextlib.suppress(PermissionError):  # Windows keeps what is mapped; the next writer tries
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def _load(self, known: Snapshot | None = None) -> Snapshot:
         for attempt in range(5):  # a compaction may remove files between the manifest and the mapping

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from .files import Gallery, Snapshot
 from .filters import Filter, keys_of
 from .metadata import matching_rows, metadata_rows, metadata_types
 from .scan import dot_rows, locate
-from .segment import encode_batch
+from .segment import encode_batch, select_rows
 from .storage import clear_os_errors
 
 SearchMode = Literal["two_stage", "global", "local"]
@@ -108,6 +108,21 @@ class LocalBackend:
         vectors = np.array([segment.globals[item] for segment, item in places], np.float32)
         return vectors.reshape(len(rows), snapshot.manifest.global_dim), [s.store.decode(item) for s, item in places]
 
+    def metadata(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Read the metadata of ids that are all there."""
+        snapshot = self.gallery.snapshot
+        return _metadata(snapshot, np.array([snapshot.row_of[name] for name in ids], dtype=np.int64))
+
+    def set_metadata(self, ids: list[str], table: Any) -> None:
+        """Commit the rows of ids again, bit for bit, with the metadata of a table."""
+        snapshot = self.gallery.snapshot
+        rows = np.array([snapshot.row_of[name] for name in ids], dtype=np.int64)
+        numbers = np.searchsorted(snapshot.bases, rows, side="right") - 1
+        for number in np.unique(numbers):
+            own = np.flatnonzero(numbers == number)
+            batch = select_rows(snapshot.segments[number], rows[own] - snapshot.bases[number])
+            self.gallery.append([ids[place] for place in own], replace(batch, table=table.take(own)))
+
     def delete(self, ids: list[str]) -> None:
         """Commit the deletion of ids that are all there."""
         self.gallery.delete({name: self.gallery.snapshot.row_of[name] for name in ids})
@@ -173,7 +188,7 @@ class LocalBackend:
         local = self._local_scores(snapshot, query, found.rows, found.offsets)
         mixed = self.settings["global_weight"] * found.scores + self.settings["local_weight"] * local
         scores = mixed.astype(np.float32, copy=False)
-        places, ends = best_by_id(scores, found.offsets, top_k, lambda own: snapshot.ids(found.rows[own]))
+        places, ends = best_by_id(scores, found.offsets, top_k, *_by_id(snapshot, found))
         best = Ranked(found.rows[places], scores[places], ends)
         return _result(snapshot, best, found.scores[places], local[places])
 
@@ -233,8 +248,13 @@ def _allowed_rows(snapshot: Snapshot, where: Filter | None) -> np.ndarray | None
     return np.concatenate([np.zeros(0, bool), *parts]) & snapshot.alive
 
 
+def _by_id(snapshot: Snapshot, found: Ranked) -> tuple[Callable[[np.ndarray], Any], Callable[[np.ndarray], Any]]:
+    """Return what tells ids, and their order, of places among the found rows."""
+    return lambda own: snapshot.ids(found.rows[own]), lambda own: snapshot.id_ranks[found.rows[own]]
+
+
 def _best(snapshot: Snapshot, found: Ranked, k: int) -> Ranked:
-    places, ends = best_by_id(found.scores, found.offsets, k, lambda own: snapshot.ids(found.rows[own]))
+    places, ends = best_by_id(found.scores, found.offsets, k, *_by_id(snapshot, found))
     return Ranked(found.rows[places], found.scores[places], ends)
 
 

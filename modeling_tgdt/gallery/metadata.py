@@ -75,6 +75,23 @@ def _is_plain(kind: Any) -> bool:
     return any(check(kind) for check in (*checks, types.is_temporal, types.is_decimal, types.is_null))
 
 
+def wide_table(table: Any) -> Any:
+    """Return a table whose texts, bytes and lists have 64-bit offsets: a column of a segment may pass 2 GiB."""
+    return table.cast(pa.schema([field.with_type(_wide_type(field.type)) for field in table.schema]))
+
+
+def _wide_type(kind: Any) -> Any:
+    if pa.types.is_string(kind):
+        return pa.large_string()
+    if pa.types.is_binary(kind):
+        return pa.large_binary()
+    if pa.types.is_list(kind):
+        return pa.large_list(kind.value_field.with_type(_wide_type(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_wide_type(field.type)) for field in kind])
+    return kind
+
+
 def merged_schema(known: Any, table: Any) -> Any:
     """Return the schema that covers both; raise TypeError when a key changes to a type that does not merge."""
     try:
@@ -88,6 +105,15 @@ def metadata_rows(table: Any) -> list[dict[str, Any]]:
     names = [name for name in table.column_names if name.startswith(PREFIX)]
     rows = table.select(names).to_pylist() if names else [{} for _ in range(len(table))]
     return [{key[len(PREFIX) :]: value for key, value in row.items() if value is not None} for row in rows]
+
+
+def json_value(value: Any) -> Any:
+    """Return metadata as JSON can hold it: NaN and infinity become None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: json_value(own) for key, own in value.items()}
+    return [json_value(own) for own in value] if isinstance(value, list) else value
 
 
 def matching_rows(table: Any, condition: Filter) -> np.ndarray:
@@ -194,7 +220,8 @@ def _as_type(value: Any, kind: Any) -> Any:
 
 def metadata_types(schema: Any) -> dict[str, str]:
     """Return the Arrow type of every metadata key of a schema, such as `{"year": "int64"}`."""
-    return {field.name[len(PREFIX) :]: str(field.type) for field in schema if field.name.startswith(PREFIX)}
+    kinds = {field.name[len(PREFIX) :]: str(field.type) for field in schema if field.name.startswith(PREFIX)}
+    return {key: kind.replace("large_", "") for key, kind in kinds.items()}
 
 
 def _columns(metadata: Any, size: int) -> Mapping[Any, Any]:

@@ -40,6 +40,7 @@ models: Any = getattr(_qdrant, "models", None)
 
 NAMESPACE = uuid.UUID("6f0f4a0e-52d5-4f0e-9d0e-7d2f1a0c9b11")
 _POINTS, _QUERIES, _PAGE, _ATTEMPTS = 64, 32, 256, 5
+_REQUEST_BYTES, _NUMBER_BYTES = 24 << 20, 24  # a number as JSON has up to 24 letters
 _CLUSTER = ("shard_number", "replication_factor", "write_consistency_factor")
 _SEARCH = ("exact", "hnsw_ef")
 _OPTIONS = {"url", "embedded", "collection", "timeout", *_CLUSTER, *_SEARCH}
@@ -129,8 +130,7 @@ class QdrantBackend:
         self._index_fields(table)
         metadata = metadata_rows(table)
         parts = np.split(tokens, np.cumsum(counts)[:-1])
-        for start in range(0, len(ids), _POINTS):
-            batch = slice(start, start + _POINTS)
+        for batch in _batches(counts, self.settings["dim"], metadata):
             points = [
                 models.PointStruct(
                     id=point_id(name),
@@ -156,6 +156,21 @@ class QdrantBackend:
         vectors = np.array([points[name].vector["global"] for name in ids], np.float32)
         vectors = vectors.reshape(len(ids), self.gallery.snapshot.manifest.global_dim)
         return vectors, [self._tokens(points[name]) for name in ids]
+
+    def metadata(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Read the metadata of ids that are all there."""
+        found: dict[str, Any] = {}
+        for start in range(0, len(ids), _PAGE):
+            asked = [point_id(name) for name in ids[start : start + _PAGE]]
+            points = self._call("retrieve", asked, with_payload=True, with_vectors=False)
+            found.update((point.payload["id"], point.payload["meta"]) for point in points)
+        return [found[name] for name in ids]
+
+    def set_metadata(self, ids: list[str], table: Any) -> None:
+        """Write the points again with the metadata of a table."""
+        vectors, tokens = self.get(ids)
+        counts = np.array([len(own) for own in tokens])
+        self.add(ids, table, vectors, np.concatenate(tokens), counts)
 
     def delete(self, ids: list[str]) -> None:
         """Delete items."""
@@ -339,6 +354,19 @@ class QdrantBackend:
         return _retry(lambda: getattr(self.client, method)(self.collection, *arguments, **options), self.options)
 
 
+def _batches(counts: np.ndarray, dim: int, metadata: list[dict[str, Any]]) -> Iterator[slice]:
+    """Yield runs of items that fit a request, whose size a server limits: 32 MiB by default."""
+    first, size = 0, 0
+    for place, (count, values) in enumerate(zip(counts, metadata, strict=True)):
+        own = _NUMBER_BYTES * dim * (int(count) + 1) + 6 * len(str(values))  # JSON escapes a letter as \u1234
+        if place > first and (size + own > _REQUEST_BYTES or place - first == _POINTS):
+            yield slice(first, place)
+            first, size = place, 0
+        size += own
+    if len(counts):
+        yield slice(first, len(counts))
+
+
 _FIELD_KINDS = {"string": "keyword", "int64": "integer", "double": "float", "bool": "bool"}
 
 
@@ -409,8 +437,11 @@ def _retry(call: Callable[[], _T], options: Mapping[str, Any]) -> _T:
             return call()
         except Exception as error:  # the client raises its own types per transport
             status = getattr(error, "status_code", None)
-            if "url" not in options or isinstance(error, TypeError | ValueError) or status in range(400, 429):
+            if "url" not in options or isinstance(error, TypeError | ValueError):
                 raise
+            if status in range(400, 429):
+                reason = " ".join(str(error).split())
+                raise ValueError(f"Qdrant at {options['url']} refused a request: {reason}") from error
             last = error
     reason = " ".join(str(last).split())
     raise ConnectionError(

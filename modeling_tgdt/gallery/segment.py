@@ -23,7 +23,7 @@ import numpy as np
 
 from ..kernels.quantize import SCALED_DTYPES, STORAGE_DTYPES, encode_tokens, quantize_int8
 from ..kernels.ragged import TokenStore
-from .metadata import check_types
+from .metadata import check_types, wide_table
 from .plain_files import map_inside
 from .storage import append_bytes, file_crc, sync_directory
 
@@ -119,7 +119,6 @@ class Segment:
         """Arrow table with column `id` and one column `meta:<key>` per metadata key."""
         try:
             table = pa.concat_tables(list(_read_streams(self._table_file)), promote_options="permissive")
-            table.validate(full=True)
             _check_table(table, len(self))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ValueError(f"segment {self.record.name!r}: rows.arrow is damaged ({error}). {RESTORE}") from error
@@ -127,13 +126,13 @@ class Segment:
 
     @cached_property
     def ids(self) -> Any:
-        """Arrow string array of the ids, row order."""
+        """Arrow array of the ids (large_string), row order."""
         return self.table.column("id").combine_chunks()
 
     @cached_property
     def _id_buffers(self) -> tuple[np.ndarray, memoryview]:
         _, offsets, data = self.ids.buffers()
-        ends = np.frombuffer(offsets, dtype=np.int32)[self.ids.offset :]
+        ends = np.frombuffer(offsets, dtype=np.int64)[self.ids.offset :]
         return ends, memoryview(data if data is not None else b"")
 
     def id_of(self, row: int) -> str:
@@ -238,7 +237,7 @@ def _check_table(table: Any, rows: int) -> None:
         raise ValueError(f"{len(table)} rows instead of {rows}")
     if "id" not in names or len(set(names)) < len(names):
         raise ValueError(f"columns {names[:9]!r} instead of one `id` and one per metadata key")
-    if table.schema.field("id").type != pa.string() or table.column("id").null_count:
+    if table.schema.field("id").type != pa.large_string() or table.column("id").null_count:
         raise ValueError(f"ids of type {table.schema.field('id').type} with {table.column('id').null_count} missing")
     check_types(table.schema)
 
@@ -246,4 +245,6 @@ def _check_table(table: Any, rows: int) -> None:
 def _read_streams(raw: np.ndarray) -> Iterator[Any]:
     source = pa.BufferReader(pa.py_buffer(raw))
     while source.tell() < len(raw):
-        yield pa.ipc.open_stream(source).read_all()
+        table = pa.ipc.open_stream(source).read_all()
+        table.validate(full=True)
+        yield wide_table(table)

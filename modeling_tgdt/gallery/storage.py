@@ -9,15 +9,21 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .plain_files import open_inside, read_inside, write_fresh
 
 try:
     import fcntl
-except ImportError:  # Windows: one writer per process is then the caller's duty
+except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+try:
+    import msvcrt as _msvcrt
+except ImportError:  # everywhere else
+    _msvcrt = None  # type: ignore[assignment]
 
+msvcrt: Any = _msvcrt
+_LOCKED_BYTE = 1 << 30  # Windows locks bytes; one behind the owner's number leaves that readable
 LOCK_NAME = "writer.lock"
 _BLOCK = 1 << 24
 
@@ -47,7 +53,7 @@ def append_bytes(root: Path, name: str, committed: Sequence[int], chunks: Iterab
     """
     start, crc = committed
     with os.fdopen(open_inside(root, name, os.O_RDWR | os.O_CREAT), "r+b") as file:
-        file.truncate(start)
+        _cut(file, start)
         file.seek(start)
         for chunk in chunks:
             view = memoryview(chunk)
@@ -58,6 +64,13 @@ def append_bytes(root: Path, name: str, committed: Sequence[int], chunks: Iterab
         file.flush()
         os.fsync(file.fileno())
     return [start, crc]
+
+
+def _cut(file: BinaryIO, size: int) -> None:
+    """Drop what lies behind the committed bytes, where the system lets go of a file that readers have mapped."""
+    if os.fstat(file.fileno()).st_size > size:
+        with contextlib.suppress(PermissionError):  # Windows; nobody reads behind the committed length
+            file.truncate(size)
 
 
 def file_crc(root: Path, name: str, length: int) -> int | None:
@@ -136,9 +149,9 @@ class WriterLock:
             return False
         handle = open_inside(self.path.parent, LOCK_NAME, os.O_RDWR | os.O_CREAT)
         try:
-            if fcntl is not None:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            _lock(handle)
+        except (BlockingIOError, PermissionError):
+            os.lseek(handle, 0, os.SEEK_SET)
             owner = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
             os.close(handle)
             raise GalleryBusyError(
@@ -147,7 +160,8 @@ class WriterLock:
             ) from None
         with contextlib.suppress(OSError):  # the number only serves the message; a full disk must not stop a delete
             os.ftruncate(handle, 0)
-            os.pwrite(handle, str(os.getpid()).encode(), 0)
+            os.lseek(handle, 0, os.SEEK_SET)
+            os.write(handle, str(os.getpid()).encode())
         self._handle = handle
         return True
 
@@ -155,7 +169,23 @@ class WriterLock:
         """Free the lock; nothing happens when it is not held."""
         if self._handle is None:
             return
-        if fcntl is not None:
-            fcntl.flock(self._handle, fcntl.LOCK_UN)  # also for copies of the handle in forked workers
+        _unlock(self._handle)
         os.close(self._handle)
         self._handle = None
+
+
+def _lock(handle: int) -> None:
+    """Take the lock or raise; without either module one writer per gallery is the caller's duty."""
+    if fcntl is not None:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    elif msvcrt is not None:
+        os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+
+
+def _unlock(handle: int) -> None:
+    if fcntl is not None:
+        fcntl.flock(handle, fcntl.LOCK_UN)  # also for copies of the handle in forked workers
+    elif msvcrt is not None:
+        os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)
+        msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)

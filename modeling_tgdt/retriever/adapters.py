@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,8 @@ from torch import Tensor
 from ..modeling_tgdt import TGDTModel
 
 ADAPTER_CONFIG = "adapter_config.json"
-_WRAPPED = "base_model.model."  # what a PeftModel puts in front of the model's own names
 _KEPT = (".base_layer.", ".original_module.")  # where adapted modules hold the weights that they had
 _CARD = "README.md"
-
-
-def plain_names(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return weights under the model's own names: a PeftModel's, and those of a model that loaded its adapter, agree.
-
-    Args:
-        state: Content of a `state_dict`.
-    """
-    return {name.removeprefix(_WRAPPED): value for name, value in state.items()}
 
 
 def save_model(model: Any, folder: Path, **options: Any) -> None:
@@ -93,4 +82,4 @@ def _forget_local_base(path: Path) -> None:
         path.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
 
 
-__all__ = ["ADAPTER_CONFIG", "base_of_adapter", "plain_names", "save_model"]
+__all__ = ["ADAPTER_CONFIG", "base_of_adapter", "save_model"]

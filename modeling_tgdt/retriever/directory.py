@@ -20,13 +20,12 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, snapshot_download
 
 from ..configuration_tgdt import LOADING_OPTIONS
-from ..gallery.files import MANIFEST, QDRANT_FOLDERS, Manifest
+from ..gallery.files import INDEX_FOLDER, MANIFEST, QDRANT_FOLDERS, Manifest
 from ..gallery.plain_files import read_inside, tree_inside, write_fresh
 from ..index_tgdt import TGDTIndex
 from .adapters import ADAPTER_CONFIG
 from .card import add_tags
 
-INDEX_FOLDER = "index"
 REFERENCE = "retriever.json"
 _CARD = "README.md"
 # Copies of the weights for other libraries, which repositories of older models hold.
@@ -117,10 +116,17 @@ def find_model(folder: Path, reference: dict[str, Any], **options: Any) -> Path:
             f"{str(folder)!r} holds neither a model (config.json) nor {REFERENCE}, which names one; pass the "
             "directory of TGDTRetriever.save_pretrained or of `tgdt index`, or name the model."
         )
-    near = folder / reference["model"]
+    named = reference["model"]
+    near = folder / named
     if near.is_dir():
         return near
-    return find_directory(reference["model"], reference.get("revision"), **options)
+    try:
+        return find_directory(named, reference.get("revision"), **options)
+    except ValueError as error:
+        raise ValueError(
+            f"the gallery in {str(folder)!r} names its model as {named!r}, and there is none: was one of the two "
+            "moved? Name the model with --model (model= in Python); `tgdt index --copy-model` keeps a copy of it."
+        ) from error
 
 
 def open_index(folder: Path, engine_options: Mapping[str, Any] | None = None) -> TGDTIndex | None:

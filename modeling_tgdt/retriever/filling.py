@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count, repeat
+from pathlib import PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from tqdm.auto import tqdm
 
 from ..encoding_tgdt import Embeddings
 from ..index_tgdt import TGDTIndex
+from ..picture_sources_tgdt import HEIF_HINT, looks_like_picture
 
 OnError = Literal["raise", "skip"]
 _COMMIT_ITEMS, _COMMIT_BYTES, _COMMIT_SECONDS = 4096, 1 << 26, 10.0
@@ -28,13 +30,30 @@ class AddReport:
 
     Attributes:
         added: Items written; an id that was there already was replaced.
-        skipped: (id, why) of items left out.
+        skipped: (id, why) of items left out, files among them that are pictures by their name and cannot be read.
         unchanged: With `resume=True`, items that were there already and were not read again.
+        updated: Those among them whose metadata differed and was replaced.
+        no_pictures: Suffix to number of the folder's other files, which are no pictures by name and content.
     """
 
     added: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
     unchanged: int = 0
+    updated: int = 0
+    no_pictures: dict[str, int] = field(default_factory=dict)
+
+    def leave_out(self, files: Mapping[str, str]) -> None:
+        """Take note of the files of a folder that were no pictures.
+
+        Args:
+            files: Name to reason.
+        """
+        for name, why in files.items():
+            if looks_like_picture(name) or why.startswith(HEIF_HINT):
+                self.skipped.append((name, why))
+            else:
+                suffix = PurePath(name).suffix.lower() or "no suffix"
+                self.no_pictures[suffix] = self.no_pictures.get(suffix, 0) + 1
 
 
 @dataclass(frozen=True)
@@ -84,6 +103,7 @@ class GalleryFiller:
         self.workers, self.progress, self.hubness = workers, progress, hubness
         self.report = AddReport()
         self._waiting: list[tuple[Item, np.ndarray, np.ndarray]] = []
+        self._kept: dict[str, Mapping[str, Any]] = {}
         self._committed_at = time.monotonic()
 
     def fill(self, items: Iterable[Item], total: int | None = None) -> AddReport:
@@ -117,6 +137,7 @@ class GalleryFiller:
                 batch = []
         self._encode(batch)
         self._commit()
+        self._write_kept()
 
     def _fresh(self, items: Iterable[Item]) -> Iterator[Item]:
         seen: set[str] = set()
@@ -126,9 +147,22 @@ class GalleryFiller:
                 self._refuse(item.id, why)
             elif self.resume and item.id in self.index:
                 self.report.unchanged += 1
+                self._keep(item)
             else:
                 seen.add(item.id)
                 yield item
+
+    def _keep(self, item: Item) -> None:
+        """Take note of the metadata of an item whose embeddings are there already."""
+        if item.metadata:
+            self._kept[item.id] = item.metadata
+        if len(self._kept) >= _COMMIT_ITEMS:
+            self._write_kept()
+
+    def _write_kept(self) -> None:
+        if self._kept:
+            self.report.updated += self.index.update_metadata(list(self._kept), list(self._kept.values()))
+        self._kept = {}
 
     def _refuse(self, name: str, why: str, cause: Exception | None = None) -> None:
         if self.on_error == "raise":

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 
 from ..index_tgdt import TGDTIndex
-from .adapters import plain_names
 
 _MARK = "weights."
 _PRECISIONS = (torch.bfloat16, torch.float16)
+_WRAPPERS = re.compile(
+    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|module|base_model\.model)\."
+)  # compile, FSDP, DDP, PEFT
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -29,11 +31,18 @@ def weights_fingerprint(model: torch.nn.Module, precision: torch.dtype = torch.b
             those rounded once: a model loaded in float16 has the float16 fingerprint of the float32 model only.
     """
     digest = hashlib.blake2b(digest_size=8)
-    for name, value in sorted(plain_names(model.state_dict()).items()):
+    for name, value in sorted(_plain_state(model).items()):
         value = value.to(precision) if value.is_floating_point() else value
         digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy() if value.numel() else b"")
+        if value.numel():
+            digest.update(memoryview(value.detach().cpu().flatten().view(torch.uint8).numpy()))
     return digest.hexdigest()
+
+
+def weights_state(model: torch.nn.Module) -> int:
+    """Return a number that changes when weights are changed in place, replaced or moved; nothing is read."""
+    state = ((value.data_ptr(), 0 if value.is_inference() else value._version) for value in model.parameters())
+    return hash(tuple(state))
 
 
 def model_identity(model: Any) -> tuple[str | None, str]:
@@ -82,8 +91,26 @@ def check_gallery_model(index: TGDTIndex, model: Any) -> None:
 
 
 def _fingerprint(model: Any, precision: torch.dtype) -> str:
-    """Return the fingerprint in a precision, or nothing where the weights have already been rounded to another."""
-    return "" if model.dtype in _PRECISIONS and model.dtype != precision else weights_fingerprint(model, precision)
+    """Return the fingerprint in a precision, or nothing where the weights are quantized or rounded to another one."""
+    rounded = model.dtype in _PRECISIONS and model.dtype != precision
+    return "" if rounded or is_quantized(model) else weights_fingerprint(model, precision)
+
+
+def is_quantized(model: Any) -> bool:
+    """Tell whether the weights are no longer those that were trained, by transformers' quantizers or by PyTorch's."""
+    if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
+        return True
+    return any("quantized" in type(module).__module__ for module in model.modules())
+
+
+def _plain_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights by the names that they are saved under, however the model is wrapped or offloaded."""
+    state = model.state_dict()
+    if any(value.is_meta for value in state.values() if isinstance(value, torch.Tensor)):
+        from accelerate.utils.modeling import get_state_dict_offloaded_model  # weights wait on disk or in memory
+
+        state = get_state_dict_offloaded_model(model)
+    return {_WRAPPERS.sub("", name): value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 def _parts(revision: str) -> tuple[str, list[str]]:

@@ -1,6 +1,7 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """A model and its processor by one name, whether it is a TGDT model or a pretrained dual encoder."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,26 @@ def load_pretrained(name_or_path: str, **options: Any) -> tuple[TGDTModel, TGDTP
             TGDTModel.from_dual_encoder_pretrained(name_or_path, **options),
             TGDTProcessor.from_dual_encoder_pretrained(name_or_path, **loading),
         )
-    return TGDTModel.from_pretrained(name_or_path, **options), TGDTProcessor.from_pretrained(name_or_path, **loading)
+    return TGDTModel.from_pretrained(name_or_path, **options), _processor_of(name_or_path, **loading)
 
 
 def is_dual_encoder(name_or_path: str, **loading: Any) -> bool:
     """Tell whether a directory or repository holds a dual encoder that can be taken up."""
     config, _ = PreTrainedConfig.get_config_dict(name_or_path, **loading)
     return config.get("model_type") in FAMILIES
+
+
+def _processor_of(name_or_path: str, **loading: Any) -> TGDTProcessor:
+    try:
+        return TGDTProcessor.from_pretrained(name_or_path, **loading)
+    except (OSError, ValueError, TypeError) as error:
+        files = [Path(name_or_path, f"{kind}_config.json") for kind in ("processor", "preprocessor")]
+        if not os.path.isdir(name_or_path) or any(file.exists() for file in files):
+            raise
+        raise ValueError(
+            f"there is no processor beside the model in {name_or_path!r}; save it there with "
+            "processor.save_pretrained, as CMCTrainer.save_model does."
+        ) from error
 
 
 __all__ = ["is_dual_encoder", "load_pretrained"]

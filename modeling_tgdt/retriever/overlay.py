@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..word_groups_tgdt import has_content
+from .fonts import readable
 
 _STOPS = np.array([0.0, 0.35, 0.65, 1.0])
 _COLOURS = np.array([[30, 20, 80], [170, 30, 110], [245, 110, 40], [255, 235, 120]], dtype=np.float64)
@@ -117,12 +118,13 @@ def contact_sheet(panels: list[tuple[Image.Image, str]], columns: int) -> Image.
     rows = math.ceil(len(panels) / columns)
     size = (columns * (width + _MARGIN) + _MARGIN, rows * (height + _MARGIN) + _MARGIN)
     sheet = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
+    draw = ImageDraw.Draw(sheet)
     for number, (panel, caption) in enumerate(panels):
         x = _MARGIN + number % columns * (width + _MARGIN)
         y = _MARGIN + number // columns * (height + _MARGIN)
         sheet.paste(panel, (x, y + _CAPTION))
-        draw.text((x + 2, y + 2), fit_text(caption, font, width - 4), fill=_TEXT, font=font)
+        label, font = readable(caption, _FONT_SIZE)
+        draw.text((x + 2, y + 2), fit_text(label, font, width - 4), fill=_TEXT, font=font)
     return sheet
 
 

@@ -85,6 +85,7 @@ def test_only_what_the_model_needs_is_copied(tmp_path: Path) -> None:
         "loss_tgdt.py",
         "modeling_tgdt.py",
         "objectives_tgdt.py",
+        "outputs_tgdt.py",
         "pairs_tgdt.py",
         "processing_tgdt.py",
         "region_inputs_tgdt.py",

@@ -1,6 +1,7 @@
 """CMCTrainer: learning, stages, large batches, resume, and what it says when something is wrong."""
 
 import json
+import shutil
 
 import datasets
 import pytest
@@ -103,6 +104,14 @@ def test_the_start_is_measured_once(tmp_path, caplog):
     metrics = resumed.train(resume_from_checkpoint=True).metrics
     assert metrics["start_rsum"] == whole["start_rsum"]
     assert [entry["step"] for entry in resumed.state.log_history if "eval_rsum" in entry] == [0, 2, 4, 6]
+
+
+def test_a_run_that_has_only_its_start_goes_on_from_there(tmp_path):
+    make_trainer(tmp_path, max_steps=1, **KEEP_BEST).train()
+    shutil.rmtree(tmp_path / "checkpoint-1", ignore_errors=True)
+    trainer = make_trainer(tmp_path, max_steps=2, **KEEP_BEST)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-0"))
+    assert [entry["step"] for entry in trainer.state.log_history if "eval_rsum" in entry] == [0, 1, 2]
 
 
 def test_no_evaluation_without_an_evaluation_strategy(tmp_path):

@@ -1,14 +1,21 @@
 """Bad and unusual pictures: decoding, policies, and the report across worker processes."""
 
 import io
+import os
+import struct
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 
+from hub_cards.space.collection import Collection, _read_upload
+from modeling_tgdt import AddReport, TGDTImageProcessor
+from modeling_tgdt.image_loading_tgdt import known_formats, rgb_picture, upright_size
+from modeling_tgdt.picture_sources_tgdt import list_pictures, read_picture
 from tests.trainer.tiny import caption_of, picture
 from trainer.data.caption_dataset import CaptionDataset
 from trainer.data.skip_report import SkipReport
@@ -155,3 +162,70 @@ def test_report_survives_pickling_and_can_be_kept(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(report)).add("b", "broken")
     report.add("b", "again")
     assert report.items == [("b", "broken")] and len(report) == 1
+
+
+def exif_with(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """An EXIF block of raw directory entries (tag, type, count, value), orientation 6 before them."""
+    rows = [(0x112, 3, 1, struct.pack("<HH", 6, 0)), *entries]
+    body = b"".join(struct.pack("<HHI4s", *row) for row in rows)
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(rows)) + body + b"\0\0\0\0"
+
+
+DAMAGED = {
+    "text behind the end": (0x10E, 2, 400, struct.pack("<I", 9999)),
+    "pointer away": (0x8769, 4, 1, struct.pack("<I", 1 << 30)),
+    "pointer as bytes": (0x8769, 7, 4, b"abcd"),
+    "float": (0x131, 11, 1, struct.pack("<f", float("nan"))),
+    "unknown type": (0x9C9B, 77, 3, b"abcd"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_exif_block_still_turns_the_picture(name: str) -> None:
+    turned = jpeg(picture(1), exif=exif_with(DAMAGED[name]))
+    straight = read_image(jpeg(picture(1)))
+    assert ImageChops.difference(read_image(turned), straight.transpose(Image.Transpose.ROTATE_270)).getbbox() is None
+    decoded = read_picture(turned)
+    assert rgb_picture(rgb_picture(decoded)).size == upright_size(decoded) == (30, 40)  # turned once
+
+
+def test_everything_that_shows_or_embeds_a_picture_sees_the_same(tmp_path: Path) -> None:
+    ramp = (np.arange(64 * 64).reshape(64, 64) * 16).astype(np.uint16)
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    processor = TGDTImageProcessor(do_resize=False, do_rescale=False, do_normalize=False)
+    for name, image in (("deep.png", Image.fromarray(ramp)), ("clear.png", clear)):
+        image.save(tmp_path / name)
+        want = np.asarray(read_image(tmp_path / name))
+        seen = processor(read_picture(tmp_path / name), return_tensors="np")["pixel_values"][0]
+        assert np.array_equal(np.asarray(seen).transpose(1, 2, 0), want)
+        assert np.array_equal(np.asarray(Collection(None, tmp_path).picture(name)), want)  # type: ignore[arg-type]
+        content = (tmp_path / name).read_bytes()
+        assert np.array_equal(np.asarray(_read_upload(content)), want)
+    assert want.mean() > 100 or want.mean() == 255
+
+
+def test_files_that_are_no_pictures_are_named_or_counted(tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "a.jpg")
+    (tmp_path / "scan").write_bytes(jpeg(picture(1)))
+    (tmp_path / "b.jpe").write_bytes(jpeg(picture(2)))
+    (tmp_path / "c.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (tmp_path / "d.svg").write_text("<svg/>")
+    for name in ("notes.txt", "more.TXT", "README"):
+        (tmp_path / name).write_text("words")
+    left_out: dict[str, str] = {}
+    found = [name for name, _ in list_pictures(tmp_path, left_out)]
+    report = AddReport()
+    report.leave_out(left_out)
+    assert [name for name in found if name != "c.HEIC"] == ["a.jpg", "b.jpe", "scan"]
+    assert [name for name, _ in report.skipped if name != "c.HEIC"] == ["d.svg"]
+    assert ("c.HEIC" in found) == ("HEIF" in known_formats())
+    assert report.no_pictures == {".txt": 2, "no suffix": 1}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes have names on Unix only")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    for source in ([path for _, path in list_pictures(tmp_path)], [str(tmp_path / "x.png")]):
+        with pytest.raises(ValueError, match="pipe or a device"):
+            read_picture(source[0])
+    assert "no such file" in str(why_unreadable(tmp_path / "x.png"))

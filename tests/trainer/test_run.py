@@ -204,7 +204,12 @@ def test_fine_tuning_and_evaluation_of_a_saved_model(demo, tmp_path, capsys):
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert found["global"]["rsum"] > 0 and {"global_hubness", "two_stage_hubness_sum"} <= set(found)
     bank = HubnessOptions.from_pretrained(output)
-    assert bank is not None and len(bank.image_embeds) == 7 and run["results"]["two_stage_hubness"]["rsum"] > 0
+    assert (
+        run["precision"] == "float32"
+        and bank is not None
+        and len(bank.image_embeds) == 7
+        and run["results"]["two_stage_hubness"]["rsum"] > 0
+    )
 
 
 @pytest.mark.parametrize(

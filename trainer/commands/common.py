@@ -6,12 +6,43 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
 MODES = ("two_stage", "global", "local")
+
+
+class _Counted(argparse._StoreAction):
+    """Stores an option; repeated, one of several values takes them all, and one of a single value is refused."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        seen = namespace.__dict__.setdefault("_seen", set())
+        if self.dest in seen:
+            if self.nargs not in ("+", "*"):
+                parser.error(f"{option_string} is given twice; give it once.")
+            values = [*getattr(namespace, self.dest), *values]
+        seen.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
+def count_repeats(parser: argparse.ArgumentParser) -> None:
+    """Let no repeated option replace an earlier one in silence.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> option = parser.add_argument("--set", nargs="+", default=["x"])
+        >>> count_repeats(parser)
+        >>> parser.parse_args(["--set", "a", "b", "--set", "c"]).set
+        ['a', 'b', 'c']
+    """
+    for action in parser._actions:
+        if type(action) is argparse._StoreAction and action.option_strings:
+            action.__class__ = _Counted
 
 
 def add_gallery_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +108,22 @@ def load_retriever(args: argparse.Namespace) -> Any:
     if args.gallery_device is not None:
         retriever.index.to(args.gallery_device)
     return retriever
+
+
+def pictures_folder(args: argparse.Namespace) -> Path:
+    """Return the folder that was indexed: `--pictures`, or what the gallery remembers.
+
+    Raises:
+        ValueError: When it remembers none.
+    """
+    from modeling_tgdt.retriever.directory import read_reference
+
+    if args.pictures is not None:
+        return Path(args.pictures)
+    named = read_reference(Path(args.gallery)).get("pictures")
+    if named is None:
+        raise ValueError("the gallery does not know the folder of its pictures; pass --pictures DIR.")
+    return Path(args.gallery, named)
 
 
 def parse_pairs(flag: str, pairs: list[str]) -> dict[str, Any]:

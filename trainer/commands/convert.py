@@ -24,7 +24,9 @@ def run(args: argparse.Namespace) -> int:
 
     from modeling_tgdt.convert_tgdt_original_to_hf import convert_checkpoint
 
-    text_config = None if args.text_model is None else AutoConfig.from_pretrained(args.text_model)
+    text_config = (
+        None if args.text_model is None else AutoConfig.from_pretrained(args.text_model, trust_remote_code=False)
+    )
     model = convert_checkpoint(args.checkpoint, args.output, text_config)
     report = json.loads(Path(args.output, "conversion_report.json").read_text())
     print(f"{len(report['used'])} tensors used, {len(report['unused'])} not needed:")
@@ -44,7 +46,7 @@ def _save_processor(text_model: str | None, output: str) -> bool:
     from modeling_tgdt import TGDTImageProcessor, TGDTProcessor
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(text_model)
+        tokenizer = AutoTokenizer.from_pretrained(text_model, trust_remote_code=False)
     except (OSError, ValueError):
         return False
     TGDTProcessor(TGDTImageProcessor(), tokenizer).save_pretrained(output)

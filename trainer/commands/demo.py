@@ -3,6 +3,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,14 @@ def run(args: argparse.Namespace) -> int:
     return _serve(args.output, args.port) if args.serve else 0
 
 
+def _trusted_hosts() -> Any:
+    """Answer to this machine's names only: a page of the web could read along under a name of its own otherwise."""
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    return Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1"], www_redirect=False)
+
+
 def _serve(output: str, port: int) -> int:
     """Open the demo page over the gallery of a finished demo."""
     try:
@@ -48,5 +57,5 @@ def _serve(output: str, port: int) -> int:
     pictures = dict(zip(scenes["image_id"], scenes["image"], strict=True))
     examples = [scenes[position]["captions"][0] for position in (0, 10, 20)]
     page = build(TGDTRetriever.from_pretrained(output), pictures, examples=examples)
-    page.launch(server_name="127.0.0.1", server_port=port)
+    page.launch(server_name="127.0.0.1", server_port=port, app_kwargs={"middleware": [_trusted_hosts()]})
     return 0

@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="CSV or JSONL; its column `file_name` or `id` names the picture, relative to DIR, or the text",
     )
+    parser.add_argument(
+        "--max-pixels", type=int, metavar="N", help="largest picture that is read (default: 89 million pixels)"
+    )
     parser.add_argument("--batch-size", type=int, default=32, help="items per forward pass (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="threads that decode pictures (default: number of cores)")
     add_device_argument(parser)
@@ -69,7 +72,13 @@ def run(args: argparse.Namespace) -> int:
     """Embed everything and say what was left out."""
     from modeling_tgdt.retrieval_tgdt import TGDTRetriever
     from modeling_tgdt.retriever.directory import open_index, write_reference
+    from modeling_tgdt.retriever.memory import keep_large_blocks
 
+    keep_large_blocks()
+    if args.max_pixels is not None:
+        from PIL import Image
+
+        Image.MAX_IMAGE_PIXELS = args.max_pixels  # Pillow has a limit of its own
     source, out = Path(args.source), Path(args.out)
     engine_options = parse_pairs("--engine-option", args.engine_option)
     _check_source(source, args.texts)
@@ -95,7 +104,11 @@ def run(args: argparse.Namespace) -> int:
         report = retriever.add_images(source, workers=args.workers, **options)
     for name, why in report.skipped:
         print(f"skipped {name}: {why}")
+    if report.no_pictures:
+        others = ", ".join(f"{count} {suffix}" for suffix, count in sorted(report.no_pictures.items()))
+        print(f"left out, no pictures: {others}")
     known = f", {report.unchanged} there already" if args.resume else ""
+    known += f", {report.updated} with new metadata" if report.updated else ""
     print(f"{report.added} added, {len(report.skipped)} skipped{known}; {len(index)} items in {out}")
     if not index.settings["local_weight"]:
         print("its search ranks by the global score: the tokens of this model are untrained (local_score_weight 0)")
@@ -166,8 +179,11 @@ def _check_source(source: Path, texts: bool) -> None:
 
 def _read_texts(path: Path) -> Iterator[tuple[str, str]]:
     """Yield (id, text) of a file; the ids of plain lines are their numbers from 1."""
+    from modeling_tgdt.picture_sources_tgdt import is_missing, row_id
+    from trainer.data.text_files import text_lines
+
     empty = True
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text_lines(path), start=1):
         if not line.strip():
             continue
         empty = False
@@ -176,7 +192,7 @@ def _read_texts(path: Path) -> Iterator[tuple[str, str]]:
             continue
         try:
             row = json.loads(line)
-            yield str(row.get("id", number)), row["text"]
+            yield str(number) if is_missing(row.get("id")) else row_id(row["id"], number), row["text"]
         except (ValueError, KeyError) as error:
             raise ValueError(
                 f'{path}, line {number}: expected {{"id": ..., "text": ...}}, found {line[:80]!r}.'

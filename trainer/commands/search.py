@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trainer.commands.common import MODES, add_gallery_arguments, load_retriever, parse_where
+from trainer.commands.common import MODES, add_gallery_arguments, load_retriever, parse_where, pictures_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the verb."""
     add_gallery_arguments(parser)
-    parser.add_argument("words", nargs="?", metavar="WORDS", help="what to search for")
+    parser.add_argument("words", nargs="*", metavar="WORDS", help="what to search for")
     parser.add_argument("--image", metavar="FILE", help="search with a picture instead of words")
     parser.add_argument("--top-k", type=int, default=10, help="results (default: %(default)s)")
     parser.add_argument("--candidates", type=int, default=100, help="size of the shortlist (default: %(default)s)")
@@ -41,11 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search and print."""
-    if (args.words is None) == (args.image is None):
+    if bool(args.words) == (args.image is not None):
         raise ValueError("expected words or --image FILE, one of the two.")
     retriever = load_retriever(args)
     hits = retriever.search(
-        args.words if args.image is None else Path(args.image),
+        " ".join(args.words) if args.image is None else Path(args.image),
         top_k=args.top_k,
         candidates=args.candidates,
         mode=args.mode,
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_table(hits)
     if args.sheet is not None:
-        _draw_sheet(hits, _pictures_folder(args), args.sheet)
+        _draw_sheet(hits, pictures_folder(args), args.sheet)
     return 0
 
 
@@ -79,20 +79,10 @@ def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
 
 
-def _pictures_folder(args: argparse.Namespace) -> Path:
-    from modeling_tgdt.retriever.directory import read_reference
-
-    if args.pictures is not None:
-        return Path(args.pictures)
-    named = read_reference(Path(args.gallery)).get("pictures")
-    if named is None:
-        raise ValueError("--sheet needs the folder of the pictures; pass --pictures DIR.")
-    return Path(args.gallery, named)
-
-
 def _draw_sheet(hits: list[Any], folder: Path, path: str) -> None:
     from PIL import Image, ImageOps
 
+    from modeling_tgdt.image_loading_tgdt import rgb_picture
     from modeling_tgdt.picture_sources_tgdt import read_picture
     from modeling_tgdt.retriever.overlay import contact_sheet
 
@@ -101,7 +91,7 @@ def _draw_sheet(hits: list[Any], folder: Path, path: str) -> None:
     panels = []
     for hit in hits:
         try:
-            picture = ImageOps.exif_transpose(read_picture(folder / hit.id)).convert("RGB")
+            picture = rgb_picture(read_picture(folder / hit.id))
         except ValueError:  # moved or damaged since it was indexed
             picture = Image.new("RGB", (240, 240), "lightgrey")
         panels.append((ImageOps.pad(picture, (240, 240), color="white"), f"{hit.score:.3f}  {hit.id}"))

@@ -8,6 +8,7 @@ import logging
 from trainer.commands.common import add_gallery_arguments, load_retriever
 
 logger = logging.getLogger(__name__)
+_LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, help="CPU threads of the model; where cores are shared, 1 is often the fastest"
     )
     parser.add_argument("--timeout", type=float, default=30, help="seconds until an answer (default: %(default)s)")
+    parser.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name under which the service is asked; may be repeated (default: on this machine localhost and its "
+        "addresses, else any)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         import uvicorn
 
+        from trainer.serving.connections import server_config
         from trainer.serving.service import ServeLimits, create_app
     except ImportError as error:
         raise ImportError(f"tgdt serve needs {error.name}; install it with `pip install 'tgdt[serve]'`.") from error
@@ -53,22 +63,14 @@ def run(args: argparse.Namespace) -> int:
         max_body=int(args.max_upload * (1 << 20)),
         timeout=args.timeout,
     )
-    app = create_app(load_retriever(args), limits)
+    names = [args.host, *_LOOPBACK, *args.allowed_host] if _is_loopback(args.host) else args.allowed_host or None
+    app = create_app(load_retriever(args), limits, names)
     if not _is_loopback(args.host):
         logger.warning(
             "%s can be reached from other machines, and anybody there may search; there is no login.", args.host
         )
-    uvicorn.run(
-        app,
-        host=args.host,
-        port=args.port,
-        http="h11",  # refuses headers above 64 KiB
-        limit_concurrency=8 * args.max_in_flight,
-        timeout_keep_alive=5,
-        timeout_graceful_shutdown=max(1, round(args.timeout)),
-        log_level="warning" if args.quiet else "info",
-        access_log=False,
-    )
+    config = server_config(app, limits, host=args.host, port=args.port, log_level="warning" if args.quiet else "info")
+    uvicorn.Server(config).run()
     return 0
 
 

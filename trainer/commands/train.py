@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", metavar="PATH", help="region features that replace the pictures")
     parser.add_argument("--image-root", metavar="DIR", help="folder that picture file names are relative to")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and dropout (default: 0)")
+    parser.add_argument(
+        "--on-error", choices=("raise", "skip", "placeholder"), help="bad pictures (default: that of the recipe)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint")
     parser.add_argument(
         "--set",
@@ -62,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
             f"--model {args.model} has its own backbones: expected no --vision-model or --text-model beside it. "
             "Leave them out, or leave --model out to build a new model."
         )
-    recipe = load_recipe(args.recipe, args.overrides)
+    policy = [f"training.on_error={args.on_error}"] if args.on_error else []
+    recipe = load_recipe(args.recipe, [*args.overrides, *policy])
     if args.vision_model:
         recipe.vision_model = args.vision_model
     if args.text_model:

@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .columns import nearest
-from .splits import NoSplitError, has_word, is_of_split, word_for
+from modeling_tgdt.picture_sources_tgdt import looks_like_picture
 
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+from .columns import nearest
+from .splits import NoSplitError, has_word, is_of_split, say_all_splits, word_for
+from .text_files import read_text, text_lines
+
+_CAPTION_SUFFIXES = {".jsonl", ".json", ".csv", ".tsv", ".txt", ".token", ".parquet"}
+_SPREADSHEETS = {".xls", ".xlsx", ".ods", ".numbers"}
 
 
 @dataclass
@@ -50,9 +53,10 @@ def read_annotations(path: Path, split: str | None, *, restval: bool = True) -> 
         NoSplitError: When nothing says which photos belong to the split.
         ValueError: When the split does not exist, or the file is damaged.
     """
-    if path.suffix == ".json":
+    suffix = path.suffix.lower()
+    if suffix == ".json":
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = _json_document(path)
             if isinstance(content, dict) and "images" in content:
                 if "annotations" not in content:
                     return karpathy_records(content, split, restval)
@@ -66,9 +70,11 @@ def read_annotations(path: Path, split: str | None, *, restval: bool = True) -> 
             )
             raise ValueError(f"{path} is no captions file in Karpathy's or COCO's form ({reason}).") from error
         return None
-    if path.suffix in (".txt", ".token") and "#" in _first_line(path).split("\t")[0]:
-        _check_name(path, split)
-        return token_records(path.read_text(encoding="utf-8").splitlines())
+    if suffix in (".txt", ".token"):
+        lines = text_lines(path)
+        if any("#" in line.split("\t")[0] for line in lines[:1]) or suffix == ".token":
+            _check_name(path, split)
+            return token_records(lines)
     return None
 
 
@@ -86,6 +92,8 @@ def karpathy_records(content: Mapping[str, Any], split: str | None, restval: boo
     images = content["images"]
     split = "val" if split in ("validation", "dev") else split
     wanted = {split, "restval"} if split == "train" and restval else {split}
+    if split is None:
+        say_all_splits("Karpathy's file", (image.get("split") for image in images))
     records = []
     for index, image in enumerate(images):
         if split is not None and image.get("split") not in wanted:
@@ -96,7 +104,7 @@ def karpathy_records(content: Mapping[str, Any], split: str | None, restval: boo
             PhotoRecord(
                 image_id=number if "cocoid" in image else stem,
                 captions=[sentence["raw"] for sentence in image["sentences"]],
-                image=str(Path(image.get("filepath", "")) / image["filename"]),
+                image=str(Path(image.get("filepath") or "") / image["filename"]),
                 region_keys=list(dict.fromkeys([number, stem])),
                 image_size=_size(image),
             )
@@ -156,38 +164,6 @@ def token_records(lines: Iterable[str]) -> list[PhotoRecord]:
     return list(records.values())
 
 
-def delimiter_of(path: Path) -> str:
-    """Return the delimiter of a captions table with a header: tab, `|` or comma.
-
-    Args:
-        path: The file.
-    """
-    header = _first_line(path)
-    return next((mark for mark in "\t|" if mark in header), ",")
-
-
-def read_delimited(path: Path) -> dict[str, list[str]]:
-    """Read a delimited captions file with a header as columns of stripped text.
-
-    Args:
-        path: The file; commas inside quotes are text, and so are unquoted ones in the last column.
-
-    Raises:
-        ValueError: When the file is empty or a row is shorter than the header.
-    """
-    mark = delimiter_of(path)
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.reader(file, delimiter=mark)
-        header = [name.strip() for name in next(rows, [])]
-        if not header:
-            raise ValueError(f"{path} is empty: expected a header, such as file_name{mark}caption.")
-        columns: dict[str, list[str]] = {name: [] for name in header}
-        for number, row in enumerate(rows, start=2):
-            for name, value in zip(header, _fit(row, len(header), mark, number, path), strict=True):
-                columns[name].append(value.strip())
-    return columns
-
-
 def caption_file_of(folder: Path, split: str | None) -> Path:
     """Find the captions file of an image folder.
 
@@ -198,8 +174,8 @@ def caption_file_of(folder: Path, split: str | None) -> Path:
     Raises:
         ValueError: When there is none, or no way to choose.
     """
-    suffixes = {".jsonl", ".json", ".csv", ".tsv", ".txt", ".token", ".parquet"}
-    files = sorted(file for file in folder.iterdir() if file.suffix in suffixes and "readme" not in file.name.lower())
+    shown = sorted(file for file in folder.iterdir() if not file.name.startswith((".", "~$")))
+    files = [f for f in shown if f.suffix.lower() in _CAPTION_SUFFIXES and "readme" not in f.name.lower()]
     word = word_for(split, (file.stem for file in files))
     if word:
         files = [file for file in files if has_word(file.stem, word)]
@@ -209,7 +185,7 @@ def caption_file_of(folder: Path, split: str | None) -> Path:
         found = ", ".join(file.name for file in files) or "none"
         raise ValueError(
             f"Expected one captions file (captions.jsonl, .csv, .json, .txt ...) in {folder}, found {found}. "
-            "Name it captions.jsonl, or pass the file itself with image_root=the folder."
+            f"Name it captions.jsonl, or pass the file itself with image_root=the folder.{_spreadsheet(shown)}"
         )
     return files[0]
 
@@ -225,7 +201,7 @@ def has_pictures(folder: Path) -> bool:
     Args:
         folder: The folder.
     """
-    return any(file.suffix.lower() in _IMAGE_SUFFIXES for file in _two_levels(folder))
+    return any(looks_like_picture(file.name) for file in _two_levels(folder))
 
 
 def _two_levels(folder: Path) -> Iterator[Path]:
@@ -236,15 +212,23 @@ def _two_levels(folder: Path) -> Iterator[Path]:
             yield entry
 
 
-def _fit(row: list[str], width: int, mark: str, number: int, path: Path) -> list[str]:
-    if len(row) < width:
-        raise ValueError(f"Line {number} of {path} has {len(row)} fields, the header has {width}. Found {row!r}.")
-    return [*row[: width - 1], mark.join(row[width - 1 :])]
+def _json_document(path: Path) -> Any:
+    """Return what a JSON file holds; None for JSON lines, which the table reader takes."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except ValueError:
+        first = text.lstrip().partition("\n")[0]
+        try:
+            json.loads(first)
+        except ValueError:
+            raise ValueError(f"{path} is no JSON, and neither is its first line: {first[:80]!r}.") from None
+        return None
 
 
-def _first_line(path: Path) -> str:
-    with path.open(encoding="utf-8") as file:
-        return file.readline()
+def _spreadsheet(files: Iterable[Path]) -> str:
+    sheet = next((file.name for file in files if file.suffix.lower() in _SPREADSHEETS), None)
+    return "" if sheet is None else f" {sheet} is a spreadsheet: save it as CSV."
 
 
 def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:

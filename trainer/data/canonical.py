@@ -10,21 +10,32 @@ from typing import Any
 import datasets
 from PIL import Image
 
+from modeling_tgdt.encoding_tgdt import check_text
+from modeling_tgdt.image_loading_tgdt import known_formats, upright_size
+from modeling_tgdt.picture_sources_tgdt import is_missing, row_id
+
 from ..images import OnError
 from .annotations import PhotoRecord
 from .columns import find_columns, numbered_columns
 from .grouping import group_by_photo, text_list
+from .identity import photo_ids
+from .names import PictureFinder
 from .negatives import NEGATIVE_FEATURES, TEXTS, holds_names, with_negatives
+from .picture_lists import holds_lists, only_picture, unpack_pictures
 from .region_features import RegionReader, RegionStore, open_region_store
 from .skip_report import SkipReport
 
 STREAM_FEATURES = {"image": datasets.Image(), "captions": TEXTS, "image_id": datasets.Value("string")}
 _PHOTO_COLUMNS = ("group_id", "change", "regions")  # look-alikes and labelled things: kept as they are
-_IMAGE_FOLDERS = ("", "images", "Images", "Flicker8k_Dataset", "flickr30k-images", "train2014", "val2014")
 
 
 def canonicalise(
-    table: datasets.Dataset, columns: Mapping[str, str] | None = None, image_root: Path | None = None
+    table: datasets.Dataset,
+    columns: Mapping[str, str] | None = None,
+    image_root: Path | None = None,
+    *,
+    source: str = "the data set",
+    pictures_needed: bool = True,
 ) -> datasets.Dataset:
     """Bring a table to the canonical columns, one row per photo.
 
@@ -32,17 +43,21 @@ def canonicalise(
         table: Any table with a picture (or region) column and captions, photo-wise or caption-wise.
         columns: Canonical name to column, where the automatic choice is wrong.
         image_root: Folder that file names are relative to.
+        source: What the table is called in messages.
+        pictures_needed: Whether most of the pictures that it names must exist.
 
     Raises:
-        ValueError: When a column is missing.
+        ValueError: When a column is missing, or most pictures are.
     """
     if isinstance(table.format.get("format_kwargs", {}).get("transform"), RegionReader):
         return table
     found = find_columns(table.column_names, columns)
     captions = _captions(table, found)
     if "image" in found and holds_names(table.features[found["image"]]):
-        return _from_paths(table, found, captions, image_root)
-    ids = _ids(table, found)
+        return _from_paths(table, found, captions, image_root, columns, source, pictures_needed)
+    if "image" in found and holds_lists(table.features[found["image"]]):
+        table = unpack_pictures(table, found["image"])
+    ids = photo_ids(table, found, [None] * len(table), columns)
     rows, grouped = group_by_photo(ids, captions)
     kept: dict[str, str] = {n: found[n] for n in ("image", "region_features", "region_boxes") if n in found}
     if "negative_images" in found and not holds_names(table.features[found["negative_images"]]):
@@ -54,7 +69,7 @@ def canonicalise(
     result = result.add_column("captions", grouped).add_column("image_id", [ids[row] for row in rows])
     if "image" in kept and not isinstance(result.features["image"], datasets.Image):
         result = result.cast_column("image", datasets.Image())
-    return with_negatives(result, table, found, ids, rows, image_root or Path())
+    return with_negatives(result, table, found, ids, rows, PictureFinder([], image_root).path)
 
 
 def canonicalise_stream(
@@ -76,8 +91,11 @@ def canonicalise_stream(
     found = find_columns(names, columns)
     if "image" not in found:
         raise ValueError("A stream needs a picture column. Load region features with streaming=False.")
-    if isinstance((stream.features or {}).get(found["image"]), datasets.Image):
+    feature = (stream.features or {}).get(found["image"])
+    if isinstance(feature, datasets.Image):
         stream = stream.cast_column(found["image"], datasets.Image(decode=False))
+    elif holds_lists(feature):
+        stream = stream.cast_column(found["image"], datasets.List(datasets.Image(decode=False)))
     row = _StreamRow(found, numbered_columns(names), image_root)
     return stream.map(row, with_indices=True, remove_columns=names)
 
@@ -93,16 +111,29 @@ def features_of_stream(names: Sequence[str], columns: Mapping[str, str] | None =
     return datasets.Features(STREAM_FEATURES | {k: v for k, v in NEGATIVE_FEATURES.items() if k in found})
 
 
-def dataset_of_records(records: list[PhotoRecord], image_root: Path | None) -> datasets.Dataset:
+def dataset_of_records(
+    records: list[PhotoRecord],
+    image_root: Path | None,
+    *,
+    source: str = "the data set",
+    pictures_needed: bool = True,
+) -> datasets.Dataset:
     """Return photo records as a data set with lazily decoded pictures.
 
     Args:
         records: Photos with file names.
         image_root: Folder that file names are relative to.
+        source: What they come from, for messages.
+        pictures_needed: Whether most of the pictures must exist. Without a folder they are not looked for.
+
+    Raises:
+        ValueError: When they must and do not.
     """
-    folder = _image_folder([record.image for record in records], image_root)
+    _check_captions(records)
+    names = [record.image for record in records]
+    finder = PictureFinder(names, image_root)
     rows = {
-        "image": [None if record.image is None else str(folder / record.image) for record in records],
+        "image": finder.paths(names, source, required=pictures_needed and image_root is not None),
         "captions": [record.captions for record in records],
         "image_id": [record.image_id for record in records],
     }
@@ -164,13 +195,14 @@ class _SizeOf(dict[str, tuple[int, int]]):
 
     def __init__(self, pairs: list[tuple[PhotoRecord, str]], image_root: Path | None) -> None:
         super().__init__({key: record.image_size for record, key in pairs if record.image_size is not None})
-        folder = _image_folder([record.image for record, _ in pairs], image_root)
-        self.files = {key: folder / record.image for record, key in pairs if record.image is not None}
+        finder = PictureFinder([record.image for record, _ in pairs], image_root)
+        named = {key: record.image for record, key in pairs if record.image and key not in self}
+        self.files = {key: Path(finder.path(name)) for key, name in named.items()}
 
     def get(self, key: str, default: Any = None) -> Any:
         if key not in self and key in self.files and self.files[key].is_file():
-            with Image.open(self.files[key]) as image:
-                self[key] = (image.height, image.width)
+            with Image.open(self.files[key], formats=known_formats()) as image:
+                self[key] = upright_size(image)[::-1]  # a detector sees the photo upright
         return super().get(key, default)
 
 
@@ -178,25 +210,29 @@ class _StreamRow:
     """Turn one raw row into a canonical one with undecoded pictures; picklable, for data-loader workers."""
 
     def __init__(self, found: Mapping[str, str], numbered: list[str], image_root: Path | None) -> None:
-        self.found, self.numbered, self.image_root = found, numbered, image_root
+        self.found, self.numbered, self.finder = found, numbered, PictureFinder([], image_root)
 
     def __call__(self, row: dict[str, Any], index: int) -> dict[str, Any]:
-        image = self._picture(row[self.found["image"]])
+        cell = row.get(self.found["image"])
+        cell = only_picture(cell, self.found["image"], index) if isinstance(cell, list) else cell
+        name = cell.get("path") if isinstance(cell, dict) else cell if isinstance(cell, str) else None
         if "captions" in self.found:
-            captions = text_list(row[self.found["captions"]])
+            captions = text_list(row.get(self.found["captions"]))
         else:
-            captions = [row[name] for name in self.numbered if row[name]]
-        path = image.get("path") if isinstance(image, dict) else None
-        image_id = row[self.found["image_id"]] if "image_id" in self.found else path or index
-        return {"image": image, "captions": captions, "image_id": str(image_id), **self._negatives(row)}
+            captions = [row[name] for name in self.numbered if row.get(name)]
+        image_id = row.get(self.found["image_id"]) if "image_id" in self.found else None
+        if is_missing(image_id):
+            image_id = name or (index if "image_id" not in self.found else None)
+        picture = self._picture(cell)
+        return {"image": picture, "captions": captions, "image_id": row_id(image_id, index), **self._negatives(row)}
 
     def _picture(self, source: Any) -> Any:
         if isinstance(source, str):
-            return {"path": str((self.image_root or Path()) / source), "bytes": None}
+            return {"path": self.finder.path(source), "bytes": None}
         return {"path": None, "bytes": source} if isinstance(source, bytes) else source
 
     def _negatives(self, row: dict[str, Any]) -> dict[str, Any]:
-        given = {name: row[self.found[name]] for name in NEGATIVE_FEATURES if name in self.found}
+        given = {name: row.get(self.found[name]) for name in NEGATIVE_FEATURES if name in self.found}
         found: dict[str, Any] = {name: text_list(given[name]) for name in given if name != "negative_images"}
         if "negative_images" in given:
             sources = given["negative_images"] or []
@@ -205,14 +241,22 @@ class _StreamRow:
 
 
 def _from_paths(
-    table: datasets.Dataset, found: Mapping[str, str], captions: list[list[str]], image_root: Path | None
+    table: datasets.Dataset,
+    found: Mapping[str, str],
+    captions: list[list[str]],
+    image_root: Path | None,
+    columns: Mapping[str, str] | None,
+    source: str,
+    pictures_needed: bool,
 ) -> datasets.Dataset:
-    paths = table.with_format(None)[found["image"]][:]
-    ids = _ids(table, found) if "image_id" in found else [str(path) for path in paths]
+    cells = table.with_format(None)[found["image"]][:]
+    cells = [only_picture(c, found["image"], row) if isinstance(c, list) else c for row, c in enumerate(cells)]
+    names = [None if is_missing(cell) else cell for cell in cells]
+    ids = photo_ids(table, found, names, columns)
     rows, grouped = group_by_photo(ids, captions)
-    records = [PhotoRecord(ids[row], texts, paths[row]) for row, texts in zip(rows, grouped, strict=True)]
-    folder = _image_folder([record.image for record in records], image_root)
-    return with_negatives(dataset_of_records(records, image_root), table, found, ids, rows, folder)
+    records = [PhotoRecord(ids[row], texts, names[row]) for row, texts in zip(rows, grouped, strict=True)]
+    photos = dataset_of_records(records, image_root, source=source, pictures_needed=pictures_needed)
+    return with_negatives(photos, table, found, ids, rows, PictureFinder(names, image_root).path)
 
 
 def _captions(table: datasets.Dataset, found: Mapping[str, str]) -> list[list[str]]:
@@ -224,20 +268,13 @@ def _captions(table: datasets.Dataset, found: Mapping[str, str]) -> list[list[st
     return [[text for text in texts if text] for texts in zip(*(wide[name] for name in names), strict=True)]
 
 
-def _ids(table: datasets.Dataset, found: Mapping[str, str]) -> list[str]:
-    """Return photo ids: the id column, otherwise the row number."""
-    if "image_id" not in found:
-        return [str(row) for row in range(len(table))]
-    return [str(value) for value in table.with_format(None).select_columns([found["image_id"]])[found["image_id"]][:]]
-
-
-def _image_folder(names: list[str | None], root: Path | None) -> Path:
-    """Return the folder in which the file names are found, trying the usual sub-folders of the benchmarks."""
-    root = root or Path()
-    sample = [name for name in names[:20] if name is not None]
-    hits = {folder: sum((root / folder / name).is_file() for name in sample) for folder in _IMAGE_FOLDERS}
-    best = max(hits, key=lambda folder: hits[folder])
-    return root / best if sample and hits[best] else root
+def _check_captions(records: list[PhotoRecord]) -> None:
+    for record in records:
+        for text in record.captions:
+            try:
+                check_text(text)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"A caption of photo {record.image_id!r} cannot be used: {error}.") from error
 
 
 def _records_of(dataset: datasets.Dataset) -> list[PhotoRecord]:

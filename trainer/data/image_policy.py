@@ -43,6 +43,8 @@ def drop_unreadable(
         return dataset
     for index in sorted(bad):
         report.add(verdicts[index]["image_id"], reasons[index])
+    if len(bad) == len(dataset):
+        raise ValueError(f"None of the {len(bad)} pictures can be read: {report.summary()}. Check the picture column.")
     logger.warning("Unreadable pictures (%s): %s", on_error, report.summary())
     if on_error == "skip":
         return dataset.select([index for index in range(len(dataset)) if index not in bad])

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import datasets
@@ -37,7 +36,7 @@ def with_negatives(
     found: Mapping[str, str],
     ids: list[str],
     rows: list[int],
-    folder: Path,
+    path_of: Callable[[str], str],
 ) -> datasets.Dataset:
     """Add the columns of hard negatives that a table has to its photos.
 
@@ -49,7 +48,7 @@ def with_negatives(
         found: Canonical name to column of the table.
         ids: Photo id of every row of the table.
         rows: First row of every photo.
-        folder: What names of negative images are relative to.
+        path_of: Path of a file name.
     """
 
     def column(name: str) -> list[list[str]]:
@@ -63,7 +62,7 @@ def with_negatives(
         photos = add("negative_captions", group_by_photo(ids, column("negative_captions"))[1])
     if "negative_images" in found and "negative_images" not in photos.column_names:
         names = column("negative_images")
-        pictures = [[{"path": str(folder / name), "bytes": None} for name in names[row]] for row in rows]
+        pictures = [[{"path": path_of(name), "bytes": None} for name in names[row]] for row in rows]
         photos = add("negative_images", pictures)
         if "negative_image_ids" not in found:
             id_of = _ids_of_names(table, found, ids)

@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from modeling_tgdt.region_inputs_tgdt import BOX_SLACK
+
 _FEATURE_FOLDERS, _BOX_FOLDERS = ("bu_att", "features", "."), ("bu_box", "boxes", ".")
 
 
@@ -64,18 +66,19 @@ def open_region_store(path: str | Path) -> RegionStore:
     return store
 
 
-def normalise_boxes(boxes: NDArray[Any], image_size: tuple[int, int] | None) -> NDArray[np.float32]:
+def normalise_boxes(boxes: NDArray[Any], image_size: tuple[int, int] | None, key: str = "") -> NDArray[np.float32]:
     """Divide pixel boxes by the photo's size, in double precision as the reference does.
 
     Args:
         boxes: (R, 4) xyxy in pixels, or already in [0, 1].
-        image_size: (height, width) in pixels; needed for pixel boxes only.
+        image_size: (height, width) in pixels of the upright photo; needed for pixel boxes only.
+        key: The photo's, for messages.
 
     Returns:
         (R, 4) float32 in [0, 1].
 
     Raises:
-        ValueError: When boxes are in pixels and the size is unknown.
+        ValueError: When boxes are in pixels and the size is unknown, or lie outside the photo.
     """
     boxes = np.asarray(boxes, dtype=np.float64)
     if boxes.max(initial=0) <= 1.0 + 1e-6:
@@ -86,7 +89,14 @@ def normalise_boxes(boxes: NDArray[Any], image_size: tuple[int, int] | None) -> 
             "Pass image_root, or add image_w and image_h to the feature file or their like to the annotations."
         )
     height, width = image_size
-    return (boxes / np.array([width, height, width, height], dtype=np.float64)).clip(0, 1).astype(np.float32)
+    shares = boxes / np.array([width, height, width, height], dtype=np.float64)
+    if not ((shares >= -BOX_SLACK) & (shares <= 1 + BOX_SLACK)).all():
+        raise ValueError(
+            f"Boxes of photo {key!r} reach from {boxes.min():.1f} to {boxes[:, ::2].max():.1f} x "
+            f"{boxes[:, 1::2].max():.1f} pixels, the photo is {width} x {height}. They must be pixels of the same "
+            "photo, upright as its EXIF says."
+        )
+    return shares.clip(0, 1).astype(np.float32)
 
 
 def read_arrays(path: Path, mmap_mode: Literal["r"] | None = None) -> Any:
@@ -291,7 +301,7 @@ class RegionReader:
             batch["region_features"] = [np.asarray(found.features) for found in regions]
         if "region_boxes" in batch:
             batch["region_boxes"] = [
-                normalise_boxes(found.boxes, found.image_size or self.sizes.get(key))
+                normalise_boxes(found.boxes, found.image_size or self.sizes.get(key), key)
                 for key, found in zip(keys, regions, strict=True)
                 if found.boxes is not None
             ]

@@ -44,7 +44,7 @@ class SkipReport:
             item_id: Photo id or file name.
             why: What is wrong, for a person.
         """
-        line = json.dumps([str(item_id), why], ensure_ascii=False) + "\n"
+        line = json.dumps([str(item_id), why]) + "\n"  # ASCII: names of files may be no valid Unicode
         handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(handle, line.encode())
@@ -55,7 +55,7 @@ class SkipReport:
     def items(self) -> list[tuple[str, str]]:
         """Pairs (id, why) in order of discovery, each id once."""
         found: dict[str, str] = {}
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        for line in filter(None, self.path.read_text(encoding="utf-8").split("\n")):
             item_id, why = json.loads(line)
             found.setdefault(item_id, why)
         return list(found.items())

@@ -2,8 +2,11 @@
 """Which split a file's name tells, and the error for data that tell none."""
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterable
+
+logger = logging.getLogger(__name__)
 
 _VALIDATION = {"validation", "val", "dev"}
 _SPLITS = {"train", "test", *_VALIDATION}
@@ -18,6 +21,13 @@ class NoSplitError(ValueError):
             "Leave the split out to take every photo, add a column 'split', or write a file per split, such as "
             "captions_train.csv and captions_validation.csv."
         )
+
+
+def say_all_splits(source: str, names: Iterable[object]) -> None:
+    """Warn that photos of several splits are taken together, training and test photos among them."""
+    found = sorted({str(name) for name in names})
+    if len(found) > 1:
+        logger.warning("%s: photos of all splits together (%s); ask for one with split=.", source, ", ".join(found))
 
 
 def same_splits(split: str) -> set[str]:
@@ -63,4 +73,4 @@ def is_of_split(stem: str, split: str) -> bool:
     return any(has_word(stem, name) for name in own) and not any(has_word(stem, name) for name in others)
 
 
-__all__ = ["NoSplitError", "has_word", "is_of_split", "same_splits", "word_for"]
+__all__ = ["NoSplitError", "has_word", "is_of_split", "same_splits", "say_all_splits", "word_for"]

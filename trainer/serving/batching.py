@@ -2,12 +2,15 @@
 """Concurrent queries answered together: while one batch runs, the next one gathers."""
 
 import asyncio
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 _REFRESH_SECONDS = 1.0
 
@@ -31,7 +34,7 @@ class Searcher:
     def __init__(self, retriever: Any) -> None:
         self.retriever = retriever
         self._looked_at = 0.0
-        self._seen: int | None = None  # a commit may lie between the opening of the index and now
+        self._lost = False  # whether the last look failed
 
     def __call__(self, requests: Sequence[SearchRequest]) -> list[Any]:
         """Return for each request its hits, or the exception that it alone caused."""
@@ -49,14 +52,13 @@ class Searcher:
         if time.monotonic() - self._looked_at < _REFRESH_SECONDS:
             return
         self._looked_at = time.monotonic()
-        found = self._manifest_time()
-        if found != self._seen:  # opening a new state of a large gallery takes time: only when there is one
+        try:
             self.retriever.index.refresh()
-            self._seen = found
-
-    def _manifest_time(self) -> int:
-        path = self.retriever.index.path / "manifest.json"
-        return path.stat().st_mtime_ns if path.exists() else 0
+            self._lost = False
+        except (OSError, ValueError) as error:  # removed, replaced or damaged: what is mapped stays whole
+            if not self._lost:
+                logger.warning("The gallery is searched as it was: %s", error)
+            self._lost = True
 
     def _search(self, requests: list[SearchRequest]) -> list[Any]:
         first = requests[0]

@@ -1,5 +1,5 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
-"""What stands before the service: a bound on requests in flight, on body size and on the time a body may take."""
+"""What stands before the service: a bound on searches in flight, on body size and on the time a body may take."""
 
 import asyncio
 import json
@@ -65,7 +65,8 @@ class Metrics:
 class Guard:
     """ASGI middleware. Refuses with 429 (too many in flight), 413 (body too large) or 408 (body too slow).
 
-    A refusal comes before the body is read, so it costs no memory.
+    A refusal comes before the body is read where that is possible, so it costs no memory. A search is in flight from
+    the moment when its body is there: uploads that do not arrive take nobody's place.
 
     Args:
         app: The service.
@@ -85,28 +86,40 @@ class Guard:
             await self.app(scope, receive, send)
             return
         path = scope["path"] if scope["path"] in ("/search", "/healthz", "/metrics") else "other"
-        exchange = _Exchange(receive, send, self.max_body, time.monotonic() + self.body_timeout)
-        start, searching = time.monotonic(), path == "/search"
+        start, entered = time.monotonic(), False
+
+        def enter() -> tuple[int, str] | None:
+            nonlocal entered
+            if path != "/search" or entered:
+                return None
+            if self.metrics.in_flight >= self.max_in_flight:
+                return 429, f"more than {self.max_in_flight} requests are waiting; try again in a second"
+            entered = True
+            self.metrics.in_flight += 1
+            return None
+
+        exchange = _Exchange(receive, send, self.max_body, start + self.body_timeout, enter)
         if _declared_length(scope) > self.max_body:
             exchange.refusal = exchange.too_large()
-        elif searching and self.metrics.in_flight >= self.max_in_flight:
-            exchange.refusal = (429, f"more than {self.max_in_flight} requests are waiting; try again in a second")
-        self.metrics.in_flight += searching
+        elif not _has_body(scope) or self.metrics.in_flight >= self.max_in_flight:
+            exchange.refusal = enter()
         try:
             if exchange.refusal is None:
                 await self.app(scope, exchange.receive, exchange.send)
             else:
                 await exchange.refuse()
         finally:
-            self.metrics.in_flight -= searching
+            self.metrics.in_flight -= entered
             self.metrics.observe(path, exchange.status, time.monotonic() - start)
 
 
 class _Exchange:
     """One request and response. Once refused, the refusal takes the place of whatever the service answers."""
 
-    def __init__(self, receive: Receive, send: Send, max_body: int, deadline: float) -> None:
-        self._receive, self._send = receive, send
+    def __init__(
+        self, receive: Receive, send: Send, max_body: int, deadline: float, enter: Callable[[], tuple[int, str] | None]
+    ) -> None:
+        self._receive, self._send, self._enter = receive, send, enter
         self.max_body, self.deadline = max_body, deadline
         self.refusal: tuple[int, str] | None = None
         self.status = 500
@@ -121,15 +134,16 @@ class _Exchange:
             return await self._receive()
         try:
             message = await asyncio.wait_for(self._receive(), max(0.0, self.deadline - time.monotonic()))
-        except asyncio.TimeoutError:
+        except TimeoutError:
             self.refusal = (408, "the request took too long to arrive")
             return {"type": "http.disconnect"}
         self._size += len(message.get("body", b""))
         self._complete = not message.get("more_body", False)
         if self._size > self.max_body:
             self.refusal = self.too_large()
-            return {"type": "http.disconnect"}
-        return message
+        elif self._complete:
+            self.refusal = self._enter()
+        return message if self.refusal is None else {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
         if self.refusal is not None and not self._refused and message["type"] == "http.response.start":
@@ -148,6 +162,10 @@ class _Exchange:
         headers.append((b"retry-after", b"1") if self.status == 429 else (b"connection", b"close"))
         await self._send({"type": "http.response.start", "status": self.status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
+
+
+def _has_body(scope: Message) -> bool:
+    return _declared_length(scope) > 0 or any(name == b"transfer-encoding" for name, _ in scope["headers"])
 
 
 def _declared_length(scope: Message) -> int:

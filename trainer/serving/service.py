@@ -4,17 +4,21 @@
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from fastapi import Depends, FastAPI, File, HTTPException, Query, UploadFile
+from fastapi import Depends, FastAPI, File, HTTPException, Query, Request, Response, UploadFile
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from modeling_tgdt.gallery.filters import parse_filter
+from modeling_tgdt.gallery.metadata import json_value
 from trainer.serving.batching import Batcher, Searcher, SearchRequest
 from trainer.serving.guard import Guard, Metrics
 from trainer.serving.schema import describe
@@ -28,16 +32,19 @@ class ServeLimits:
         max_batch: Queries answered together.
         max_in_flight: Searches that wait or run; more get status 429.
         max_body: Bytes of an upload; more get 413.
-        max_pixels: Width x height of an uploaded picture; more get 400, before it is decoded.
+        max_pixels: Width x height of an uploaded picture; more get 400, before it is decoded. By default what an
+            indexed one may have, `PIL.Image.MAX_IMAGE_PIXELS`.
         timeout: Seconds until an answer (504) and until an upload must be complete (408).
+        header_timeout: Seconds until a request's header must be complete; the connection is closed then.
         decoders: Threads that decode uploads.
     """
 
     max_batch: int = 32
     max_in_flight: int = 128
     max_body: int = 16 << 20
-    max_pixels: int = 50_000_000
+    max_pixels: int | None = None
     timeout: float = 30.0
+    header_timeout: float = 10.0
     decoders: int = 2
 
 
@@ -88,7 +95,9 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     408: {"model": Problem, "description": "the upload took too long"},
     413: {"model": Problem, "description": "the upload is too large"},
     429: {"model": Problem, "description": "too many searches are waiting"},
+    503: {"model": Problem, "description": "the gallery does not answer"},
     504: {"model": Problem, "description": "no answer in time"},
+    507: {"model": Problem, "description": "there is no room for the upload"},
 }
 
 
@@ -119,7 +128,7 @@ class Service:
         await self.batcher.start()
         yield
         await self.batcher.stop()
-        self._decoders.shutdown()
+        self._decoders.shutdown(wait=False, cancel_futures=True)
         self._counter.shutdown(wait=False, cancel_futures=True)
 
     async def search(self, query: Any, options: Options) -> Results:
@@ -130,10 +139,12 @@ class Service:
         request = SearchRequest(query, tuple(chosen.items()), _condition(options.where))
         try:
             hits = await asyncio.wait_for(self.batcher.submit(request), self.limits.timeout)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise HTTPException(504, f"no answer within {self.limits.timeout:g} seconds") from None
         except (ValueError, TypeError) as error:
             raise HTTPException(400, str(error)) from error
+        except OSError as error:
+            raise HTTPException(503, "the gallery does not answer") from error
         return Results(hits=[_hit(hit) for hit in hits])
 
     async def items(self) -> int:
@@ -142,7 +153,7 @@ class Service:
         counting = asyncio.get_running_loop().run_in_executor(self._counter, len, self.retriever.index)
         try:
             return await asyncio.wait_for(counting, patience)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise HTTPException(503, f"the gallery did not answer within {patience:g} seconds") from None
         except Exception as error:  # every store raises its own types
             raise HTTPException(503, f"the gallery does not answer: {error}") from error
@@ -156,18 +167,20 @@ class Service:
 
         try:
             return await asyncio.wait_for(loop.run_in_executor(self._decoders, decode), self.limits.timeout)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise HTTPException(504, f"not decoded within {self.limits.timeout:g} seconds") from None
         except (ValueError, TypeError) as error:
             raise HTTPException(400, str(error)) from error
 
 
-def create_app(retriever: Any, limits: ServeLimits | None = None) -> Any:
+def create_app(retriever: Any, limits: ServeLimits | None = None, allowed_hosts: Sequence[str] | None = None) -> Any:
     """Make the ASGI application of a gallery.
 
     Args:
         retriever: TGDTRetriever with a gallery.
         limits: What is accepted.
+        allowed_hosts: Names under which the service answers, others get 400: a page of the web that gives its own
+            name this machine's address could read the gallery otherwise. None answers to any.
 
     Returns:
         The application; its OpenAPI description is at `/openapi.json`.
@@ -179,17 +192,25 @@ def create_app(retriever: Any, limits: ServeLimits | None = None) -> Any:
         raise ValueError("there is no gallery to serve; build one with `tgdt index`.")
     limits = limits or ServeLimits()
     service = Service(retriever, limits)
-    app = FastAPI(title="tgdt", description="Two-stage image-text retrieval.", version="1", lifespan=service.lifespan)
+    app = FastAPI(
+        title="tgdt",
+        description="Two-stage image-text retrieval.",
+        version="1",
+        lifespan=service.lifespan,
+        docs_url=None,  # FastAPI's pages run scripts of a third party
+        redoc_url=None,
+    )
     app.state.service = service
+    app.add_exception_handler(StarletteHTTPException, _problem)
 
-    @app.get("/search", responses=_PROBLEMS)
+    @app.get("/search", responses=_PROBLEMS, dependencies=[Depends(_refuse_unknown)])
     async def search_with_words(
-        text: Annotated[str, Query(min_length=1, max_length=2000)], options: Annotated[Options, Depends()]
+        text: Annotated[str, Query(max_length=2000, pattern=r"\S")], options: Annotated[Options, Depends()]
     ) -> Results:
         """Search with words."""
         return await service.search(text, options)
 
-    @app.post("/search", responses=_PROBLEMS)
+    @app.post("/search", responses=_PROBLEMS, dependencies=[Depends(_refuse_unknown)])
     async def search_with_picture(
         image: Annotated[UploadFile, File(description="the picture")],
         options: Annotated[Options, Depends()],
@@ -225,7 +246,23 @@ def create_app(retriever: Any, limits: ServeLimits | None = None) -> Any:
         max_body=limits.max_body,
         body_timeout=limits.timeout,
     )
+    if allowed_hosts is not None:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)
     return app
+
+
+def _refuse_unknown(request: Request) -> None:
+    """Refuse a parameter that would be ignored, such as `topk`."""
+    known = {*Options.model_fields, *(["text"] if request.method == "GET" else [])}
+    if unknown := sorted(set(request.query_params) - known):
+        raise HTTPException(422, f"unknown query parameter {unknown[0][:80]!r}; known are {', '.join(sorted(known))}")
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    """Answer 507 where an upload could not be put aside; FastAPI takes any error of its parser for a bad body."""
+    if isinstance(error.__cause__, OSError) and getattr(error, "status_code", None) == 400:
+        error = HTTPException(507, f"there is no room for the upload: {error.__cause__.strerror}")
+    return await http_exception_handler(request, cast(StarletteHTTPException, error))
 
 
 def _condition(text: str | None) -> Any:
@@ -249,4 +286,4 @@ def _hit(hit: Any) -> HitModel:
         name: None if math.isnan(getattr(hit, name)) else getattr(hit, name)
         for name in ("global_score", "local_score")
     }
-    return HitModel(id=hit.id, score=hit.score, metadata=hit.metadata, **scores)
+    return HitModel(id=hit.id, score=hit.score, metadata=json_value(hit.metadata), **scores)

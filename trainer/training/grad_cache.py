@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from modeling_tgdt.pairs_tgdt import PairEmbeddings
@@ -32,6 +32,21 @@ def split_inputs(inputs: dict[str, Any], size: int) -> list[dict[str, Any]]:
     count = min(-(-max(rows) // size), min(rows))  # no part without an image or without a caption
     shares = {name: value.tensor_split(count) for name, value in inputs.items() if isinstance(value, Tensor)}
     return [inputs | {name: share[number] for name, share in shares.items()} for number in range(count)]
+
+
+def batch_dependent_layer(model: nn.Module) -> str | None:
+    """Return the name of a layer that mixes the samples of a batch as it is now (a batch norm in training), or None.
+
+    Example:
+        >>> batch_dependent_layer(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+        '1'
+    """
+    layers = (
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    )
+    return next(layers, None)
 
 
 def cached_loss(

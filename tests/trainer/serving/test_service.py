@@ -2,17 +2,14 @@
 """The HTTP service: answers, refusals, limits, batches and the stop, over loopback."""
 
 import asyncio
-import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +23,10 @@ from trainer.serving.guard import Metrics
 from trainer.serving.schema import filter_schema
 
 httpx = pytest.importorskip("httpx")
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi")
 pytest.importorskip("python_multipart")
+from tests.trainer.serving.running import encoded, raw, serving, upload  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -39,38 +37,10 @@ def retriever() -> TGDTRetriever:
     return made
 
 
-@contextmanager
-def serving(retriever: Any, **limits: Any) -> Iterator[str]:
-    """Run the service on a free port and give its address."""
-    from trainer.serving.service import ServeLimits, create_app
-
-    app = create_app(retriever, ServeLimits(**limits))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, http="h11", log_level="warning", timeout_graceful_shutdown=5))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 30
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(30)
-    assert not thread.is_alive()
-
-
 @pytest.fixture(scope="module")
 def address(retriever: TGDTRetriever) -> Iterator[str]:
     with serving(retriever, max_body=200_000, max_pixels=250_000, timeout=10) as found:
         yield found
-
-
-def encoded(picture: Any, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind)
-    return buffer.getvalue()
-
-
-def upload(address: str, data: bytes, name: str = "x.png", **params: Any) -> Any:
-    return httpx.post(f"{address}/search", files={"image": (name, data)}, params=params, timeout=30)
 
 
 def test_words_are_answered_like_the_retriever(address: str, retriever: TGDTRetriever) -> None:
@@ -149,17 +119,6 @@ def test_large_bodies_are_refused_unread(address: str) -> None:
     answer = httpx.post(f"{address}/search", content=stream(), headers=headers)
     assert answer.status_code == 413
     assert "200000 bytes" in answer.json()["detail"]
-
-
-def raw(address: str, request: bytes, wait: float = 5.0) -> bytes:
-    """Send bytes and return what comes back."""
-    host, port = address.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=wait) as connection:
-        try:
-            connection.sendall(request)
-            return connection.recv(1 << 16)
-        except ConnectionError:
-            return b""
 
 
 def test_an_endless_header_is_cut_off(address: str) -> None:
@@ -300,8 +259,7 @@ def test_commits_around_the_start_are_seen_and_a_failed_look_is_repeated(
 
     with monkeypatch.context() as broken:
         broken.setattr(reader.index, "refresh", fail)
-        with pytest.raises(OSError, match="too many"):
-            found()
+        assert found() == 2  # as it was
     assert found() == 3
 
 

@@ -1,0 +1,165 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Tables and texts as people's programs save them: what the file says, or one line that names it."""
+
+import unicodedata
+from pathlib import Path
+
+import datasets
+import pytest
+
+from tests.trainer.tiny import picture
+from trainer.commands.index import _read_texts
+from trainer.data.region_features import normalise_boxes
+from trainer.data.skip_report import SkipReport
+from trainer.datasets import load_captions
+
+CAPTIONS = ["a café", "None"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(2):
+        picture(number).save(tmp_path / f"{number}.jpg")
+    return tmp_path
+
+
+def rows_of(folder: Path, **options: object) -> list[tuple[str, list[str]]]:
+    return [(row["image_id"], row["captions"]) for row in load_captions(folder, **options)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+def test_a_table_reads_the_same_in_every_encoding(folder: Path, encoding: str, mark: str) -> None:
+    lines = ["file_name,caption", "0.jpg,a café", "1.jpg,None", "", ",,"]
+    content = "\r\n".join(lines).replace(",", mark)
+    (folder / "captions.csv").write_bytes(content.encode(encoding))
+    expected = [("0.jpg", ["a café"]), ("1.jpg", ["None"])]
+    assert rows_of(folder) == expected
+    assert rows_of(folder / "captions.csv", streaming=True) == expected
+
+
+@pytest.mark.parametrize("name", ["captions.json", "captions.jsonl", "CAPTIONS.JSONL"])
+def test_json_with_a_byte_order_mark(folder: Path, name: str) -> None:
+    rows = ['{"file_name": "0.jpg", "caption": "a ball\u2028on a box"}', '{"file_name": "1.jpg", "caption": "NA"}']
+    text = f"[{','.join(rows)}]" if name.endswith(".json") else "\n".join(rows)
+    (folder / name).write_text(text, encoding="utf-8-sig")
+    expected = [("0.jpg", ["a ball\u2028on a box"]), ("1.jpg", ["NA"])]
+    assert rows_of(folder) == rows_of(folder / name, streaming=True) == expected
+
+
+def test_a_table_without_header_and_the_hint_of_excel(folder: Path) -> None:
+    (folder / "captions.csv").write_text("sep=;\n0.jpg;a cat, a dog, a cow\n1.jpg;b\n")
+    assert rows_of(folder) == [("0.jpg", ["a cat, a dog, a cow"]), ("1.jpg", ["b"])]
+
+
+def test_several_tables_are_read_as_text_by_split(folder: Path) -> None:
+    tables = folder / "tables"
+    tables.mkdir()
+    for name in ("train-0.csv", "train-1.csv", "test.csv"):
+        (tables / name).write_text(f"image_id,image,caption\n007{name},{folder}/0.jpg,null\n")
+    assert rows_of(tables, split="train") == [("007train-0.csv", ["null"]), ("007train-1.csv", ["null"])]
+    with pytest.raises(ValueError, match="Found \\['test', 'train'\\]|Found \\['train', 'test'\\]"):
+        load_captions(tables)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ('file_name,caption\n0.jpg,"a dog\n1.jpg,a cat\n', "Line 2 of .*captions.csv: a quote is not closed"),
+        ('file_name,caption\n0.jpg,"a dog\n1.jpg,"a cat"\n', "Line 2 of .*captions.csv: a quote is not closed"),
+        ("file_name,caption,x\n\n0.jpg,a\n", "Line 3 of .*captions.csv has 2 fields, the header has 3"),
+        ("a stray note", "captions.csv: The data set needs a picture column"),
+        ("", "captions.csv is empty"),
+    ],
+)
+def test_a_bad_table_is_one_line_with_file_and_line(folder: Path, content: str, why: str) -> None:
+    (folder / "captions.csv").write_text(content)
+    with pytest.raises(ValueError, match=why):
+        load_captions(folder)
+
+
+def test_texts_keep_their_lines_and_their_ids(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    path.write_bytes("\ufeffa\u2028ball\r\ntwo\x0bdogs\x0c\n\n".encode())
+    assert list(_read_texts(path)) == [("1", "a\u2028ball"), ("2", "two\x0bdogs")]
+    path.write_text('{"id": null, "text": "sea"}\n{"id": "", "text": "sky"}\n{"id": 3.0, "text": "x"}\n')
+    assert list(_read_texts(path)) == [("1", "sea"), ("2", "sky"), ("3", "x")]
+
+
+def test_a_report_keeps_names_with_line_separators_and_lone_bytes() -> None:
+    report = SkipReport()
+    for name in ("a\u2028b.jpg", "a\x85b.jpg", "\udcff.jpg"):
+        report.add(name, "bad")
+    assert [name for name, _ in report] == ["a\u2028b.jpg", "a\x85b.jpg", "\udcff.jpg"]
+
+
+@pytest.mark.parametrize("missing", [None, "", " "])
+def test_rows_without_id_are_photos_of_their_own(missing: str | None) -> None:
+    kinds = {"image": datasets.Image(), "caption": datasets.Value("string"), "image_id": datasets.Value("string")}
+    rows = {"image": [picture(n) for n in range(4)], "caption": list("abcd"), "image_id": ["1", missing, missing, "1"]}
+    table = datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
+    photos = load_captions(table)
+    assert dict(zip(photos["image_id"], photos["captions"], strict=True)) == {
+        "1": ["a", "d"], "row-1": ["b"], "row-2": ["c"]
+    }  # fmt: skip
+    assert [row["image_id"] for row in load_captions(table.to_iterable_dataset())] == ["1", "row-1", "row-2", "1"]
+
+
+def test_numbers_with_gaps_are_ids_like_whole_numbers() -> None:
+    table = datasets.Dataset.from_dict({"path": list("abc"), "caption": list("xyz"), "id": [7.0, float("nan"), 7.0]})
+    photos = load_captions(table)
+    assert dict(zip(photos["image_id"], photos["captions"], strict=True)) == {"7": ["x", "z"], "b": ["y"]}
+
+
+def test_an_id_that_numbers_the_captions_is_no_photo(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "captions.csv").write_text("id,file_name,caption\n1,0.jpg,a\n2,0.jpg,b\n3,1.jpg,c\n")
+    assert rows_of(folder) == [("0.jpg", ["a", "b"]), ("1.jpg", ["c"])]
+    assert "'id' numbers the rows" in caplog.text
+    assert len(load_captions(folder, columns={"image_id": "id"})) == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["photos/sub/Café.JPG", ".\\sub\\Café.JPG", "café.jpg", "Café", "C:\\me\\photos\\sub\\café.jpeg"]
+)
+def test_a_name_that_means_one_file_finds_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / "sub").mkdir()
+    picture(0).save(tmp_path / "sub" / unicodedata.normalize("NFD", "Café.JPG"))
+    picture(1).save(tmp_path / "other.png")
+    (tmp_path / "captions.csv").write_text(f"file_name,caption\n{name},a cup\nother.png,b\n", encoding="utf-8")
+    assert load_captions(tmp_path)[0]["image"].size == (40, 30)
+    assert next(iter(load_captions(tmp_path, streaming=True)))["image"].size == (40, 30)
+
+
+def test_most_pictures_missing_is_an_error_whatever_the_policy(folder: Path) -> None:
+    (folder / "captions.csv").write_text("file_name,caption\n00.jpg,a\nx/7.jpg,b\n0.jpg,c\n")
+    with pytest.raises(ValueError, match="2 of 3 pictures of .*captions.csv are not there.*Did you mean '0.jpg'"):
+        load_captions(folder, on_error="skip")
+
+
+def test_a_missing_folder_names_its_neighbour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *_: (_ for _ in ()).throw(FileNotFoundError("no")))
+    with pytest.raises(ValueError, match="There is no file or folder 'phtos' here. Did you mean 'photos'"):
+        load_captions("phtos")
+
+
+def test_lists_of_one_picture_are_that_picture() -> None:
+    kinds = datasets.Features({"images": datasets.List(datasets.Image()), "caption": datasets.Value("string")})
+    table = datasets.Dataset.from_dict({"images": [[picture(0)], [picture(1)]], "caption": ["a", "b"]}, features=kinds)
+    assert [photo["image"].size for photo in load_captions(table)] == [(40, 30)] * 2
+    assert len(list(load_captions(table.to_iterable_dataset()))) == 2
+    table = datasets.Dataset.from_dict({"images": [[picture(0)] * 2], "caption": ["a"]}, features=kinds)
+    with pytest.raises(ValueError, match="'images' has 2 pictures in row 0"):
+        load_captions(table)
+
+
+def test_half_a_surrogate_pair_is_refused_by_name(folder: Path) -> None:
+    (folder / "captions.jsonl").write_text('{"file_name": "0.jpg", "caption": "a dog \\ud83d"}\n')
+    with pytest.raises(ValueError, match="captions.jsonl, column 'caption': .*half of a surrogate pair"):
+        load_captions(folder)
+
+
+def test_boxes_outside_the_photo_are_refused() -> None:
+    with pytest.raises(ValueError, match="Boxes of photo '7' reach"):
+        normalise_boxes([[0, 0, 30, 40]], (30, 40), "7")  # type: ignore[arg-type]

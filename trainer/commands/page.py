@@ -1,0 +1,31 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""`tgdt page`: search one's own gallery in a browser."""
+
+import argparse
+from itertools import islice
+
+from trainer.commands.common import add_gallery_arguments, load_retriever, pictures_folder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the verb."""
+    add_gallery_arguments(parser)
+    parser.add_argument("--pictures", metavar="DIR", help="folder that was indexed (default: where it was)")
+    parser.add_argument("--example", nargs="+", default=[], metavar="WORDS", help="searches to offer, each in quotes")
+    parser.add_argument("--port", type=int, default=7860, help="port on this machine (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Open the page on the loopback interface until it is stopped."""
+    try:
+        from hub_cards.space.app import MAX_BYTES, build
+    except ImportError as error:
+        raise ImportError("The page needs gradio: pip install 'tgdt[demo]'.") from error
+
+    retriever = load_retriever(args)
+    folder = pictures_folder(args) if retriever.index.kind == "image" else None
+    if folder is not None and not any((folder / name).is_file() for name in islice(retriever.index, 20)):
+        raise ValueError(f"none of the gallery's pictures is in {str(folder)!r}; pass --pictures DIR.")
+    page = build(retriever, folder, examples=args.example)
+    page.launch(server_name="127.0.0.1", server_port=args.port, max_file_size=MAX_BYTES, quiet=args.quiet)
+    return 0
