@@ -21,7 +21,7 @@ from .scoring.look_alikes import look_alike_accuracy
 _THUMBNAIL, _MARGIN, _TEXT = 150, 12, 22
 _RIGHT, _LOOK_ALIKE, _OTHER = (34, 150, 80), (226, 120, 20), (200, 200, 205)
 # The shipped model has the whole training of the recipe behind it; this is what five minutes have room for.
-_TRAIN_ON = ("training.max_steps=120", "training.learning_rate=3e-4")
+_TRAIN_ON = ("training.max_steps=60", "training.learning_rate=3e-4")
 
 
 @dataclass
