@@ -45,6 +45,7 @@ def model_card(
     *,
     config: Mapping[str, Any] | None = None,
     gallery: bool | None = None,
+    adapter: bool | None = None,
     **metadata: Any,
 ) -> ModelCard:
     """Write the card of a model from what its run recorded; what was not recorded is left out.
@@ -54,6 +55,8 @@ def model_card(
         repo_id: Where it will be on the Hub; without it the code blocks load the directory by its name.
         config: Content of `config.json`, for a record.
         gallery: Whether a gallery comes with the model; by default, whether the directory has one.
+        adapter: Whether it is an adapter of PEFT, which loads the model that it names; by default, whether the
+            directory holds one and no model.
         **metadata: Front matter that replaces ours, such as `license="mit"`.
 
     Raises:
@@ -85,6 +88,8 @@ def _model_card(
     name = repo_id or (re.sub(r"[^\w./ -]", "_", folder.resolve().name) if folder else "tgdt-model")
     if gallery is None:
         gallery = folder is not None and (folder / "index" / "manifest.json").exists()
+    if adapter is None:
+        adapter = folder is not None and (folder / "adapter_config.json").exists() and not config
     data = data_source(record)
     width = region_width(config, record)
     content = {
@@ -93,14 +98,14 @@ def _model_card(
         "title": markdown(name.rpartition("/")[2]),
         "description": markdown(shaping_recipe(record).get("description") or ""),
         "retriever_code": retriever_code(name, gallery=gallery, region_width=width),
-        "custom_code": custom_code(name, region_width=width),
+        "custom_code": None if adapter else custom_code(name, region_width=width),
         "architecture": architecture(config, record),
         "training": training_lines(record),
         "base_models": base_models(record),
         "reads_regions": width is not None,
         **_COMMON,
     }
-    front = _front_matter(record, data, name)
+    front = _front_matter(record, data, name) | ({"library_name": "peft"} if adapter else {})
     card = ModelCard.from_template(
         ModelCardData(**{**front, **metadata}), template_path=str(_HERE / "templates/model.md"), **content
     )
@@ -202,7 +207,7 @@ def _front_matter(record: Mapping[str, Any], data: DataSource | None, name: str)
     front: dict[str, Any] = {
         "language": "en" if data else None,
         "library_name": "transformers",
-        "pipeline_tag": "feature-extraction",
+        "pipeline_tag": "zero-shot-image-classification",
         "tags": _TAGS,
         "base_model": base_models(record) or None,
         "datasets": [data.hub_id] if data and data.hub_id else None,

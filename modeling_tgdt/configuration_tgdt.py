@@ -92,6 +92,9 @@ class TGDTConfig(PreTrainedConfig):
         num_suffix_tokens (`int`, *optional*, defaults to 1):
             Attended text positions at the end that are no words ([SEP]). Reference checkpoints use 2: they also drop
             the last word piece.
+        word_weighting (`str`, *optional*, defaults to `"none"`):
+            `"learned"`: a linear map of a word's embedding says how much it counts among the words of its caption. It
+            starts at zero, where all count alike. The weight becomes the length of the word's embedding.
         similarity_reduction (`str`, *optional*, defaults to `"mean"`):
             Token similarity is the `"mean"` or the `"sum"` over words of the best region's cosine.
         similarity_scale (`float`, *optional*, defaults to 1.0):
@@ -181,6 +184,7 @@ class TGDTConfig(PreTrainedConfig):
     detach_global_encoder: bool = False
     num_prefix_tokens: int = 1
     num_suffix_tokens: int = 1
+    word_weighting: Literal["none", "learned"] = "none"
     similarity_reduction: Literal["mean", "sum"] = "mean"
     similarity_scale: float | int = 1.0
     global_score_weight: float | int = 1.0
@@ -234,6 +238,9 @@ class TGDTConfig(PreTrainedConfig):
         for name in self.sub_configs:
             if content.get(name):
                 content[name]["_name_or_path"] = ""
+        auto_map = content.get("auto_map") or {}
+        if "AutoModel" in auto_map:  # transformers notes one class; its zero-shot pipeline looks for another
+            content["auto_map"] = {**auto_map, "AutoModelForZeroShotImageClassification": auto_map["AutoModel"]}
         return content
 
     @classmethod

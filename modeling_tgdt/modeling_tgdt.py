@@ -2,7 +2,7 @@
 """PyTorch TGDT model: Token-Guided Dual Transformer (arXiv 2306.08789)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypedDict
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
@@ -39,9 +39,10 @@ from .dual_encoders_tgdt import (
     text_width,
     tower_traits,
 )
-from .heads_tgdt import TGDTAttention, TGDTBoxEmbedding, TGDTEncoder, TGDTEncoderLayer, pick, run_layers
+from .heads_tgdt import TGDTAttention, TGDTBoxEmbedding, TGDTEncoder, TGDTEncoderLayer, TGDTLinear, pick, run_layers
 from .logit_scales_tgdt import LogitScales
 from .loss_tgdt import CMCLoss
+from .outputs_tgdt import TGDTFeatures, TGDTOutput
 from .pairs_tgdt import PairEmbeddings
 from .similarity_tgdt import token_similarity
 
@@ -56,100 +57,6 @@ class TGDTKwargs(TypedDict, total=False):
 
 
 _KWARGS = tuple(TGDTKwargs.__annotations__)
-
-
-@dataclass
-class TGDTFeatures(BaseModelOutputWithPooling):
-    """Embeddings of one branch.
-
-    Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, tokens, projection_dim)`):
-            Unit token embeddings: regions of an image or positions of a text. Rows outside `token_mask` are zero.
-        pooler_output (`torch.FloatTensor` of shape `(batch_size, projection_dim)`):
-            Unit global embeddings.
-        hidden_states (`tuple(torch.FloatTensor)`, *optional*):
-            Hidden states of the backbone; of the transformer over regions where regions are the input.
-        attentions (`tuple(torch.FloatTensor)`, *optional*):
-            Attentions of the same.
-        token_mask (`torch.BoolTensor` of shape `(batch_size, tokens)`):
-            True for real regions, and for words without special tokens.
-        token_boxes (`torch.FloatTensor` of shape `(batch_size, tokens, 4)`, *optional*):
-            Boxes of the regions, xyxy in [0, 1]; `None` for texts and where positions are unknown.
-    """
-
-    # TGDTModel always sets these three, so they are typed without the `None` that a ModelOutput wants as default.
-    last_hidden_state: Any = None
-    pooler_output: Any = None
-    token_mask: Any = None
-    token_boxes: Tensor | None = None
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        """Return the fields that are set; the mask as integers, like every mask in transformers' tuples."""
-        return _to_tuple(self)
-
-
-@dataclass
-class TGDTOutput(ModelOutput):
-    """Output of [`TGDTModel`] for Bi images and Bt captions.
-
-    Args:
-        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `return_loss` is `True`):
-            CMC loss.
-        loss_components (`dict[str, torch.FloatTensor]`, *optional*):
-            Detached, unweighted terms of the loss: `global`, `local`, `intra`.
-        logits_per_image (`torch.FloatTensor` of shape `(Bi, Bt)`):
-            Mixed similarity `global_score_weight * S_global + local_score_weight * S_local`. Under a
-            hardest-negative hinge its token part carries no gradient; the loss does.
-        logits_per_text (`torch.FloatTensor` of shape `(Bt, Bi)`):
-            Its transpose.
-        image_embeds (`torch.FloatTensor` of shape `(Bi, D)`):
-            Unit global embeddings of images.
-        text_embeds (`torch.FloatTensor` of shape `(Bt, D)`):
-            Unit global embeddings of captions.
-        image_token_embeds (`torch.FloatTensor` of shape `(Bi, R, D)`):
-            Unit region embeddings, zero where masked.
-        text_token_embeds (`torch.FloatTensor` of shape `(Bt, W, D)`):
-            Unit word embeddings, zero where masked.
-        image_token_mask (`torch.BoolTensor` of shape `(Bi, R)`):
-            True for real regions.
-        text_token_mask (`torch.BoolTensor` of shape `(Bt, W)`):
-            True for words; special tokens and padding are false.
-        logit_scales (`torch.FloatTensor` of shape `(Bt, 2)` or `(Bt, 4)`, *optional*, with `learnable_temperature`):
-            Learned log scales of the global and the token term, and biases of the sigmoid, once per caption.
-        vision_model_output (`TGDTFeatures`):
-            What `get_image_features` gives.
-        text_model_output (`TGDTFeatures`):
-            What `get_text_features` gives.
-    """
-
-    loss: Tensor | None = None
-    loss_components: dict[str, Tensor] | None = None
-    logits_per_image: Tensor | None = None
-    logits_per_text: Tensor | None = None
-    image_embeds: Tensor | None = None
-    text_embeds: Tensor | None = None
-    image_token_embeds: Tensor | None = None
-    text_token_embeds: Tensor | None = None
-    image_token_mask: Tensor | None = None
-    text_token_mask: Tensor | None = None
-    logit_scales: Tensor | None = None
-    vision_model_output: TGDTFeatures | None = None
-    text_model_output: TGDTFeatures | None = None
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        """Return the fields that are set: nested outputs as tuples too, masks as integers."""
-        return _to_tuple(self)
-
-
-def _to_tuple(output: ModelOutput) -> tuple[Any, ...]:
-    return tuple(
-        value.to_tuple()
-        if isinstance(value, ModelOutput)
-        else value.long()
-        if isinstance(value, Tensor) and value.dtype is torch.bool
-        else value
-        for value in output.values()
-    )
 
 
 class TGDTPreTrainedModel(PreTrainedModel):
@@ -218,6 +125,7 @@ class TGDTModel(TGDTPreTrainedModel):
 
     def __init__(self, config: TGDTConfig) -> None:
         super().__init__(config)
+        self.model_tags = ["tgdt", "image-text-retrieval"]  # of the card that push_to_hub writes
         size, dim = config.region_feature_size, config.projection_dim
         text_config, vision_config = config.get_text_config(), config.get_vision_config()
         pools = config.image_global_token == "pooled"
@@ -238,6 +146,9 @@ class TGDTModel(TGDTPreTrainedModel):
             self.vision_local_encoder = TGDTEncoder(config, dim, config.num_local_layers)
         self.text_global_encoder = TGDTEncoder(config, dim, config.num_global_layers)
         self.vision_global_encoder = TGDTEncoder(config, dim, config.num_global_layers)
+        self.word_weight: nn.Linear | None = None
+        if config.word_weighting == "learned":
+            self.word_weight = TGDTLinear(dim, 1, initializer_range=0.0)  # all words weigh alike at first
         self.logit_scales: LogitScales | None = None
         if config.learnable_temperature:
             biases = (config.sigmoid_bias, config.local_sigmoid_bias) if config.objective == "sigmoid" else None
@@ -374,7 +285,7 @@ class TGDTModel(TGDTPreTrainedModel):
         attended = attention_mask.bool()
         tokens, pooled = self._encode_words(hidden, attended, whole)
         mask = self._word_mask(attended, text_token_mask)
-        tokens = _unit(tokens, mask)
+        tokens = self._weigh_words(_unit(tokens, mask), mask)
         return TGDTFeatures(
             last_hidden_state=tokens,
             pooler_output=pooled,
@@ -783,6 +694,18 @@ class TGDTModel(TGDTPreTrainedModel):
         local = self.text_local_encoder(self.text_projection(hidden), keys)
         tokens, pooled = self._global(self.text_global_encoder, local, keys, slot)
         return tokens[:, int(has_slot) :], _normalize(pooled)
+
+    def _weigh_words(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Return word embeddings whose lengths are the words' weights, 1 in the mean of a caption.
+
+        A word counts by its best dot product with a unit region, so its length is its weight in the similarity: a mean
+        over words becomes a weighted mean, in the loss, in a gallery and in explanations alike.
+        """
+        if self.word_weight is None:
+            return tokens
+        scores = self.word_weight(tokens)[..., 0].float().masked_fill(~mask, torch.finfo(torch.float32).min)
+        weights = scores.softmax(-1) * mask.sum(-1, keepdim=True)
+        return tokens * weights[..., None].to(tokens.dtype)
 
     def _global(self, encoder: TGDTEncoder, local: Tensor, keys: Tensor, slot: Tensor) -> tuple[Tensor, Tensor]:
         """Return the tokens of `token_source` (B, S, D) and the output of the global slot (B, D), not normalised."""

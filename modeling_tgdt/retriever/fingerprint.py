@@ -14,7 +14,9 @@ from ..index_tgdt import TGDTIndex
 
 _MARK = "weights."
 _PRECISIONS = (torch.bfloat16, torch.float16)
-_WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|module)\.")  # torch.compile, FSDP, DDP
+_WRAPPERS = re.compile(
+    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|module|base_model\.model)\."
+)  # compile, FSDP, DDP, PEFT
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

@@ -14,13 +14,15 @@ from ..backbones_tgdt import split_loading_options
 from ..dual_encoders_tgdt import FAMILIES
 from ..modeling_tgdt import TGDTModel
 from ..processing_tgdt import TGDTProcessor
+from .adapters import base_of_adapter
 
 
 def load_pretrained(name_or_path: str, **options: Any) -> tuple[TGDTModel, TGDTProcessor]:
     """Load a TGDT model, or take a dual encoder (CLIP, SigLIP, ...) up as one, with its processor.
 
     Args:
-        name_or_path: Hub id or directory; its configuration says what it is.
+        name_or_path: Hub id or directory; its configuration says what it is. The directory of an adapter of PEFT
+            without a processor takes that of the model that it adapts.
         **options: Of `TGDTModel.from_pretrained`, such as `dtype`, `token` and `revision`. Fields of a TGDTConfig
             (`config` for a TGDT model) change the model.
 
@@ -47,6 +49,14 @@ def refused_as_damaged(name_or_path: str) -> Iterator[None]:
 
 def _load(name_or_path: str, options: dict[str, Any]) -> tuple[TGDTModel, TGDTProcessor]:
     loading, _ = split_loading_options(options)
+<<<<<<< HEAD
+=======
+    name_or_path = str(name_or_path)
+    base = base_of_adapter(Path(name_or_path))
+    if base is not None:
+        source = name_or_path if Path(name_or_path, "processor_config.json").exists() else base
+        return TGDTModel.from_pretrained(name_or_path, **options), TGDTProcessor.from_pretrained(source, **loading)
+>>>>>>> main
     if is_dual_encoder(name_or_path, **loading):
         return (
             TGDTModel.from_dual_encoder_pretrained(name_or_path, **options),

@@ -57,6 +57,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "detach_global_encoder": (True, {}),
     "num_prefix_tokens": (0, {}),
     "num_suffix_tokens": (2, {}),
+    "word_weighting": ("learned", {}),
     "similarity_reduction": ("sum", {}),
     "similarity_scale": (10.0, {}),
     "global_score_weight": (2.0, {}),

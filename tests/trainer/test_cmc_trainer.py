@@ -1,6 +1,7 @@
 """CMCTrainer: learning, stages, large batches, resume, and what it says when something is wrong."""
 
 import json
+import shutil
 
 import datasets
 import pytest
@@ -15,7 +16,7 @@ from trainer.scoring.encoding import EncodeOptions
 from trainer.training.stages import stage_loss
 
 
-def make_trainer(tmp_path, model=None, dataset=None, **options):
+def make_trainer(tmp_path, model=None, dataset=None, compute_metrics=None, **options):
     fields = {
         "per_device_train_batch_size": 8,
         "max_steps": 4,
@@ -34,6 +35,7 @@ def make_trainer(tmp_path, model=None, dataset=None, **options):
         train_dataset=scenes() if dataset is None else dataset,
         eval_dataset=scenes(8, 1),
         processing_class=processor(),
+        compute_metrics=compute_metrics,
     )
     trainer.current_gradient_accumulation_steps = 1  # set by train(), for tests that take single steps
     return trainer
@@ -102,6 +104,14 @@ def test_the_start_is_measured_once(tmp_path, caplog):
     metrics = resumed.train(resume_from_checkpoint=True).metrics
     assert metrics["start_rsum"] == whole["start_rsum"]
     assert [entry["step"] for entry in resumed.state.log_history if "eval_rsum" in entry] == [0, 2, 4, 6]
+
+
+def test_a_run_that_has_only_its_start_goes_on_from_there(tmp_path):
+    make_trainer(tmp_path, max_steps=1, **KEEP_BEST).train()
+    shutil.rmtree(tmp_path / "checkpoint-1", ignore_errors=True)
+    trainer = make_trainer(tmp_path, max_steps=2, **KEEP_BEST)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-0"))
+    assert [entry["step"] for entry in trainer.state.log_history if "eval_rsum" in entry] == [0, 1, 2]
 
 
 def test_no_evaluation_without_an_evaluation_strategy(tmp_path):
@@ -232,6 +242,15 @@ def test_mini_batches_give_the_gradient_of_the_whole_batch(tmp_path, objective, 
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None} | {"loss": loss})
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
     assert ("logit_scales.log_scale" in gradients[0]) == (objective != "hinge")
+
+
+def test_a_trained_batch_norm_sees_the_whole_batch(tmp_path):
+    """Parts of a batch have another mean: a batch norm that trains gets all of it; one that is frozen is no matter."""
+    torch.manual_seed(0)
+    norm = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+    trainer = make_trainer(tmp_path, tiny_model(), mini_batch_size=2)
+    assert trainer._mini_batch_size(norm.train()) is None
+    assert trainer._mini_batch_size(norm.eval()) == trainer._mini_batch_size(trainer.model.train()) == 2
 
 
 def test_mini_batches_repeat_their_dropout(tmp_path):
