@@ -67,7 +67,7 @@ def model_card(
         'transformers'
     """
     try:
-        return _model_card(source, repo_id, config, gallery, metadata)
+        return _model_card(source, repo_id, config, gallery, adapter, metadata)
     except (ValueError, AttributeError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(
             f"what is recorded of the model is of another form than tgdt writes ({type(error).__name__}: {error}); "
@@ -80,6 +80,7 @@ def _model_card(
     repo_id: str | None,
     config: Mapping[str, Any] | None,
     gallery: bool | None,
+    adapter: bool | None,
     metadata: Mapping[str, Any],
 ) -> ModelCard:
     record = read_record(source)

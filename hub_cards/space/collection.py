@@ -10,13 +10,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageOps
 
-<<<<<<< HEAD
-from modeling_tgdt.image_loading_tgdt import rgb_picture
-from modeling_tgdt.picture_sources_tgdt import SUFFIXES, picture_inside, read_picture
-=======
 from modeling_tgdt.image_loading_tgdt import known_formats, rgb_picture
-from modeling_tgdt.picture_sources_tgdt import looks_like_picture, read_picture
->>>>>>> main
+from modeling_tgdt.picture_sources_tgdt import looks_like_picture, picture_inside, read_picture
 from modeling_tgdt.retrieval_tgdt import TGDTRetriever
 from modeling_tgdt.retriever.fonts import readable
 

@@ -49,14 +49,10 @@ def refused_as_damaged(name_or_path: str) -> Iterator[None]:
 
 def _load(name_or_path: str, options: dict[str, Any]) -> tuple[TGDTModel, TGDTProcessor]:
     loading, _ = split_loading_options(options)
-<<<<<<< HEAD
-=======
-    name_or_path = str(name_or_path)
     base = base_of_adapter(Path(name_or_path))
     if base is not None:
         source = name_or_path if Path(name_or_path, "processor_config.json").exists() else base
         return TGDTModel.from_pretrained(name_or_path, **options), TGDTProcessor.from_pretrained(source, **loading)
->>>>>>> main
     if is_dual_encoder(name_or_path, **loading):
         return (
             TGDTModel.from_dual_encoder_pretrained(name_or_path, **options),
