@@ -97,7 +97,7 @@ def load_tower(name_or_path: str, tower: str, dtype: torch.dtype | str, **loadin
         ValueError: When an image-text model keeps that tower under another name than `text_model` or `vision_model`,
             the encoder is of the other kind, or one of timm.
     """
-    model = AutoModel.from_pretrained(name_or_path, dtype=dtype, trust_remote_code=False, **loading)
+    model = AutoModel.from_pretrained(name_or_path, dtype=dtype, **{"trust_remote_code": False, **loading})
     if model.config.model_type == "timm_wrapper":
         raise ValueError(
             f"Expected an encoder of transformers, found {name_or_path!r} of timm, whose configuration tells neither "
