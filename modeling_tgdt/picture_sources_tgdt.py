@@ -74,6 +74,20 @@ def looks_like_picture(name: str) -> bool:
     return name.lower().endswith((*SUFFIXES, *_OTHER_SUFFIXES))
 
 
+def picture_inside(folder: Path, name: str) -> Path | None:
+    """Return the file of an id below a folder; None for an id that leads out of it, or that is no name of a file.
+
+    Args:
+        folder: Folder that was indexed.
+        name: Id of an item; a gallery may come from anybody.
+    """
+    try:
+        path = (folder / name).resolve()
+        return path if path.is_relative_to(folder.resolve()) else None
+    except (ValueError, OSError):  # a NUL, or too long
+        return None
+
+
 def list_pictures(
     folder: str | os.PathLike[str], left_out: dict[str, str] | None = None
 ) -> Iterator[tuple[str, Path]]:
@@ -237,6 +251,7 @@ __all__ = [
     "is_missing",
     "list_pictures",
     "looks_like_picture",
+    "picture_inside",
     "picture_items",
     "read_picture",
     "row_id",

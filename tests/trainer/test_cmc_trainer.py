@@ -16,7 +16,7 @@ from trainer.scoring.encoding import EncodeOptions
 from trainer.training.stages import stage_loss
 
 
-def make_trainer(tmp_path, model=None, dataset=None, **options):
+def make_trainer(tmp_path, model=None, dataset=None, compute_metrics=None, **options):
     fields = {
         "per_device_train_batch_size": 8,
         "max_steps": 4,
@@ -35,6 +35,7 @@ def make_trainer(tmp_path, model=None, dataset=None, **options):
         train_dataset=scenes() if dataset is None else dataset,
         eval_dataset=scenes(8, 1),
         processing_class=processor(),
+        compute_metrics=compute_metrics,
     )
     trainer.current_gradient_accumulation_steps = 1  # set by train(), for tests that take single steps
     return trainer
