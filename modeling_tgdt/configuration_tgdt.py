@@ -238,6 +238,9 @@ class TGDTConfig(PreTrainedConfig):
         for name in self.sub_configs:
             if content.get(name):
                 content[name]["_name_or_path"] = ""
+        auto_map = content.get("auto_map") or {}
+        if "AutoModel" in auto_map:  # transformers notes one class; its zero-shot pipeline looks for another
+            content["auto_map"] = {**auto_map, "AutoModelForZeroShotImageClassification": auto_map["AutoModel"]}
         return content
 
     @classmethod

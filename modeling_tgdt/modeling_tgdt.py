@@ -125,6 +125,7 @@ class TGDTModel(TGDTPreTrainedModel):
 
     def __init__(self, config: TGDTConfig) -> None:
         super().__init__(config)
+        self.model_tags = ["tgdt", "image-text-retrieval"]  # of the card that push_to_hub writes
         size, dim = config.region_feature_size, config.projection_dim
         text_config, vision_config = config.get_text_config(), config.get_vision_config()
         pools = config.image_global_token == "pooled"

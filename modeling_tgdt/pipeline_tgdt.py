@@ -31,6 +31,17 @@ class ImageTextRetrievalPipeline(_Pipeline):
     _load_image_processor = False
     _load_feature_extractor = False
 
+    def __init__(
+        self,
+        *args: Any,
+        texts: Sequence[str] | None = None,
+        images: Sequence[Any] | None = None,
+        top_k: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.texts, self.images, self.top_k = texts, images, _checked(top_k)  # of calls that name none
+
     def __call__(
         self,
         query: Any,
@@ -47,7 +58,8 @@ class ImageTextRetrievalPipeline(_Pipeline):
                 "image_size"}` regions); with `images` a text.
             texts: C candidate texts.
             images: C candidate pictures; give texts or images. Candidates are embedded once for all queries.
-            top_k: How many to return; all by default.
+            top_k: How many to return; all by default. Candidates and top_k given to the constructor hold for every
+                call that names none.
             **options: Of every pipeline: `batch_size` and `num_workers`.
 
         Returns:
@@ -58,10 +70,11 @@ class ImageTextRetrievalPipeline(_Pipeline):
             ValueError: For both or no candidates, a picture that cannot be read, or a top_k below 1.
             TypeError: For a text that is no string.
         """
+        if texts is None and images is None:
+            texts, images = self.texts, self.images
         if (texts is None) == (images is None):
             raise ValueError("expected candidates: texts=[...] for a picture, or images=[...] for a text; pass one.")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k must be at least 1, found {top_k!r}.")
+        top_k = self.top_k if top_k is None else _checked(top_k)
         kind, candidates = ("text", texts) if texts is not None else ("image", images)
         if isinstance(candidates, str) or not len(candidates or ()):
             raise ValueError(f"expected a list of at least one candidate {kind}, found {candidates!r}.")
@@ -109,6 +122,12 @@ class ImageTextRetrievalPipeline(_Pipeline):
         scores = outputs["scores"][0].float().numpy()
         order = np.argsort(-scores, kind="stable")[:top_k].tolist()
         return [{"score": float(scores[place]), "index": place, kind: candidates[place]} for place in order]
+
+
+def _checked(top_k: int | None) -> int | None:
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, found {top_k!r}.")
+    return top_k
 
 
 def _padded(embeds: Embeddings, model: Any) -> TGDTFeatures:

@@ -23,6 +23,8 @@ from .index_tgdt import Kind, TGDTIndex
 from .modeling_tgdt import TGDTModel
 from .picture_sources_tgdt import picture_items
 from .processing_tgdt import TGDTProcessor
+from .retriever.adapters import save_model
+from .retriever.card import new_card
 from .retriever.directory import (
     find_directory,
     find_model,
@@ -30,6 +32,7 @@ from .retriever.directory import (
     push_folder,
     read_reference,
     save_gallery,
+    split_options,
 )
 from .retriever.filling import AddReport, GalleryFiller, OnError, name_items
 from .retriever.fingerprint import check_gallery_model, model_identity, weights_state
@@ -38,6 +41,7 @@ from .retriever.loading import load_pretrained
 from .retriever.matches import Match, match_words
 from .retriever.pooling import PoolingCost, pooling_costs
 from .retriever.shortlist import shortlist_ranks, smallest_shortlist
+from .retriever.temporary import own_prefix
 
 
 @dataclass(frozen=True)
@@ -369,21 +373,40 @@ class TGDTRetriever:
         """Show which word of a text matches which region of a picture; see `explain_tgdt.explain`."""
         return explain(self.model, self.processor, image, text, **options)
 
-    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+    def save_pretrained(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        max_shard_size: int | str = "50GB",
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **push_options: Any,
+    ) -> None:
         """Save model, processor and gallery (in `index/`) in the layout that `from_pretrained` and the Hub read.
+
+        An adapter of PEFT is saved beside the model that it adapts.
 
         Args:
             directory: Made when missing. A gallery that is there already is replaced. In the directory of this gallery
                 itself only model and processor are written beside it.
+            max_shard_size: Of the weights' files.
+            push_to_hub: Publish it, too.
+            repo_id: Where to; the name of the directory by default.
+            **push_options: Of [`TGDTRetriever.push_to_hub`].
 
         Raises:
             ValueError: For another directory inside the gallery's own.
+            TypeError: For options of a push without one.
         """
+        if push_options and not push_to_hub:
+            raise TypeError(f"expected push_to_hub=True for the option {next(iter(push_options))!r}, found False.")
         folder = Path(directory)
         self._check_weights()
         if self.index is not None:  # first: what it refuses leaves nothing behind
             save_gallery(self.index.path, folder)
-        self.save_model(folder)
+        self.save_model(folder, max_shard_size=max_shard_size)
+        if push_to_hub:
+            self.push_to_hub(repo_id or folder.resolve().name, max_shard_size=max_shard_size, **push_options)
 
     @classmethod
     def from_pretrained(
@@ -395,31 +418,30 @@ class TGDTRetriever:
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
         engine_options: Mapping[str, Any] | None = None,
-        **hub_options: Any,
+        **options: Any,
     ) -> TGDTRetriever:
         """Load a retriever, with its gallery when there is one.
 
         Args:
-            name: Directory or Hub id: what `save_pretrained`, `push_to_hub` or `tgdt index` made, a model alone, or a
-                pretrained dual encoder such as CLIP.
+            name: Directory or Hub id: what `save_pretrained`, `push_to_hub` or `tgdt index` made, a model alone, an
+                adapter of PEFT, which names the model that it adapts, or a pretrained dual encoder such as CLIP.
             model: Directory or Hub id of another model to use with that gallery.
             revision: Branch, tag or commit on the Hub.
             device: Where the model runs.
             dtype: Data type of the weights; that of the files by default.
             engine_options: How to reach a gallery in Qdrant, see `TGDTIndex.open`.
-            **hub_options: Of `huggingface_hub.snapshot_download`, such as `token` and `cache_dir`.
+            **options: Of the download (`token`, `cache_dir`, `local_files_only`, ...) and of
+                `TGDTModel.from_pretrained` (`attn_implementation`, `device_map`, `quantization_config`, ...).
 
         Raises:
             ValueError: When nothing is found, or another model built the gallery.
+            TypeError: For an option of neither.
         """
-        folder = find_directory(name, revision, **hub_options)
-        source = (
-            find_directory(model, **hub_options)
-            if model
-            else find_model(folder, read_reference(folder), **hub_options)
-        )
-        options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
-        loaded, processor = load_pretrained(str(source), **options)
+        download, loading = split_options(options)
+        folder = find_directory(name, revision, **download)
+        source = find_directory(model, **download) if model else find_model(folder, read_reference(folder), **download)
+        loading |= {} if dtype is None else {"dtype": dtype}
+        loaded, processor = load_pretrained(str(source), **loading)
         index, hubness = open_index(folder, engine_options), HubnessOptions.from_pretrained(source)
         return cls(loaded, processor, index, device, hubness=hubness)
 
@@ -427,33 +449,57 @@ class TGDTRetriever:
         self,
         repo_id: str,
         *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
         private: bool | None = None,
-        token: str | None = None,
-        commit_message: str = "Upload retriever",
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str = "50GB",
+        tags: Sequence[str] | None = None,
     ) -> str:
-        """Publish model, processor and gallery in one commit of one repository.
+        """Publish model, processor and gallery in one commit of one repository; one without a card gets one.
 
         Args:
             repo_id: `user/name`; made when missing.
+            commit_message: Of the commit.
+            commit_description: Its second part.
             private: Whether a new repository is private.
             token: Hub token; the one logged in by default.
-            commit_message: Of the commit.
+            revision: Branch to push to, made when missing; the default one when omitted.
+            create_pr: Open a pull request instead of committing.
+            max_shard_size: Of the weights' files.
+            tags: For the front matter of the card.
 
         Returns:
             Address of the commit.
         """
+        items = None if self.index is None else f"{len(self.index):,} {self.index.kind}s"
+        adapter = hasattr(self.model, "get_base_model") or getattr(self.model, "_hf_peft_config_loaded", False)
+        commit: dict[str, Any] = {"commit_description": commit_description, "create_pr": create_pr}
         with tempfile.TemporaryDirectory() as folder:
-            self.save_model(Path(folder))
-            gallery = None if self.index is None else self.index.path
-            return push_folder(repo_id, Path(folder), gallery, private=private, token=token, message=commit_message)
+            self.save_model(Path(folder), max_shard_size=max_shard_size)
+            return push_folder(
+                repo_id,
+                Path(folder),
+                None if self.index is None else self.index.path,
+                private=private,
+                token=token,
+                message=commit_message or "Upload retriever",
+                card=new_card(repo_id, items, adapter=adapter),
+                tags=tags or (),
+                revision=revision,
+                **{name: value for name, value in commit.items() if value},
+            )
 
-    def save_model(self, directory: str | os.PathLike[str]) -> None:
+    def save_model(self, directory: str | os.PathLike[str], **options: Any) -> None:
         """Save model, processor and reference queries, without the gallery.
 
         Args:
             directory: Made when missing.
+            **options: Of `PreTrainedModel.save_pretrained`, such as `max_shard_size`.
         """
-        self.model.save_pretrained(directory)
+        save_model(self.model, Path(directory), **options)
         self.processor.save_pretrained(directory)
         if self.hubness is not None:
             self.hubness.save_pretrained(directory)
@@ -540,7 +586,7 @@ def _length(source: Any) -> int | None:
 
 def _temporary_index(settings: Mapping[str, Any]) -> TGDTIndex:
     """Make a gallery in a directory that goes when nobody holds the index any more."""
-    folder = tempfile.mkdtemp(prefix="tgdt-gallery-")
+    folder = tempfile.mkdtemp(prefix=own_prefix("gallery"))
     try:
         index = TGDTIndex.create(Path(folder), **settings)
     except BaseException:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from transformers.utils.import_utils import is_torchdynamo_exporting
 
 from .triton_support_tgdt import triton_trains
 
@@ -53,6 +54,8 @@ def token_similarity(
     """
     image_mask, text_mask = _check_tokens(image_tokens, text_tokens, image_mask, text_mask)
     weights = word_weights(text_mask, reduction, scale, _score_dtype(image_tokens))
+    if is_torchdynamo_exporting():  # the loop over chunks would tie the graph to the example's sizes
+        return _score_at_once(image_tokens, text_tokens, image_mask, weights)
     return _AllPairs.apply(image_tokens, text_tokens, image_mask, weights)
 
 
@@ -187,6 +190,12 @@ class _AllPairs(torch.autograd.Function):
         else:
             grad_images, grad_words = _route_in_chunks(grad, weights, winners, words, image_tokens)
         return grad_images, grad_words.view_as(text_tokens), None, None
+
+
+def _score_at_once(images: Tensor, texts: Tensor, image_mask: Tensor, weights: Tensor) -> Tensor:
+    products = torch.einsum("ird,twd->irtw", images, texts)
+    best, _ = _best_region(products.flatten(2), image_mask)
+    return (best.unflatten(1, weights.shape) * weights).sum(-1)
 
 
 def _score_in_chunks(images: Tensor, words: Tensor, image_mask: Tensor, weights: Tensor, winners: Tensor) -> Tensor:

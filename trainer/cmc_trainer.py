@@ -7,6 +7,7 @@ from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import datasets
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput, has_length
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, has_length
 from transformers.utils import logging
 
 from modeling_tgdt.encoding_tgdt import fitted_processor
@@ -26,12 +27,15 @@ from .data.skip_report import SkipReport
 from .data_collator import TGDTDataCollator
 from .datasets import load_captions
 from .distributed import gather_pairs
-from .evaluation import evaluate_retrieval
+from .evaluation import retrieval_metrics
 from .report import write_json
 from .samplers import DistinctPhotoSampler
-from .scoring.encoding import EncodeOptions
+from .scoring.encoding import EncodeOptions, encode_dataset
+from .scoring.positions import ScoreConfig
 from .training.checkpoints import last_complete_checkpoint
+from .training.checks import check_inputs, metric_name
 from .training.grad_cache import batch_dependent_layer, cached_loss, split_inputs
+from .training.log_table import print_tables
 from .training.mining import HardNegativeMining
 from .training.stages import TOWERS, frozen_modules, stage_loss, training_stage
 from .training.start import start_and_end
@@ -106,8 +110,7 @@ class CMCTrainer(Trainer):
         args = CMCTrainingArguments("tgdt_output") if args is None else args
         if not isinstance(args, CMCTrainingArguments):
             raise TypeError(f"args must be CMCTrainingArguments, found {type(args).__name__}.")
-        if data_collator is None and processing_class is None:
-            raise ValueError("CMCTrainer needs processing_class=TGDTProcessor(...), or a data_collator of your own.")
+        check_inputs(train_dataset, processing_class, data_collator, kwargs)
         self.skip_report = SkipReport()
         if args.cache_vision_tokens and model is None:
             raise ValueError("cache_vision_tokens runs the backbone of `model`: pass it instead of model_init.")
@@ -126,6 +129,7 @@ class CMCTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
+        print_tables(self.callback_handler.callbacks)
         self.add_callback(_CaptionEpochs())
         if args.hard_negatives:
             self.add_callback(HardNegativeMining())
@@ -157,7 +161,8 @@ class CMCTrainer(Trainer):
             if resume_from_checkpoint is None:
                 raise ValueError(f"No whole checkpoint in {self.args.output_dir}: train without resuming.")
         with ExitStack() as self._stages:
-            self._enter_stage(self.model)
+            if self.model_init is None:  # else call_model_init does it, for every trial
+                self._enter_stage(self.model)
             try:
                 return super().train(resume_from_checkpoint, *args, **kwargs)
             finally:
@@ -307,25 +312,56 @@ class CMCTrainer(Trainer):
     ) -> EvalLoopOutput:
         """Measure retrieval on the photos and captions behind `dataloader`, each encoded once.
 
-        The metrics are `<prefix>_<mode>_<metric>`, and `<prefix>_rsum` of the last of `eval_modes`.
+        The metrics are `<prefix>_<mode>_<metric>`, `<prefix>_rsum` of the last of `eval_modes`, and what
+        `compute_metrics` adds. Predictions are the global embeddings of N photos and M captions, (N, D) and (M, D);
+        label ids (M,) are the rows of the captions' photos.
         """
-        results = evaluate_retrieval(
-            self.model,
-            self.processing_class,
-            dataloader.dataset,
+        core: Any = self.accelerator.unwrap_model(self.model)
+        options = self.encode_options()
+        embeddings = encode_dataset(self.model, self.processing_class, dataloader.dataset, options)
+        results = retrieval_metrics(
+            embeddings.to(core.device),
+            score=ScoreConfig.of_model(core.config),
             modes=tuple(self.args.eval_modes),  # type: ignore[arg-type]
             candidates=self.args.eval_candidates,
-            timed_queries=0,
-            options=self.encode_options(),
+            progress=options.progress,
         )
-        metrics = {
-            f"{metric_key_prefix}_{mode}_{name}": value
-            for mode, summary in results.items()
-            for name, value in summary.items()
-        }
-        metrics[f"{metric_key_prefix}_rsum"] = results[self.args.eval_modes[-1]]["rsum"]
-        nothing: Any = None
-        return EvalLoopOutput(nothing, label_ids=None, metrics=metrics, num_samples=len(dataloader.dataset))
+        found = {f"{mode}_{name}": value for mode, summary in results.items() for name, value in summary.items()}
+        found["rsum"] = results[self.args.eval_modes[-1]]["rsum"]
+        predictions: Any = (embeddings.image_embeds.numpy(), embeddings.text_embeds.numpy())
+        label_ids: Any = embeddings.text_to_image.numpy()
+        if self.compute_metrics is not None:
+            found |= self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=label_ids))
+        metrics = {f"{metric_key_prefix}_{name.removeprefix(metric_key_prefix + '_')}": found[name] for name in found}
+        if prediction_loss_only or self.args.prediction_loss_only:
+            predictions = label_ids = None
+        return EvalLoopOutput(predictions, label_ids, metrics=metrics, num_samples=len(dataloader.dataset))
+
+    def hyperparameter_search(
+        self,
+        hp_space: Any = None,
+        compute_objective: Any = None,
+        n_trials: int = 20,
+        direction: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Search as `transformers.Trainer.hyperparameter_search` does, by default for the largest rsum.
+
+        Args:
+            hp_space: As for it.
+            compute_objective: Metrics to a number; that of `metric_for_best_model`, or rsum, when omitted.
+            n_trials: As for it.
+            direction: `"maximize"` or `"minimize"`; as `greater_is_better` says when omitted.
+            *args: Passed on.
+            **kwargs: Passed on.
+
+        Returns:
+            The best run.
+        """
+        compute_objective = compute_objective or itemgetter(metric_name(self.args))
+        direction = direction or ("minimize" if self.args.greater_is_better is False else "maximize")
+        return super().hyperparameter_search(hp_space, compute_objective, n_trials, direction, *args, **kwargs)
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """Return the parameters under weight decay: those of `transformers.Trainer`, but no learned temperature."""
@@ -399,7 +435,8 @@ class CMCTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
-        if not self.args.unique_photos_per_batch or not hasattr(dataset, "image_ids"):
+        in_order = self.args.train_sampling_strategy == "sequential"
+        if in_order or not self.args.unique_photos_per_batch or not hasattr(dataset, "image_ids"):
             return super()._get_train_sampler(train_dataset)
         joined = self.args.train_batch_size * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
@@ -409,6 +446,10 @@ class CMCTrainer(Trainer):
     def _examples(self, dataset: Any, args: CMCTrainingArguments) -> Any:
         """Give a `datasets` object one example per caption; leave other data sets as they are."""
         options: dict[str, Any] = {"on_error": args.on_error, "report": self.skip_report}
+        if isinstance(dataset, str | Path):
+            raise TypeError(
+                f"train_dataset must be a data set, found the path {str(dataset)!r}; pass load_captions of it."
+            )
         if isinstance(dataset, datasets.Dataset):
             canonical = load_captions(dataset, **options)
             choice: Any = args.captions_per_image

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from .training.checks import check_arguments
 from .training.stages import STAGES, TOWERS
 
 
@@ -137,6 +138,7 @@ class CMCTrainingArguments(TrainingArguments):
                 "cache_vision_tokens stores the output of a vision backbone that does not change. Add 'vision' to "
                 "freeze, or leave cache_vision_tokens off."
             )
+        check_arguments(self)
 
 
 def _check_choice(name: str, found: list[str], known: object) -> None:

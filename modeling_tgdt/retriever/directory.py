@@ -8,21 +8,26 @@ A directory may name its model in `retriever.json` instead of holding a copy of 
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, snapshot_download
 
+from ..configuration_tgdt import LOADING_OPTIONS
 from ..gallery.files import INDEX_FOLDER, MANIFEST, QDRANT_FOLDERS, Manifest
 from ..gallery.plain_files import read_inside, tree_inside, write_fresh
 from ..index_tgdt import TGDTIndex
+from .adapters import ADAPTER_CONFIG
+from .card import add_tags
 
 REFERENCE = "retriever.json"
+_CARD = "README.md"
 # Copies of the weights for other libraries, which repositories of older models hold.
 _OTHER_WEIGHTS = ["*.h5", "*.msgpack", "*.onnx", "*.onnx_data", "*.ot", "*.tflite"]
 _BLOCK = 1 << 24
@@ -48,6 +53,22 @@ def find_directory(name: str | os.PathLike[str], revision: str | None = None, **
         return Path(snapshot_download(name, revision=revision, **({"ignore_patterns": _OTHER_WEIGHTS} | options)))
     except (OSError, ValueError) as error:
         raise OSError(f"{name!r} is no directory here, and the Hub gave no such repository: {error}") from error
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Part options of a retriever's `from_pretrained`.
+
+    Args:
+        options: Keyword arguments.
+
+    Returns:
+        Those of `huggingface_hub.snapshot_download`, and those of `TGDTModel.from_pretrained`; `token`, `cache_dir`,
+        `local_files_only` and their like are both's.
+    """
+    of_download = inspect.signature(snapshot_download).parameters
+    download = {name: value for name, value in options.items() if name in of_download}
+    loading = {name: value for name, value in options.items() if name not in of_download or name in LOADING_OPTIONS}
+    return download, loading
 
 
 def read_reference(folder: Path) -> dict[str, Any]:
@@ -88,7 +109,7 @@ def find_model(folder: Path, reference: dict[str, Any], **options: Any) -> Path:
     Raises:
         ValueError: When there is neither, or the named model is gone.
     """
-    if (folder / "config.json").exists():
+    if (folder / "config.json").exists() or (folder / ADAPTER_CONFIG).exists():
         return folder
     if not reference:
         raise ValueError(
@@ -167,9 +188,13 @@ def push_folder(
     gallery: Path | None,
     *,
     private: bool | None,
-    token: str | None,
+    token: bool | str | None,
     message: str,
     repo_type: str = "model",
+    card: ModelCard | None = None,
+    tags: Sequence[str] = (),
+    revision: str | None = None,
+    **commit: Any,
 ) -> str:
     """Publish a folder and a gallery as one commit; files that the repository has already are not sent again.
 
@@ -181,22 +206,35 @@ def push_folder(
         token: Hub token; the one logged in by default.
         message: Of the commit.
         repo_type: `"model"` or `"dataset"`.
+        card: Card for a repository that has none.
+        tags: Added to the card, old or new.
+        revision: Branch to commit to, made when missing; the default one when omitted.
+        **commit: Of `HfApi.create_commit`, such as `commit_description` and `create_pr`.
 
     Returns:
         Address of the commit.
     """
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
+    where: dict[str, Any] = {"repo_type": repo_type}
+    if revision is not None and not revision.startswith("refs/pr/"):
+        api.create_branch(repo_id, branch=revision, exist_ok=True, **where)
+    if revision is not None:
+        where["revision"] = revision
+    there = api.list_repo_files(repo_id, **where)
+    if card is not None and _CARD in there:
+        card = ModelCard.load(api.hf_hub_download(repo_id, _CARD, **where)) if tags else None
+    if card is not None:
+        add_tags(card, tags).save(folder / _CARD)
     files = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     if gallery is not None:
         for name in _gallery_files(gallery):
             read_inside(gallery, name).close()  # refuses a link before anything is sent
             files[f"{INDEX_FOLDER}/{name}"] = gallery / name
-    there = api.list_repo_files(repo_id, repo_type=repo_type)
     stale = [name for name in there if name.startswith(f"{INDEX_FOLDER}/") and name not in files]
     operations = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
     removals = [CommitOperationDelete(name) for name in stale] if gallery is not None else []
-    return str(api.create_commit(repo_id, [*operations, *removals], commit_message=message, repo_type=repo_type))
+    return str(api.create_commit(repo_id, [*operations, *removals], commit_message=message, **where, **commit))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -221,5 +259,6 @@ __all__ = [
     "push_folder",
     "read_reference",
     "save_gallery",
+    "split_options",
     "write_reference",
 ]

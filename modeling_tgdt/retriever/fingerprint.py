@@ -14,7 +14,9 @@ from ..index_tgdt import TGDTIndex
 
 _MARK = "weights."
 _PRECISIONS = (torch.bfloat16, torch.float16)
-_WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|module)\.")  # torch.compile, FSDP, DDP
+_WRAPPERS = re.compile(
+    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|module|base_model\.model)\."
+)  # compile, FSDP, DDP, PEFT
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -33,7 +35,7 @@ def weights_fingerprint(model: torch.nn.Module, precision: torch.dtype = torch.b
         value = value.to(precision) if value.is_floating_point() else value
         digest.update(f"{name}{tuple(value.shape)}".encode())
         if value.numel():
-            digest.update(memoryview(value.detach().cpu().flatten().view(torch.uint8).numpy()))
+            digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -2,30 +2,57 @@
 """A model and its processor by one name, whether it is a TGDT model or a pretrained dual encoder."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedConfig
 
 from ..backbones_tgdt import split_loading_options
 from ..dual_encoders_tgdt import FAMILIES
 from ..modeling_tgdt import TGDTModel
 from ..processing_tgdt import TGDTProcessor
+from .adapters import base_of_adapter
 
 
 def load_pretrained(name_or_path: str, **options: Any) -> tuple[TGDTModel, TGDTProcessor]:
     """Load a TGDT model, or take a dual encoder (CLIP, SigLIP, ...) up as one, with its processor.
 
     Args:
-        name_or_path: Hub id or directory; its configuration says what it is.
+        name_or_path: Hub id or directory; its configuration says what it is. The directory of an adapter of PEFT
+            without a processor takes that of the model that it adapts.
         **options: Of `TGDTModel.from_pretrained`, such as `dtype`, `token` and `revision`. Fields of a TGDTConfig
             (`config` for a TGDT model) change the model.
 
     Raises:
         ValueError: When it is neither.
     """
+    with refused_as_damaged(str(name_or_path)):
+        return _load(str(name_or_path), options)
+
+
+@contextmanager
+def refused_as_damaged(name_or_path: str) -> Iterator[None]:
+    """Raise ValueError for whatever the readers of a damaged model's files raise: they raise nearly every type."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"there is no model that can be loaded in {name_or_path!r}: {type(error).__name__}: {error}. Save it "
+            "again, or download it again."
+        ) from error
+
+
+def _load(name_or_path: str, options: dict[str, Any]) -> tuple[TGDTModel, TGDTProcessor]:
     loading, _ = split_loading_options(options)
-    name_or_path = str(name_or_path)
+    base = base_of_adapter(Path(name_or_path))
+    if base is not None:
+        source = name_or_path if Path(name_or_path, "processor_config.json").exists() else base
+        return TGDTModel.from_pretrained(name_or_path, **options), TGDTProcessor.from_pretrained(source, **loading)
     if is_dual_encoder(name_or_path, **loading):
         return (
             TGDTModel.from_dual_encoder_pretrained(name_or_path, **options),

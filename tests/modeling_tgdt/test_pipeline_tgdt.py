@@ -23,8 +23,11 @@ ELSEWHERE = """
 import importlib.util, json, sys
 from transformers import pipeline
 assert importlib.util.find_spec("modeling_tgdt") is None
-pipe = pipeline("image-text-retrieval", model=sys.argv[1], trust_remote_code=True)
-print(json.dumps(pipe(sys.argv[2], texts=json.loads(sys.argv[3]))))
+model, picture, texts = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+pipe = pipeline("image-text-retrieval", model=model, trust_remote_code=True)
+zero_shot = pipeline("zero-shot-image-classification", model=model, trust_remote_code=True)
+labels = zero_shot(picture, candidate_labels=texts, hypothesis_template="{}")
+print(json.dumps([pipe(picture, texts=texts), labels]))
 """
 
 
@@ -105,6 +108,16 @@ def test_candidates_without_a_word_score_by_their_global_embedding(pipe: Any) ->
     np.testing.assert_allclose(found, (out.image_embeds @ out.text_embeds.T)[0].numpy(), atol=1e-5)
 
 
+def test_options_of_the_constructor_hold_for_every_call(folder: Path, pipe: Any) -> None:
+    short = pipeline(TASK, model=str(folder), texts=CAPTIONS, top_k=1)
+    (best,) = short(PICTURES[0])
+    assert best == pipe(PICTURES[0], texts=CAPTIONS)[0]
+    assert short(PICTURES[0], top_k=2) == pipe(PICTURES[0], texts=CAPTIONS, top_k=2)
+    assert short(CAPTIONS[0], images=PICTURES) == pipe(CAPTIONS[0], images=PICTURES, top_k=1)
+    with pytest.raises(ValueError, match="top_k"):
+        pipeline(TASK, model=str(folder), top_k=0)
+
+
 def test_half_precision(folder: Path, expected: np.ndarray) -> None:
     half = pipeline(TASK, model=str(folder), dtype=torch.bfloat16)
     np.testing.assert_allclose(scores_by_index(half(PICTURES[0], texts=CAPTIONS)), expected[0], atol=0.05)
@@ -140,7 +153,8 @@ def test_as_custom_code(pipe: Any, tmp_path: Path) -> None:
         text=True,
     )
     assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout.splitlines()[-1])
+    found, labels = json.loads(result.stdout.splitlines()[-1])
+    assert [label["label"] for label in labels] == [hit["text"] for hit in found]
     assert scores_by_index(found) == pytest.approx(scores_by_index(pipe(PICTURES[0], texts=CAPTIONS)), abs=1e-5)
 
 

@@ -82,6 +82,43 @@ def test_exports(case) -> None:
         torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
+def test_the_whole_forward_pass_exports_with_any_batch_size(case) -> None:
+    model, inputs = case
+    images = [name for name in inputs if name.startswith(("pixel", "region"))]
+    inputs = {name: value[:5] if name in images else value for name, value in inputs.items()}  # 5 images, 8 captions
+    auto = torch.export.Dim.AUTO
+    sizes = {name: {0: auto} if name == "pixel_values" else {0: auto, 1: auto} for name in inputs}
+    exported = torch.export.export(model, (), inputs, dynamic_shapes=sizes, strict=False).module()
+    for count in (1, 3, 8):
+        other = {
+            name: value.repeat(2, *[1] * (value.ndim - 1))[: count + (name in images)]
+            for name, value in inputs.items()
+        }
+        with torch.no_grad():
+            expected, found = model(**other), exported(**other)
+        assert found.logits_per_image.shape == (count + 1, count)
+        for name in OUTPUTS:
+            torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_whole_forward_pass_runs_as_onnx(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from transformers.exporters import OnnxConfig, OnnxExporter
+
+    model, inputs = tiny.tiny_model(tiny.vision_config()), tiny.text_inputs(3) | tiny.pixel_inputs(3)
+    OnnxExporter().export(model, inputs, config=OnnxConfig(dynamic=True)).save_pretrained(tmp_path)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    other = tiny.text_inputs(5, seed=1) | tiny.pixel_inputs(5, seed=1)
+    names = [output.name for output in session.get_outputs()]
+    found = dict(zip(names, session.run(None, {name: value.numpy() for name, value in other.items()}), strict=True))
+    with torch.no_grad():
+        expected = model(**other).logits_per_image
+    torch.testing.assert_close(torch.from_numpy(found["logits_per_image"]), expected, atol=1e-4, rtol=0)
+
+
 class Branch(torch.nn.Module):
     def __init__(self, model: TGDTModel, name: str) -> None:
         super().__init__()

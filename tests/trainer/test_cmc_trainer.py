@@ -16,7 +16,7 @@ from trainer.scoring.encoding import EncodeOptions
 from trainer.training.stages import stage_loss
 
 
-def make_trainer(tmp_path, model=None, dataset=None, **options):
+def make_trainer(tmp_path, model=None, dataset=None, compute_metrics=None, **options):
     fields = {
         "per_device_train_batch_size": 8,
         "max_steps": 4,
@@ -35,6 +35,7 @@ def make_trainer(tmp_path, model=None, dataset=None, **options):
         train_dataset=scenes() if dataset is None else dataset,
         eval_dataset=scenes(8, 1),
         processing_class=processor(),
+        compute_metrics=compute_metrics,
     )
     trainer.current_gradient_accumulation_steps = 1  # set by train(), for tests that take single steps
     return trainer
@@ -241,6 +242,15 @@ def test_mini_batches_give_the_gradient_of_the_whole_batch(tmp_path, objective, 
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None} | {"loss": loss})
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
     assert ("logit_scales.log_scale" in gradients[0]) == (objective != "hinge")
+
+
+def test_a_trained_batch_norm_sees_the_whole_batch(tmp_path):
+    """Parts of a batch have another mean: a batch norm that trains gets all of it; one that is frozen is no matter."""
+    torch.manual_seed(0)
+    norm = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+    trainer = make_trainer(tmp_path, tiny_model(), mini_batch_size=2)
+    assert trainer._mini_batch_size(norm.train()) is None
+    assert trainer._mini_batch_size(norm.eval()) == trainer._mini_batch_size(trainer.model.train()) == 2
 
 
 def test_mini_batches_repeat_their_dropout(tmp_path):

@@ -16,7 +16,7 @@ import transformers
 from hub_cards.cards import MARKER, model_card, read_record
 from hub_cards.privacy import mask_tokens
 from hub_cards.results import write_eval_results
-from hub_cards.sources import data_source
+from hub_cards.sources import data_source, is_hub_id
 
 _FRONT_MATTER = {
     "language": "language",
@@ -71,14 +71,23 @@ def write_trainer_card(trainer: Any, **metadata: Any) -> Path | None:
     folder = Path(trainer.args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "README.md"
-    if path.exists() and MARKER not in path.read_text(encoding="utf-8"):
+    if path.exists() and not _may_replace(path.read_text(encoding="utf-8")):
         return None
     record: Mapping[str, Any] = read_record(folder) or trainer_record(trainer)
-    config = trainer.accelerator.unwrap_model(trainer.model).config.to_dict()
+    core = trainer.accelerator.unwrap_model(trainer.model)
+    adapters = getattr(core, "peft_config", {})
+    bases = {adapter.base_model_name_or_path for adapter in adapters.values()}
+    if adapters:
+        metadata = {"base_model": sorted(filter(is_hub_id, bases)) or None, **metadata}
     repo_id = trainer.hub_model_id or trainer.args.hub_model_id or folder.resolve().name
     write_eval_results(folder, record, data_source(record))
-    model_card(record, repo_id, config=config, **metadata).save(path)
+    model_card(record, repo_id, config=core.config.to_dict(), adapter=bool(adapters), **metadata).save(path)
     return path
+
+
+def _may_replace(card: str) -> bool:
+    """Return whether a card is ours, or the template that PEFT writes beside an adapter."""
+    return MARKER in card or ("library_name: peft" in card and "# Model Card for Model ID" in card)
 
 
 def front_matter(*args: Any, **kwargs: Any) -> dict[str, Any]:

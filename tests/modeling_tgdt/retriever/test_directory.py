@@ -2,11 +2,14 @@
 """A retriever as a directory and as a repository: references to models, copies of galleries, what is sent."""
 
 import json
+import re
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
 from modeling_tgdt.retrieval_tgdt import TGDTRetriever
 from modeling_tgdt.retriever import directory as files
@@ -26,19 +29,33 @@ class FakeHub:
     """Stands in for HfApi and remembers commits."""
 
     def __init__(self) -> None:
-        self.files: dict[str, bytes] = {"index/segment-old/tokens": b"", "README.md": b""}
+        self.files: dict[str, bytes] = {
+            "index/segment-old/tokens": b"",
+            "README.md": b"---\ntags: [mine]\n---\n# Mine\n",
+        }
         self.commits: list[list[str]] = []
+        self.branches: list[str] = []
+        self.options: dict[str, Any] = {}
 
     def __call__(self, token: str | None = None) -> "FakeHub":
         return self
 
+    def create_branch(self, repo_id: str, branch: str, exist_ok: bool, repo_type: str) -> None:
+        self.branches.append(branch)
+
+    def hf_hub_download(self, repo_id: str, filename: str, **options: Any) -> Path:
+        path = Path(tempfile.mkdtemp(), filename)
+        path.write_bytes(self.files[filename])
+        return path
+
     def create_repo(self, repo_id: str, **options: Any) -> Any:
         return SimpleNamespace(repo_id=repo_id)
 
-    def list_repo_files(self, repo_id: str, repo_type: str) -> list[str]:
+    def list_repo_files(self, repo_id: str, repo_type: str, revision: str | None = None) -> list[str]:
         return list(self.files)
 
-    def create_commit(self, repo_id: str, operations: list[Any], commit_message: str, repo_type: str) -> str:
+    def create_commit(self, repo_id: str, operations: list[Any], repo_type: str, **options: Any) -> str:
+        self.options = options
         self.commits.append([operation.path_in_repo for operation in operations])
         for operation in operations:
             if isinstance(operation, files.CommitOperationDelete):
@@ -67,6 +84,62 @@ def test_push_sends_one_commit_that_loads_again(
     monkeypatch.setattr(files, "snapshot_download", lambda name, revision, **options: str(tmp_path / "repo"))
     pulled = TGDTRetriever.from_pretrained("user/repo", revision="main")
     assert pulled.search("sea") == retriever.search("sea")
+
+
+def test_a_push_takes_the_options_of_a_model(
+    retriever: TGDTRetriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = FakeHub()
+    monkeypatch.setattr(files, "HfApi", hub)
+    retriever.push_to_hub("user/repo")
+    assert hub.options == {"commit_message": "Upload retriever"} and not hub.branches
+    assert hub.files["README.md"].endswith(b"# Mine\n")  # a card that is there stays
+    retriever.push_to_hub(
+        "user/repo", commit_message="Two", commit_description="More", revision="next", create_pr=True,
+        tags=["birds", "mine"], max_shard_size="20KB",
+    )  # fmt: skip
+    expected = {"commit_message": "Two", "commit_description": "More", "revision": "next", "create_pr": True}
+    assert hub.options == expected and hub.branches == ["next"]
+    card = ModelCard(hub.files["README.md"].decode())
+    assert card.data.tags == ["mine", "birds"] and "# Mine" in card.text
+    assert "model.safetensors.index.json" in hub.files  # shards
+
+
+def test_a_repository_without_a_card_gets_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = FakeHub()
+    hub.files.clear()
+    monkeypatch.setattr(files, "HfApi", hub)
+    made = tiny_retriever()
+    made.add_images([random_picture(seed) for seed in range(3)], progress=False)
+    made.save_pretrained(tmp_path / "saved", push_to_hub=True, repo_id="user/repo", tags=["birds"])
+    card = ModelCard(hub.files["README.md"].decode())
+    assert card.data.to_dict() == {
+        "library_name": "transformers", "pipeline_tag": "zero-shot-image-classification",
+        "tags": ["tgdt", "image-text-retrieval", "birds"],
+    }  # fmt: skip
+    assert "with a gallery of 3 images" in card.text
+    (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    exec(code.replace("user/repo", str(tmp_path / "saved")), {})
+    with pytest.raises(TypeError, match="push_to_hub=True for the option 'tags'"):
+        made.save_pretrained(tmp_path / "saved", tags=["birds"])
+
+
+def test_loading_options_reach_model_and_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, seen = tiny_retriever(), {}
+    made.save_pretrained(tmp_path)
+
+    def download(name: str, revision: str | None = None, **options: Any) -> str:
+        seen.update(options, revision=revision)
+        return str(tmp_path)
+
+    monkeypatch.setattr(files, "snapshot_download", download)
+    options = {"token": "hf_dummy", "cache_dir": str(tmp_path / "cache"), "attn_implementation": "eager"}
+    loaded = TGDTRetriever.from_pretrained("user/repo", revision="v1", **options)
+    assert (seen["revision"], seen["token"], seen["cache_dir"]) == ("v1", "hf_dummy", str(tmp_path / "cache"))
+    assert "attn_implementation" not in seen
+    assert loaded.model.config._attn_implementation == "eager"
+    with pytest.raises(TypeError, match="foo"):
+        TGDTRetriever.from_pretrained(tmp_path, foo=1)
 
 
 def test_a_missing_repository_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
