@@ -14,9 +14,8 @@ from ..index_tgdt import TGDTIndex
 
 _MARK = "weights."
 _PRECISIONS = (torch.bfloat16, torch.float16)
-_WRAPPERS = re.compile(
-    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|module|base_model\.model)\."
-)  # compile, FSDP, DDP, PEFT
+# What torch.compile, FSDP, DDP and PEFT put in front of the names of weights.
+_WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|module|base_model\.model)\.")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -35,7 +34,8 @@ def weights_fingerprint(model: torch.nn.Module, precision: torch.dtype = torch.b
         value = value.to(precision) if value.is_floating_point() else value
         digest.update(f"{name}{tuple(value.shape)}".encode())
         if value.numel():
-            digest.update(memoryview(value.detach().cpu().flatten().view(torch.uint8).numpy()))
+            content: Any = value.detach().cpu().flatten().view(torch.uint8).numpy()
+            digest.update(memoryview(content))
     return digest.hexdigest()
 
 
