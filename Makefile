@@ -34,7 +34,7 @@ demo: $(STAMP)
 	@$(BIN)/tgdt demo --output demo_output
 
 test: $(HF_TESTS)/.complete
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -rs
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

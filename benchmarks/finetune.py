@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
+import tempfile
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -33,7 +33,6 @@ from .report import report
 HEADS = {"projection_dim": 256, "num_local_layers": 1, "num_global_layers": 1, "intermediate_size": 512}
 AS_IT_WAS = {"encoder_layer_type": "post_norm", "box_encoding": "concat"}
 QUIET = EncodeOptions(progress=False)
-logger = logging.getLogger(__name__)
 
 
 class RememberedTower:
@@ -97,30 +96,23 @@ class Bench:
         model = self.model()
         warm_start(model, self.processor, train, QUIET)
         found |= {"start": self.rsum(model, held), "start_other": self.rsum(model, other)}
-        trainer = CMCTrainer(
-            model=model,
-            args=self.arguments(seed),
-            processing_class=self.processor,
-            train_dataset=train,
-            eval_dataset=held,
-        )
-        trainer.train()
+        with tempfile.TemporaryDirectory(dir=self.args.output) as folder:
+            trainer = CMCTrainer(
+                model=model,
+                args=arguments(folder, seed),
+                processing_class=self.processor,
+                train_dataset=train,
+                eval_dataset=held,
+            )
+            trainer.train()
         return found | {"end": self.rsum(model, held), "end_other": self.rsum(model, other)}
 
-    def arguments(self, seed: int) -> CMCTrainingArguments:
-        """Return the arguments of README's block."""
-        options = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
-        return CMCTrainingArguments(
-            str(self.args.output / "checkpoints"),
-            per_device_train_batch_size=64,
-            learning_rate=1e-4,
-            freeze=["vision", "text"],
-            save_total_limit=1,
-            seed=seed,
-            report_to=[],
-            disable_tqdm=True,
-            **options,
-        )
+
+def arguments(folder: str, seed: int) -> CMCTrainingArguments:
+    """Return the arguments of README's block."""
+    options: dict[str, Any] = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    options |= {"per_device_train_batch_size": 64, "learning_rate": 1e-4, "freeze": ["vision", "text"]}
+    return CMCTrainingArguments(folder, seed=seed, save_total_limit=1, report_to=[], disable_tqdm=True, **options)
 
 
 def table(output: Path, sizes: list[str]) -> list[list[str]]:

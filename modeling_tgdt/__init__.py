@@ -12,6 +12,7 @@ from .loss_tgdt import CMCLoss
 from .modeling_tgdt import TGDTFeatures, TGDTModel, TGDTOutput
 from .processing_tgdt import TGDTProcessor
 from .retrieval_tgdt import AddReport, Alignment, Hit, Match, TGDTRetriever
+from .retriever.hubness import HubnessOptions
 from .similarity_tgdt import token_similarity, token_similarity_pairs
 
 register()
@@ -26,6 +27,7 @@ __all__ = [
     "Alignment",
     "CMCLoss",
     "Hit",
+    "HubnessOptions",
     "Match",
     "TGDTConfig",
     "TGDTFeatures",

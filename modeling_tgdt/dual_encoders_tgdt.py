@@ -18,14 +18,12 @@ class DualEncoder:
         text_projection: Linear map of pooled texts, a dotted name.
         scale: Parameter that scales the cosines: a logarithm, or `"temperature"`, which divides them.
         bias: Parameter that is added to the scaled cosines.
-        padding: How its texts are padded: to the `"longest"` of a batch or to full length, `"max_length"`.
     """
 
     visual_projection: str | None = "visual_projection"
     text_projection: str | None = "text_projection"
     scale: str = "logit_scale"
     bias: str | None = None
-    padding: str = "longest"
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Tower:
     has_fixed_length: bool = False
 
 
-_SIGLIP = DualEncoder(None, "text_model.head", bias="logit_bias", padding="max_length")
+_SIGLIP = DualEncoder(None, "text_model.head", bias="logit_bias")
 FAMILIES = {
     "aimv2": DualEncoder(),
     "align": DualEncoder(visual_projection=None, scale="temperature"),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,9 +14,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from .backbones_tgdt import text_positions
 from .modeling_tgdt import TGDTModel
 from .picture_sources_tgdt import read_picture
-from .processing_tgdt import TGDTProcessor, fitted_processor
+from .processing_tgdt import TGDTProcessor
+from .tokenizing_tgdt import check_padding
 
 
 @dataclass(frozen=True, repr=False)
@@ -160,6 +163,33 @@ class Encoder:
         )
 
 
+def fitted_processor(processor: TGDTProcessor, model: Any) -> TGDTProcessor:
+    """Return a processor whose captions fit a model: a copy with shorter ones where the model has fewer positions.
+
+    Args:
+        processor: The processor; it stays as it is.
+        model: TGDTModel.
+
+    Raises:
+        ValueError: When the tokenizer has more tokens than the model has embeddings, or no padding token.
+    """
+    check_padding(processor.tokenizer)
+    rows, tokens = model.get_input_embeddings().weight.shape[0], len(processor.tokenizer)
+    if tokens > rows:
+        raise ValueError(
+            f"Expected a tokenizer of at most {rows} tokens, the embeddings of the model's text encoder, found "
+            f"{tokens}. Use that encoder's own tokenizer, or `model.resize_token_embeddings({tokens})` and training."
+        )
+    longest = text_positions(model.config.get_text_config())
+    if longest is None or processor.max_caption_length <= longest:
+        return processor
+    fitted = copy.copy(processor)
+    fitted.max_caption_length = longest
+    known: Any = processor.text_kwargs
+    fitted.text_kwargs = {**known, "max_length": min(known["max_length"], longest)}
+    return fitted
+
+
 def _batches(items: Sequence[Any], size: int) -> Iterable[list[int]]:
     """Yield row numbers of items that go together: texts or regions of like length, pictures of one shape."""
     if size < 1:
@@ -183,4 +213,4 @@ def _float32(tensor: Any) -> np.ndarray:
     return tensor.float().cpu().numpy()
 
 
-__all__ = ["Embeddings", "Encoder", "PreparedImage", "check_text", "evaluating"]
+__all__ = ["Embeddings", "Encoder", "PreparedImage", "check_text", "evaluating", "fitted_processor"]

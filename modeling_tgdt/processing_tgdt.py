@@ -1,7 +1,6 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """TGDT processor: captions with pixels or detector regions to model inputs."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,16 +11,16 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BatchFea
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
-from .backbones_tgdt import text_positions
-from .dual_encoders_tgdt import family_of
 from .image_options_tgdt import TGDTImageInputMixin, plain_pictures
 from .image_processing_tgdt import TGDTImageProcessor
 from .region_inputs_tgdt import batch_regions
-from .tokenizing_tgdt import check_padding, tokenize
+from .tokenizing_tgdt import tokenize
 from .word_groups_tgdt import group_words
 
 logger = logging.get_logger(__name__)
 _MOST_WORKERS = 1024
+# Dual encoders whose texts have one length, padding included.
+_FIXED_LENGTH = ("siglip", "siglip2")
 _FIELDS = ("max_caption_length", "caption_padding", "attends_padding")
 
 
@@ -138,7 +137,7 @@ class TGDTProcessor(ProcessorMixin):
             **options: Of this class, such as `max_caption_length`; the others are download options such as `token`.
 
         Raises:
-            ValueError: When it is no dual encoder of a known family.
+            ValueError: When it is no model of images and texts.
 
         Example:
             `TGDTProcessor.from_dual_encoder_pretrained("openai/clip-vit-base-patch32")`
@@ -146,16 +145,23 @@ class TGDTProcessor(ProcessorMixin):
         own = {name: options.pop(name) for name in _FIELDS if name in options}
         loading = {"trust_remote_code": False, **options}
         config = AutoConfig.from_pretrained(name_or_path, **loading)
-        family = family_of(config, name_or_path)
+        if not hasattr(config, "text_config"):
+            raise ValueError(
+                f"Expected a dual encoder of images and texts, found {str(name_or_path)!r} of type "
+                f"{config.model_type!r}. Make the processor of another model from its parts: TGDTProcessor("
+                "image_processor, tokenizer)."
+            )
         try:
             image_processor = TGDTImageProcessor.from_backbone(name_or_path, **options)
         except ValueError:  # steps of its own
             image_processor = AutoImageProcessor.from_pretrained(name_or_path, **loading)
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **loading)
-        longest = text_positions(config.text_config) or tokenizer.model_max_length
-        fixed, masked = family.padding == "max_length", "attention_mask" in tokenizer.model_input_names
-        defaults: dict[str, Any] = {"max_caption_length": longest, "caption_padding": family.padding}
-        defaults["attends_padding"] = fixed and not masked
+        is_fixed = config.model_type in _FIXED_LENGTH
+        defaults: dict[str, Any] = {
+            "max_caption_length": min(tokenizer.model_max_length, _positions(config.text_config)),
+            "caption_padding": "max_length" if is_fixed else "longest",
+            "attends_padding": is_fixed and "attention_mask" not in tokenizer.model_input_names,
+        }
         return cls(image_processor, tokenizer, **(defaults | own))
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
@@ -216,31 +222,8 @@ class TGDTProcessor(ProcessorMixin):
         )
 
 
-def fitted_processor(processor: TGDTProcessor, model: Any) -> TGDTProcessor:
-    """Return a processor whose captions fit a model: a copy with shorter ones where the model has fewer positions.
-
-    Args:
-        processor: The processor; it stays as it is.
-        model: TGDTModel.
-
-    Raises:
-        ValueError: When the tokenizer has more tokens than the model has embeddings, or no padding token.
-    """
-    check_padding(processor.tokenizer)
-    rows, tokens = model.get_input_embeddings().weight.shape[0], len(processor.tokenizer)
-    if tokens > rows:
-        raise ValueError(
-            f"Expected a tokenizer of at most {rows} tokens, the embeddings of the model's text encoder, found "
-            f"{tokens}. Use that encoder's own tokenizer, or `model.resize_token_embeddings({tokens})` and training."
-        )
-    longest = text_positions(model.config.get_text_config())
-    if longest is None or processor.max_caption_length <= longest:
-        return processor
-    fitted = copy.copy(processor)
-    fitted.max_caption_length = longest
-    known: Any = processor.text_kwargs
-    fitted.text_kwargs = {**known, "max_length": min(known["max_length"], longest)}
-    return fitted
+def _positions(text_config: Any) -> int:
+    return getattr(text_config, "max_position_embeddings", None) or 1 << 30
 
 
 def _kind(value: Any) -> str:
@@ -249,4 +232,4 @@ def _kind(value: Any) -> str:
     return type(value).__name__
 
 
-__all__ = ["TGDTProcessor", "fitted_processor"]
+__all__ = ["TGDTProcessor"]

@@ -41,6 +41,7 @@ from .retriever.loading import load_pretrained
 from .retriever.matches import Match, match_words
 from .retriever.pooling import PoolingCost, pooling_costs
 from .retriever.shortlist import shortlist_ranks, smallest_shortlist
+from .retriever.temporary import own_prefix
 
 
 @dataclass(frozen=True)
@@ -585,7 +586,7 @@ def _length(source: Any) -> int | None:
 
 def _temporary_index(settings: Mapping[str, Any]) -> TGDTIndex:
     """Make a gallery in a directory that goes when nobody holds the index any more."""
-    folder = tempfile.mkdtemp(prefix="tgdt-gallery-")
+    folder = tempfile.mkdtemp(prefix=own_prefix("gallery"))
     try:
         index = TGDTIndex.create(Path(folder), **settings)
     except BaseException:

@@ -12,6 +12,7 @@ from typing import Any
 from transformers import AutoTokenizer, BertConfig, BertModel, Dinov2Config, Dinov2Model, ViTImageProcessor
 
 from modeling_tgdt import TGDTImageProcessor, TGDTModel, TGDTProcessor
+from tests.modeling_tgdt.dual_encoders import save_dual_encoder
 from trainer.scenes import make_scenes
 from trainer.tokenizers import build_word_tokenizer
 
@@ -70,6 +71,7 @@ def reader_folder(root: Path) -> Path:
     vision = root / "facebook" / "dinov2-small"
     Dinov2Model(Dinov2Config(**small, image_size=56, patch_size=14)).save_pretrained(vision)
     ViTImageProcessor(size={"height": 56, "width": 56}).save_pretrained(vision)
+    save_dual_encoder("clip", root / "openai" / "clip-vit-base-patch32")
     sizes = {"projection_dim": 32, "intermediate_size": 64}
     TGDTModel.from_vision_text_pretrained(str(vision), str(text), **sizes).save_pretrained(root / "my-model")
     processor = TGDTProcessor(TGDTImageProcessor.from_backbone(vision), AutoTokenizer.from_pretrained(text))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .evaluation import evaluate_retrieval
     from .scoring.calibration import ScoreWeights, calibrate_scores
     from .scoring.grounding import evaluate_grounding
+    from .scoring.hubness import collect_reference_queries
     from .scoring.look_alikes import look_alike_accuracy
     from .training.projection_init import warm_start
     from .training_args import CMCTrainingArguments
@@ -26,6 +27,7 @@ _MODULES = {
     "ScoreWeights": "scoring.calibration",
     "TGDTDataCollator": "data_collator",
     "calibrate_scores": "scoring.calibration",
+    "collect_reference_queries": "scoring.hubness",
     "evaluate_grounding": "scoring.grounding",
     "evaluate_retrieval": "evaluation",
     "load_captions": "datasets",
@@ -64,6 +66,7 @@ __all__ = [
     "ScoreWeights",
     "TGDTDataCollator",
     "calibrate_scores",
+    "collect_reference_queries",
     "evaluate_grounding",
     "evaluate_retrieval",
     "load_captions",

@@ -17,6 +17,7 @@ VERBS = {
     "index": "build or extend a gallery from pictures or texts",
     "search": "search a gallery with words or a picture",
     "explain": "show which word matched which region",
+    "merge": "mix a fine-tuned model with the one that it began with",
     "convert": "convert a checkpoint of the authors' code",
     "push": "publish a model, a gallery or both on the Hub",
     "demo": "train, search and draw on pictures made on the spot; or serve the demo page",

@@ -18,8 +18,9 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, has_length
 from transformers.utils import logging
 
+from modeling_tgdt.encoding_tgdt import fitted_processor
 from modeling_tgdt.pairs_tgdt import PairEmbeddings
-from modeling_tgdt.processing_tgdt import TGDTProcessor, fitted_processor
+from modeling_tgdt.processing_tgdt import TGDTProcessor
 
 from .data.caption_dataset import CaptionDataset, IterableCaptionDataset
 from .data.skip_report import SkipReport
@@ -445,6 +446,10 @@ class CMCTrainer(Trainer):
     def _examples(self, dataset: Any, args: CMCTrainingArguments) -> Any:
         """Give a `datasets` object one example per caption; leave other data sets as they are."""
         options: dict[str, Any] = {"on_error": args.on_error, "report": self.skip_report}
+        if isinstance(dataset, str | Path):
+            raise TypeError(
+                f"train_dataset must be a data set, found the path {str(dataset)!r}; pass load_captions of it."
+            )
         if isinstance(dataset, datasets.Dataset):
             canonical = load_captions(dataset, **options)
             choice: Any = args.captions_per_image

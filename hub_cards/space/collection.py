@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageOps
 
-from modeling_tgdt.image_loading_tgdt import rgb_picture
-from modeling_tgdt.picture_sources_tgdt import SUFFIXES, read_picture
+from modeling_tgdt.image_loading_tgdt import known_formats, rgb_picture
+from modeling_tgdt.picture_sources_tgdt import looks_like_picture, read_picture
 from modeling_tgdt.retrieval_tgdt import TGDTRetriever
 from modeling_tgdt.retriever.fonts import readable
 
@@ -99,8 +99,8 @@ def add_uploads(
 def _safe_name(name: str) -> str:
     if not name or name != Path(name).name or "\\" in name or name.startswith(".") or not name.isprintable():
         raise ValueError("a name with folders or hidden parts is not accepted; rename the file.")
-    if not name.lower().endswith(SUFFIXES):
-        raise ValueError("this is no picture by its name; JPEG, PNG, WebP, GIF, BMP and TIFF are accepted.")
+    if not looks_like_picture(name):
+        raise ValueError(f"this is no picture by its name; accepted are {', '.join(known_formats())}.")
     return name
 
 

@@ -149,7 +149,7 @@ class WriterLock:
             return False
         handle = open_inside(self.path.parent, LOCK_NAME, os.O_RDWR | os.O_CREAT)
         try:
-            _lock(handle)
+            self._lock(handle)
         except (BlockingIOError, PermissionError):
             os.lseek(handle, 0, os.SEEK_SET)
             owner = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
@@ -169,23 +169,23 @@ class WriterLock:
         """Free the lock; nothing happens when it is not held."""
         if self._handle is None:
             return
-        _unlock(self._handle)
+        self._unlock(self._handle)  # a method: it is still there when the interpreter ends
         os.close(self._handle)
         self._handle = None
 
+    @staticmethod
+    def _lock(handle: int) -> None:
+        """Take the lock or raise; without either module one writer per gallery is the caller's duty."""
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        elif msvcrt is not None:
+            os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
 
-def _lock(handle: int) -> None:
-    """Take the lock or raise; without either module one writer per gallery is the caller's duty."""
-    if fcntl is not None:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    elif msvcrt is not None:
-        os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-
-
-def _unlock(handle: int) -> None:
-    if fcntl is not None:
-        fcntl.flock(handle, fcntl.LOCK_UN)  # also for copies of the handle in forked workers
-    elif msvcrt is not None:
-        os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)
-        msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
+    @staticmethod
+    def _unlock(handle: int) -> None:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_UN)  # also for copies of the handle in forked workers
+        elif msvcrt is not None:
+            os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)

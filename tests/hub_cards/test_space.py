@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hub_cards.space.collection import MAX_UPLOADS, Collection, add_uploads
-from hub_cards.space.searching import explain, search
+from hub_cards.space.searching import explain, score_table, search, start
 from tests.tiny_retrieval import picture_folder, png_bomb, random_picture, tiny_retriever
 
 WORDS = "a red ball on a blue box"
@@ -39,7 +39,7 @@ def test_a_search_by_words_shows_both_stages(collection: Collection) -> None:
     assert found.rows[0] == [1, found.ids[0], *(f"{score:.3f}" for score in (
         expected[0].score, expected[0].global_score, expected[0].local_score))]  # fmt: skip
     assert found.tiles[0][0].size == (24, 20) or max(found.tiles[0][0].size) == 512
-    assert "4 of 6, out of a shortlist of 6" in found.message
+    assert "The best 4 of 6" in found.message and found.tiles[0][1] == Path(found.ids[0]).name
 
 
 def test_a_search_by_picture(collection: Collection, tmp_path: Path) -> None:
@@ -48,6 +48,25 @@ def test_a_search_by_picture(collection: Collection, tmp_path: Path) -> None:
     assert by_file.ids == search(collection, None, random_picture(3)).ids
     assert by_file.ids[0] == "sub/003.png" and by_file.query is None
     assert explain(collection, by_file.query, by_file.ids[0])[0] is None
+
+
+def test_words_and_a_picture_are_both_used(collection: Collection) -> None:
+    by_words, by_picture = search(collection, WORDS, None).ids, search(collection, None, random_picture(3)).ids
+    both = search(collection, WORDS, random_picture(3))
+    shares = {name: 1 / (61 + by_words.index(name)) + 1 / (61 + by_picture.index(name)) for name in by_words}
+    assert both.ids == sorted(by_words, key=lambda name: -shares[name]) and both.query == WORDS
+
+
+def test_the_page_opens_on_results(collection: Collection) -> None:
+    assert start(collection, [WORDS], 3).ids == search(collection, WORDS, None, top_k=3).ids
+    assert start(collection, [], 3).ids == list(collection.retriever.index)[:3]  # type: ignore[arg-type]
+    assert "add pictures of your own" in start(Collection(tiny_retriever()), []).message
+
+
+def test_all_scores_are_in_one_table(collection: Collection) -> None:
+    found = search(collection, WORDS, None)
+    table = score_table([*found.rows, [7, "a|b", "1", "1", "1"]])
+    assert all(name in table for name in found.ids) and "a\\|b" in table and score_table([]) == ""
 
 
 def test_the_mix_moves_the_ranking(collection: Collection) -> None:
@@ -213,14 +232,15 @@ def test_the_page_in_a_browser(browser: Any, page: str, width: int, height: int,
     random_picture(3).save(tmp_path / "query.png")
     visit = Visit(browser, page, tmp_path, width, height)
     visit.tab.get_by_label("Words").fill(WORDS)
-    visit.search("out of a shortlist of 6")
+    visit.search("The best 6 of 6")
     visit.screenshot("words")
     visit.click_the_best()
     visit.screenshot("explanation")
     visit.tab.get_by_label("Words").fill("")
+    visit.tab.get_by_text("Search by a picture").click()
     visit.tab.locator("input[type=file]").first.set_input_files(tmp_path / "query.png")
     visit.tab.wait_for_timeout(1500)
-    visit.search("Search by words to see")
+    visit.search("Add words to see")
     visit.screenshot("picture")
     visit.close()
 
@@ -238,7 +258,7 @@ def test_uploads_in_a_browser(browser: Any, page: str, width: int, height: int, 
     }
     files = [{"name": name, "mimeType": "image/png", "buffer": content} for name, content in contents.items()]
     visit = Visit(browser, page, tmp_path, width, height)
-    visit.tab.get_by_text("Index your own pictures").click()
+    visit.tab.get_by_text("Your own pictures").click()
     visit.tab.locator("input[type=file][multiple]").set_input_files(files)
     uploaded = visit.tab.get_by_text("pictures of yours")
     uploaded.wait_for()
@@ -247,7 +267,7 @@ def test_uploads_in_a_browser(browser: Any, page: str, width: int, height: int, 
     assert "2 pictures of yours" in shown and shown.count("Refused") == 4
     assert "10000 x 10000 pixels" in shown and "no readable picture" in shown
     visit.tab.get_by_label("Words").fill(WORDS)
-    visit.search("2 of 2, out of a shortlist of 2")
+    visit.search("The best 2 of 2")
     visit.click_the_best()
     visit.screenshot("mine")
     visit.close()

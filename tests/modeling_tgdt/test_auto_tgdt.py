@@ -87,6 +87,7 @@ def test_only_what_the_model_needs_is_copied(tmp_path: Path) -> None:
         "objectives_tgdt.py",
         "outputs_tgdt.py",
         "pairs_tgdt.py",
+        "picture_limits_tgdt.py",
         "processing_tgdt.py",
         "region_inputs_tgdt.py",
         "similarity_tgdt.py",

@@ -155,3 +155,12 @@ def test_degenerate_inputs_stay_finite() -> None:
     output.loss.backward()
     assert output.logits_per_image.isfinite().all() and not output.text_token_mask[:2].any()
     assert all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_padding_has_finite_gradients_in_every_precision(dtype: torch.dtype) -> None:
+    model = tiny.tiny_model(None, num_local_layers=0, num_global_layers=0, box_encoding="none").to(dtype).train()
+    inputs = {**tiny.text_inputs(), **tiny.region_inputs()}
+    inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+    model(**inputs, return_loss=True).loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from modeling_tgdt import TGDTConfig, TGDTImageProcessor, TGDTModel, TGDTProcessor
-from modeling_tgdt.processing_tgdt import fitted_processor
+from modeling_tgdt.encoding_tgdt import fitted_processor
 from modeling_tgdt.tokenizing_tgdt import tokenize
 from tests.modeling_tgdt.tokenizers_of_families import TOKENIZERS
 

@@ -244,6 +244,15 @@ def test_mini_batches_give_the_gradient_of_the_whole_batch(tmp_path, objective, 
     assert ("logit_scales.log_scale" in gradients[0]) == (objective != "hinge")
 
 
+def test_a_trained_batch_norm_sees_the_whole_batch(tmp_path):
+    """Parts of a batch have another mean: a batch norm that trains gets all of it; one that is frozen is no matter."""
+    torch.manual_seed(0)
+    norm = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+    trainer = make_trainer(tmp_path, tiny_model(), mini_batch_size=2)
+    assert trainer._mini_batch_size(norm.train()) is None
+    assert trainer._mini_batch_size(norm.eval()) == trainer._mini_batch_size(trainer.model.train()) == 2
+
+
 def test_mini_batches_repeat_their_dropout(tmp_path):
     """With dropout on, the second embedding of a part must equal the first: the surrogate is exact then."""
     model = tiny_model(hidden_dropout_prob=0.5)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from transformers import BertConfig, BertModel, CLIPImageProcessor, ResNetConfig, ResNetModel
 
@@ -18,6 +19,7 @@ from trainer.recipe import Recipe, load_recipe
 from trainer.report import plot_curves, write_json
 from trainer.run import build, load_pretrained, load_splits
 from trainer.scenes.splits import DRAWN
+from trainer.scenes.weights import shipped
 from trainer.tokenizers import build_word_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -53,8 +55,18 @@ def test_the_demo_writes_everything(demo, capsys):
     for name in ("demo.png", "curves.png"):
         with Image.open(demo / name) as picture:
             assert min(picture.size) > 200
+    details = json.loads((demo / "details.json").read_text())
+    assert {"all"} < set(details["look_alikes"]) and set(details["grounding"]) == {"all", "colour", "shape", "size"}
     retriever = TGDTRetriever.from_pretrained(demo)
     assert len(retriever.search("a red star", top_k=3)) == 3
+
+
+def test_the_demo_starts_from_the_weights_of_the_package(demo):
+    run, model = json.loads((demo / "run.json").read_text()), TGDTModel.from_pretrained(demo)
+    assert run["model"] == "tgdt:scenes-model" and run["base_models"] == []
+    start = dict(TGDTModel.from_pretrained(shipped("tgdt:scenes-model"), dtype=torch.float32).named_parameters())
+    distances = [float((start[name] - value).detach().abs().max()) for name, value in model.named_parameters()]
+    assert 0 < max(distances) < 0.01  # two steps further
 
 
 def test_a_warm_start_is_for_new_models(demo, tmp_path):

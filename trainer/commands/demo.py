@@ -17,17 +17,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, evaluate, search, and say where the picture is."""
-    from hub_cards.tables import results_table
+    from hub_cards.tables import grounding_table, look_alike_table, results_table
     from trainer.demo import run_demo
+    from trainer.scenes.weights import MODEL, made_by
 
     if args.serve and Path(args.output, "index").is_dir():
         return _serve(args.output, args.port)
+    print(f"Trains on from the weights {MODEL} that come with the package, made by\n  {made_by(MODEL)}")
     demo = run_demo(args.output, seed=args.seed, overrides=tuple(args.overrides))
-    print(results_table(demo.run.results))
+    print(f"\n{results_table(demo.run.results)}\n\n{look_alike_table(demo.look_alikes)}\n")
+    print(f"{grounding_table(demo.grounding)}\n")
     for search in demo.searches:
-        place = next((rank + 1 for rank, hit in enumerate(search.hits) if hit.id == search.image_id), None)
-        found = f"found at rank {place}" if place else "not among the first five"
-        print(f"  {search.query!r}: {found}")
+        found = f"found at rank {search.rank}" if search.rank else "not among the first five"
+        print(f"  {search.query!r}: {found}; look-alike: {search.change} changed")
     seconds = sum(demo.run.seconds.values())
     print(f"\n{seconds:.0f} s. Picture: {demo.picture}\nModel, processor, gallery, metrics: {demo.run.output_dir}")
     print(f'Try: tgdt search {demo.run.output_dir} "a small red star above a blue circle"')

@@ -75,6 +75,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the model's)",
     )  # fmt: skip
     what.add_argument(
+        "--baseline",
+        metavar="ID|DIR",
+        help="another model on the same photos, such as the one that fine-tuning began with: what was forgotten",
+    )
+    what.add_argument(
         "--grounding", action="store_true", help="also measure whether words point at what they name, where the data "
         "say where that is: drawn scenes, Flickr30k Entities"
     )  # fmt: skip
@@ -91,32 +96,28 @@ def run(args: argparse.Namespace) -> int:
     from accelerate import PartialState
 
     from hub_cards.tables import results_table
-    from modeling_tgdt.retriever.hubness import HubnessOptions
-    from modeling_tgdt.retriever.loading import load_pretrained
     from trainer.data.skip_report import SkipReport
     from trainer.report import write_json
-    from trainer.scoring.encoding import EncodeOptions, encode_dataset
-    from trainer.scoring.positions import ScoreConfig
+    from trainer.scoring.encoding import EncodeOptions
 
     state = PartialState()  # under `accelerate launch` the processes share encoding and scoring
-    model, processor = load_pretrained(args.model)
-    model = model.eval().to(state.device)
     report = SkipReport()
     policy: dict[str, Any] = {"on_error": args.on_error, "report": report}
     photos = _load(args, policy)
     options = EncodeOptions(batch_size=args.batch_size, num_workers=args.workers, progress=not args.quiet, **policy)
-    embeddings = encode_dataset(model, processor, photos, options).to(model.device)
-    hubness = HubnessOptions.from_pretrained(args.model)
-    score = ScoreConfig.of_model(model.config)
-    if args.local_weight is not None:
-        score = replace(score, local_weight=args.local_weight)
+    model, processor, embeddings, score, hubness = _encoded(args.model, photos, options, state.device, args)
     results = _results(embeddings, score, hubness, args)
+    if args.baseline is not None:
+        _, _, *known = _encoded(args.baseline, photos, options, state.device, args)
+        results |= {f"baseline_{mode}": row for mode, row in _results(known[0], known[1], known[2], args).items()}
     sweep = _sweep(embeddings, replace(score, reduction=(args.reduction or [score.reduction])[0]), hubness, args)
     if not state.is_main_process:
         return 0
     print(results_table(results))
     counts = f"{len(embeddings.image_embeds)} photos, {len(embeddings.text_embeds)} captions"
     print(f"\nProtocol {args.protocol}, {counts}; {report.summary()}.\n{_DEFINITIONS}")
+    if args.baseline is not None:
+        print(f"\n{_changes(results)}")
     details = _details(model, processor, photos, embeddings, score, args.grounding)
     if args.output:
         write_json(Path(args.output), {**results, **details})
@@ -156,6 +157,22 @@ def _details(
     return found
 
 
+def _encoded(name: str, photos: Any, options: Any, device: Any, args: argparse.Namespace) -> tuple[Any, ...]:
+    """Return a model, its processor, the embeddings of the photos, and how the model scores and corrects them."""
+    from modeling_tgdt.retriever.hubness import HubnessOptions
+    from modeling_tgdt.retriever.loading import load_pretrained
+    from trainer.scoring.encoding import encode_dataset
+    from trainer.scoring.positions import ScoreConfig
+
+    model, processor = load_pretrained(name)
+    model = model.eval().to(device)
+    embeddings = encode_dataset(model, processor, photos, options).to(model.device)
+    score = ScoreConfig.of_model(model.config)
+    if args.local_weight is not None:
+        score = replace(score, local_weight=args.local_weight)
+    return model, processor, embeddings, score, HubnessOptions.from_pretrained(name)
+
+
 def _results(embeddings: Any, score: Any, hubness: Any, args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Measure every mode, those that read tokens once per reduction asked for."""
     from trainer.evaluation import retrieval_metrics
@@ -181,6 +198,13 @@ def _results(embeddings: Any, score: Any, hubness: Any, args: argparse.Namespace
             rows = measure([mode], replace(score, reduction=reduction))
             results |= {row + suffix: metrics for row, metrics in rows.items()}
     return results
+
+
+def _changes(results: dict[str, dict[str, float]]) -> str:
+    """Tell in one line how far rsum is from the baseline's, per mode."""
+    pairs = [(mode, results[mode]["rsum"], results.get(f"baseline_{mode}", {}).get("rsum")) for mode in results]
+    changes = [f"{mode} {own - known:+.1f}" for mode, own, known in pairs if known is not None]
+    return f"rsum against the baseline: {', '.join(changes)}"
 
 
 def _sweep(embeddings: Any, score: Any, hubness: Any, args: argparse.Namespace) -> list[dict[str, float]]:

@@ -103,7 +103,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         report = retriever.add_images(source, workers=args.workers, **options)
     for name, why in report.skipped:
-        print(f"skipped {name}: {why}")
+        shown = f"skipped {name}: {why}".encode(errors="backslashreplace")  # names of files need not be Unicode
+        print(shown.decode())
     if report.no_pictures:
         others = ", ".join(f"{count} {suffix}" for suffix, count in sorted(report.no_pictures.items()))
         print(f"left out, no pictures: {others}")

@@ -10,6 +10,8 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+from modeling_tgdt.retriever.temporary import own_prefix
+
 
 class SkipReport:
     """Collect (id, why) of unreadable items from any thread, data-loader worker or process of this machine.
@@ -29,7 +31,7 @@ class SkipReport:
 
     def __init__(self, path: str | Path | None = None) -> None:
         if path is None:
-            handle, name = tempfile.mkstemp(prefix="tgdt-skipped-", suffix=".jsonl")
+            handle, name = tempfile.mkstemp(prefix=own_prefix("skipped"), suffix=".jsonl")
             os.close(handle)
             self.path = Path(name)
             weakref.finalize(self, _remove, self.path, os.getpid())

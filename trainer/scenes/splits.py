@@ -22,4 +22,7 @@ def draw_split(name: str, split: str, image_size: int | None = None) -> Any:
         image_size: Side of the pictures in pixels, at least 96.
     """
     count, seed = DRAWN[name][split]
-    return make_scenes(count, seed, image_size=max(_SMALLEST, image_size or 0), crowded=name == "scenes_hard")
+    side = max(_SMALLEST, image_size or 0)
+    if name == "scenes_hard":
+        return make_scenes(count, seed, image_size=side, captions_per_image=2, crowded=True)
+    return make_scenes(count, seed, image_size=side)

@@ -23,7 +23,7 @@ from .tower import pretrain_tower
 FOLDER = Path(__file__).parent / "weights"
 PREFIX = "tgdt:"
 TOWER, MODEL = f"{PREFIX}scenes-tower", f"{PREFIX}scenes-model"
-# Its cells, 8 x 8 pixels of a picture of 64 x 64, see a part of the picture each.
+# Each of its cells, 8 x 8 pixels, sees a part of the picture.
 _CONFIG = {
     "model_type": "resnet",
     "embedding_size": 32,
@@ -56,12 +56,12 @@ def shipped(name_or_path: str) -> str:
 
 
 def made_by(name: str) -> str:
-    """Return the command that made weights of the package.
+    """Return the command, or the commands one after the other, that made weights of the package.
 
     Args:
         name: Such as `"tgdt:scenes-model"`.
     """
-    return str(json.loads((Path(shipped(name)) / "record.json").read_text(encoding="utf-8"))["command"])
+    return "\n  ".join(json.loads((Path(shipped(name)) / "record.json").read_text(encoding="utf-8"))["commands"])
 
 
 def make_tower(folder: Path, seed: int = 0, *, scenes: int = 750, steps: int = 300) -> None:
@@ -74,7 +74,7 @@ def make_tower(folder: Path, seed: int = 0, *, scenes: int = 750, steps: int = 3
         steps: Optimizer steps.
     """
     photos = datasets.concatenate_datasets([make_scenes(scenes, 77), make_scenes(scenes, 78, crowded=True)])
-    tower, right = pretrain_tower(_CONFIG, photos, image_size=64, steps=steps, seed=seed)
+    tower, right = pretrain_tower(_CONFIG, photos, image_size=96, steps=steps, seed=seed)
     tower.half().save_pretrained(folder / "scenes-tower")
     _record(folder / "scenes-tower", "tower", seed, {"steps": steps, "labels_right": right})
 
@@ -102,9 +102,9 @@ def make_model(folder: Path, seed: int = 0, overrides: tuple[str, ...] = ()) -> 
 def _record(folder: Path, what: str, seed: int, content: dict[str, Any]) -> None:
     from ..report import write_json
 
-    command = f"python -m trainer.scenes.weights {what} --seed {seed}"
+    commands = [f"python -m trainer.scenes.weights {what} --seed {seed}"]
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    write_json(folder / "record.json", {"command": command, "seed": seed, "versions": versions, **content})
+    write_json(folder / "record.json", {"commands": commands, "seed": seed, "versions": versions, **content})
 
 
 def main() -> None:

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from modeling_tgdt.encoding_tgdt import evaluating
-from modeling_tgdt.processing_tgdt import fitted_processor
+from modeling_tgdt.encoding_tgdt import evaluating, fitted_processor
 
 from ..data.canonical import canonicalise
 from ..data.caption_dataset import CaptionDataset, undecoded, with_picture

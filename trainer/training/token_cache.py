@@ -147,6 +147,8 @@ def cache_key(
     """
     digest = hashlib.blake2b(f"{_VERSION} {on_error} {autocast_dtype}".encode(), digest_size=12)
     config = {name: value for name, value in model.config.vision_config.to_dict().items() if name != "_name_or_path"}
+    if model.config.image_global_token == "pooled":  # the first token is the whole image then
+        config["image_global_token"] = "pooled"
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.vision_model.state_dict().items()):
         digest.update(name.encode())

@@ -1,6 +1,7 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """The verbs over a gallery: index, search, explain, bench, serve."""
 
+import argparse
 import json
 import signal
 import subprocess
@@ -13,6 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+import modeling_tgdt
+import trainer
+from modeling_tgdt import TGDTModel
 from modeling_tgdt.index_tgdt import TGDTIndex
 from modeling_tgdt.retriever.hubness import HubnessOptions
 from tests.tiny_retrieval import CAPTIONS, picture_folder, random_picture, tiny_model, tiny_processor
@@ -310,3 +314,63 @@ def test_the_gallery_moves_where_it_is_told(root: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(TGDTIndex, "to", lambda self, device: moved.append(device.type))
     assert main(["--quiet", "search", str(root / "g"), "sea", "--gallery-device", "cpu"]) == 0
     assert moved == ["cpu"]
+
+
+def test_metadata_of_what_is_there_is_written_without_embedding(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ["index", root / "pictures", "--model", root / "model", "--out", tmp_path / "g"]
+    lines(capsys, *argv)
+    (tmp_path / "m.csv").write_text("file_name;year\n000.png;2024\n.\\sub\\001.png;2025\n")
+    monkeypatch.setattr(TGDTModel, "get_image_features", None)  # nothing is to be embedded
+    last = lines(capsys, *argv, "--resume", "--metadata", tmp_path / "m.csv")[-1]
+    assert last.startswith(f"0 added, 0 skipped, {COUNT} there already, 2 with new metadata")
+    assert "with new metadata" not in lines(capsys, *argv, "--resume", "--metadata", tmp_path / "m.csv")[-1]
+    (line,) = lines(capsys, "search", tmp_path / "g", "the", "sea", "--where", "year=2025", "--json")
+    assert json.loads(line)["id"] == "sub/001.png"
+
+
+def test_a_larger_picture_is_read_where_it_is_allowed(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    random_picture(0).save(tmp_path / "a.png")
+    (tmp_path / "notes.txt").write_text("words")
+    argv = ["index", tmp_path, "--model", root / "model", "--out", tmp_path / "g", "--on-error", "skip"]
+    printed = lines(capsys, *argv)
+    assert "more than the 100 allowed" in printed[0] and printed[1] == "left out, no pictures: 1 .txt"
+    assert lines(capsys, *argv, "--max-pixels", "1000")[-1].startswith("1 added, 0 skipped")
+
+
+def test_an_index_opens_by_the_directory_that_the_verb_wrote(root: Path) -> None:
+    assert len(TGDTIndex.open(root / "g")) == COUNT
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (["search", "G", "sea", "--top-k", "1", "--top-k", "2"], "--top-k is given twice"),
+        (["train", "--recipe", "scenes", "--output", "o", "--seed", "1", "--seed", "2"], "--seed is given twice"),
+    ],
+)
+def test_a_repeated_option_is_refused(argv: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    assert stopped.value.code == 2 and why in capsys.readouterr().err
+
+
+def test_an_option_of_several_values_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer.commands import train
+
+    seen: list[argparse.Namespace] = []
+    monkeypatch.setattr(train, "run", lambda args: seen.append(args) or 0)
+    main(["--quiet", "train", "--recipe", "scenes", "--output", "o", "--set", "a=1", "b=2", "--set", "c=3"])
+    main(["--quiet", "train", "--recipe", "scenes", "--output", "o", "--on-error", "skip"])
+    assert (seen[0].overrides, seen[1].on_error) == (["a=1", "b=2", "c=3"], "skip")
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0 and capsys.readouterr().out == f"tgdt {trainer.__version__}\n"
+    assert trainer.__version__ == modeling_tgdt.__version__

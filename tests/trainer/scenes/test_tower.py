@@ -7,12 +7,13 @@ import pytest
 import torch
 from transformers import AutoModel
 
+from modeling_tgdt import TGDTModel, TGDTProcessor
 from trainer.recipe import load_recipe
-from trainer.run import build
+from trainer.run import build, load_pretrained
 from trainer.scenes import make_scenes
 from trainer.scenes.layout import SHAPES
 from trainer.scenes.tower import LABELS, _features, _pixels, _things, grid_centres, pretrain_tower
-from trainer.scenes.weights import FOLDER, TOWER, make_tower, shipped
+from trainer.scenes.weights import FOLDER, MODEL, TOWER, make_tower, shipped
 
 TINY = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 
@@ -42,14 +43,14 @@ def test_training_learns_and_a_seed_repeats() -> None:
 def test_the_command_writes_tower_and_record(tmp_path) -> None:
     make_tower(tmp_path, 1, scenes=4, steps=1)
     record = json.loads((tmp_path / "scenes-tower/record.json").read_text())
-    assert record["command"] == "python -m trainer.scenes.weights tower --seed 1" and record["steps"] == 1
+    assert record["commands"] == ["python -m trainer.scenes.weights tower --seed 1"] and record["steps"] == 1
     assert AutoModel.from_pretrained(tmp_path / "scenes-tower").dtype == torch.float16
 
 
 def test_the_shipped_tower_tells_shapes_it_never_saw() -> None:
     """A linear probe on one half of new scenes reads shapes of the other half, which guessing gets right in 14 %."""
     scenes = make_scenes(120, 9)
-    features = _features(AutoModel.from_pretrained(shipped(TOWER), dtype=torch.float32), _pixels(scenes, 64))
+    features = _features(AutoModel.from_pretrained(shipped(TOWER), dtype=torch.float32), _pixels(scenes, 96))
     rows, labels = [], []
     for row, things in enumerate(_things(scenes)):
         cells = torch.cdist(things[:, :2], grid_centres(features.shape[1])).argmin(1)
@@ -71,8 +72,10 @@ def test_recipes_start_from_what_is_shipped() -> None:
 
 def test_what_is_shipped_is_small_and_known() -> None:
     assert sum(path.stat().st_size for path in FOLDER.rglob("*")) < 5_000_000
-    for name in (TOWER,):
+    for name in (TOWER, MODEL):
         record = json.loads((FOLDER / name.removeprefix("tgdt:") / "record.json").read_text())
-        assert record["command"].startswith("python -m trainer.scenes.weights ")
+        assert record["commands"][0].startswith(("python -m trainer.scenes.weights ", "tgdt train "))
     with pytest.raises(ValueError, match="'tgdt:x': expected 'tgdt:scenes-tower' or 'tgdt:scenes-model'"):
         shipped("tgdt:x")
+    model, processor = load_pretrained(MODEL, load_recipe("scenes"))
+    assert isinstance(model, TGDTModel) and isinstance(processor, TGDTProcessor) and model.dtype == torch.float32
