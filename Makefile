@@ -9,7 +9,7 @@ TRANSFORMERS := $(shell sed -n 's/^transformers==\(.*\)/\1/p' constraints.txt)
 # Threads that wait without spinning: on a busy small machine spinning costs a factor of five.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test lint docs bench clean env
+.PHONY: demo test fuzz lint docs bench clean env
 
 env: $(STAMP)
 
@@ -35,6 +35,10 @@ demo: $(STAMP)
 
 test: $(HF_TESTS)/.complete
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -rs
+
+# Some 10,000 forged galleries, models, pictures, records and recipes; `make test` takes some hundred of them.
+fuzz: $(STAMP)
+	@OMP_NUM_THREADS=1 FUZZ_EXAMPLES=450 $(BIN)/python -m pytest -n 2 -q tests/test_fuzzing.py
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -14,6 +14,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardDa
 from huggingface_hub.repocard import RepoCard, SpaceCard
 
 from modeling_tgdt.index_tgdt import TGDTIndex
+from modeling_tgdt.retriever.shown import code, markdown
 
 from .facts import architecture, base_models, region_width, shaping_recipe, training_lines
 from .privacy import public_command
@@ -65,10 +66,27 @@ def model_card(
         >>> model_card({}, "user/model").data.library_name
         'transformers'
     """
+    try:
+        return _model_card(source, repo_id, config, gallery, adapter, metadata)
+    except (ValueError, AttributeError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"what is recorded of the model is of another form than tgdt writes ({type(error).__name__}: {error}); "
+            "repair or remove run.json and config.json."
+        ) from error
+
+
+def _model_card(
+    source: Source,
+    repo_id: str | None,
+    config: Mapping[str, Any] | None,
+    gallery: bool | None,
+    adapter: bool | None,
+    metadata: Mapping[str, Any],
+) -> ModelCard:
     record = read_record(source)
     folder = None if isinstance(source, Mapping) else Path(source)
     config = config or (_read_json(folder / "config.json") if folder else {})
-    name = repo_id or (folder.resolve().name if folder else "tgdt-model")
+    name = repo_id or (re.sub(r"[^\w./ -]", "_", folder.resolve().name) if folder else "tgdt-model")
     if gallery is None:
         gallery = folder is not None and (folder / "index" / "manifest.json").exists()
     if adapter is None:
@@ -78,8 +96,8 @@ def model_card(
     content = {
         **_results_part(record),
         **_data_part(data),
-        "title": name.rpartition("/")[2],
-        "description": shaping_recipe(record).get("description"),
+        "title": markdown(name.rpartition("/")[2]),
+        "description": markdown(shaping_recipe(record).get("description") or ""),
         "retriever_code": retriever_code(name, gallery=gallery, region_width=width),
         "custom_code": None if adapter else custom_code(name, region_width=width),
         "architecture": architecture(config, record),
@@ -126,8 +144,8 @@ def gallery_card(
     settings = index.settings
     model = model_id or settings["model_id"]
     facts = [
-        ("model", f"[{model}](https://huggingface.co/{model})" if model_id else model),
-        ("revision of the weights", settings["model_revision"]),
+        ("model", f"[{model}](https://huggingface.co/{model})" if model_id else model and markdown(model)),
+        ("revision of the weights", markdown(settings["model_revision"] or "")),
         ("items", f"{len(index):,} {index.kind}s"),
         ("embeddings", f"{index.dim} dimensions, tokens as {settings['token_dtype']}"),
         ("engine of stage one", settings["engine"]),
@@ -211,13 +229,13 @@ def _results_part(record: Mapping[str, Any]) -> dict[str, Any]:
     results, protocol = measured(record), record.get("protocol") or "standard"
     sweep = record.get("shortlist_sweep") if record.get("command") else None
     return {
-        "results_table": results_table(results) if results else None,
-        "protocol": protocol,
+        "results_table": results_table({markdown(mode): own for mode, own in results.items()}) if results else None,
+        "protocol": code(protocol),
         "protocol_text": PROTOCOLS.get(protocol, PROTOCOLS["standard"]),
-        "split": evaluated_split(record),
-        "seed": record.get("seed"),
+        "split": code(evaluated_split(record)),
+        "seed": markdown(record.get("seed")),
         "modes": [(mode, MODES[mode]) for mode in results if mode in MODES],
-        "command": public_command(record.get("command") or ""),
+        "command": public_command(record.get("command") or "").replace("```", "` ` `"),
         "sweep_table": sweep_table(sweep) if sweep else None,
     }
 
@@ -239,7 +257,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is damaged ({error}); write it again, or remove it.") from error
 
 

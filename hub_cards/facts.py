@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from modeling_tgdt.retriever.shown import code, markdown
+
 from .sources import is_hub_id
 
 _TRAINING = {
@@ -46,10 +48,10 @@ def architecture(config: Mapping[str, Any], record: Mapping[str, Any]) -> list[t
     rows = [
         ("vision backbone", _backbone(recipe.get("vision_model"), config.get("vision_config")) or _regions(config)),
         ("text backbone", _backbone(recipe.get("text_model"), config.get("text_config"))),
-        ("embeddings", f"{config['projection_dim']} dimensions" if "projection_dim" in config else None),
+        ("embeddings", f"{markdown(config['projection_dim'])} dimensions" if "projection_dim" in config else None),
         ("encoders", _encoders(config)),
         ("mixed score", _mix(config)),
-        ("objective", config.get("objective")),
+        ("objective", markdown(config.get("objective") or "")),
         ("parameters", f"{record['parameters']:,}" if record.get("parameters") else None),
     ]
     return [(name, value) for name, value in rows if value] if config or recipe else []
@@ -87,17 +89,17 @@ def training_lines(record: Mapping[str, Any]) -> list[str]:
     training = recipe.get("training") or {}
     stages = [{**training, **stage} for stage in recipe.get("stages") or [{}]]
     lines = [
-        ", ".join(f"{label} {_plain(stage[key])}" for key, label in _TRAINING.items() if stage.get(key))
+        ", ".join(f"{label} {markdown(stage[key])}" for key, label in _TRAINING.items() if stage.get(key))
         for stage in stages
     ]
     seconds = record.get("seconds") or {}
     if seconds and record.get("command"):
-        parts = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
-        threads = f", {record['threads']} threads" if record.get("threads") else ""
-        lines.append(f"Time: {parts} (device `{record.get('device', 'unknown')}`{threads})")
+        parts = ", ".join(f"{markdown(name)} {value:.0f} s" for name, value in seconds.items())
+        threads = f", {markdown(record['threads'])} threads" if record.get("threads") else ""
+        lines.append(f"Time: {parts} (device `{code(record.get('device', 'unknown'))}`{threads})")
     if record.get("hardware"):
-        lines.append(f"Hardware: {record['hardware']}")
-    versions = ", ".join(f"{name} {version}" for name, version in (record.get("versions") or {}).items())
+        lines.append(f"Hardware: {markdown(record['hardware'])}")
+    versions = ", ".join(markdown(f"{name} {version}") for name, version in (record.get("versions") or {}).items())
     return [line for line in [*lines, versions and f"Versions: {versions}"] if line]
 
 
@@ -111,30 +113,27 @@ def _backbone(name: str | None, config: Mapping[str, Any] | None) -> str | None:
         return f"[{name}](https://huggingface.co/{name})"
     if not config:
         return None
-    sizes = [f"{config[key]} {unit}" for key, unit in _SIZES.items() if config.get(key)]
-    return ", ".join([f"`{config.get('model_type', 'unknown')}`", *sizes])
+    sizes = [f"{markdown(config[key])} {unit}" for key, unit in _SIZES.items() if config.get(key)]
+    return ", ".join([f"`{code(config.get('model_type', 'unknown'))}`", *sizes])
 
 
 def _regions(config: Mapping[str, Any]) -> str | None:
     width = config.get("region_feature_size")
-    return f"none; reads region features of {width} dimensions" if width else None
+    return f"none; reads region features of {markdown(width)} dimensions" if width else None
 
 
 def _encoders(config: Mapping[str, Any]) -> str | None:
-    layers = [f"{name} {config[key]}" for name, key in _ENCODERS.items() if config.get(key)]
+    layers = [f"{name} {markdown(config[key])}" for name, key in _ENCODERS.items() if config.get(key)]
     return ", ".join(layers) + " layers" if layers else None
 
 
 def _mix(config: Mapping[str, Any]) -> str | None:
-    weights = config.get("global_score_weight"), config.get("local_score_weight")
+    weights = [config.get(f"{name}_score_weight") for name in ("global", "local")]
     if None in weights:
         return None
-    reduction = config.get("similarity_reduction", "mean")
+    weights = [markdown(weight) for weight in weights]
+    reduction = markdown(config.get("similarity_reduction", "mean"))
     return f"{weights[0]} x global + {weights[1]} x token similarity ({reduction} over words of the best region)"
-
-
-def _plain(value: Any) -> Any:
-    return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 __all__ = ["architecture", "base_models", "region_width", "shaping_recipe", "training_lines"]

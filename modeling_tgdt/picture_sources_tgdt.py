@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from .image_loading_tgdt import FORMATS, decode, download, known_formats
-from .picture_limits_tgdt import check_pixels, read_regular_file
+from .picture_limits_tgdt import LARGER, check_pixels, read_regular_file
 
 SUFFIXES = (
     ".avif",
@@ -72,6 +72,20 @@ def read_picture(source: Any, *, max_pixels: int | None = None) -> Any:
 def looks_like_picture(name: str) -> bool:
     """Tell whether a file is called like a picture, whether or not it can be read here."""
     return name.lower().endswith((*SUFFIXES, *_OTHER_SUFFIXES))
+
+
+def picture_inside(folder: Path, name: str) -> Path | None:
+    """Return the file of an id below a folder; None for an id that leads out of it, or that is no name of a file.
+
+    Args:
+        folder: Folder that was indexed.
+        name: Id of an item; a gallery may come from anybody.
+    """
+    try:
+        path = (folder / name).resolve()
+        return path if path.is_relative_to(folder.resolve()) else None
+    except (ValueError, OSError):  # a NUL, or too long
+        return None
 
 
 def list_pictures(
@@ -224,6 +238,8 @@ def _reason(error: Exception) -> str:
         return f"expected one of the formats {', '.join(FORMATS)}"
     if isinstance(error, ValueError):
         return str(error)
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit, twice the number that is set
+        return f"{error} {LARGER}"
     return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
 
 
@@ -235,6 +251,7 @@ __all__ = [
     "is_missing",
     "list_pictures",
     "looks_like_picture",
+    "picture_inside",
     "picture_items",
     "read_picture",
     "row_id",

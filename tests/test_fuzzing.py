@@ -3,17 +3,20 @@
 
 import contextlib
 import copy
+import importlib.util
 import json
+import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from modeling_tgdt import TGDTIndex
@@ -21,14 +24,19 @@ from modeling_tgdt.gallery.storage import replace_json
 from modeling_tgdt.image_loading_tgdt import FORMATS, open_image
 from modeling_tgdt.picture_sources_tgdt import read_picture
 from modeling_tgdt.retriever.directory import REFERENCE, find_model, read_reference
-from tests.tiny_retrieval import random_picture
+from modeling_tgdt.retriever.loading import load_pretrained
+from tests.modeling_tgdt.gallery.forgery import every_file, seal, small_gallery, use
+from tests.tiny_retrieval import random_picture, tiny_model, tiny_processor
 from trainer.data.annotations import read_annotations
 from trainer.data.region_features import open_region_store
 from trainer.data.text_files import table_rows
 from trainer.recipe import load_recipe
 
 FUZZ = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "20")),  # `make fuzz` takes more
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a failing case is small already
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 REFUSALS = (ValueError, OSError)
 JSON = st.recursive(
@@ -51,6 +59,40 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
     value = copy.copy(value)
     value[path[0]] = replaced(value[path[0]], path[1:], new)
     return value
+
+
+class Watch:
+    """Counts what no reader may do: connect, start programs, unpickle. Python keeps audit hooks for good."""
+
+    EVENTS = ("socket.connect", "subprocess.Popen", "os.system", "os.exec", "pickle.find_class")
+
+    def __init__(self) -> None:
+        self.active, self.seen = False, list[str]()
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: Any) -> None:
+        if self.active and event in self.EVENTS:
+            self.seen.append(f"{event} {arguments!r}"[:200])
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        self.active = True
+        try:
+            yield
+        finally:
+            self.active = False
+        assert self.seen == []
+
+
+watch = Watch()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_sync() -> Iterator[None]:
+    """Durability is not what is tested here, and it takes most of the time."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +123,98 @@ def test_a_forged_manifest_opens_or_is_refused(gallery: Path, data: st.DataObjec
             index.add(["new"], query, query[None])
         assert [path.name for path in Path(folder).iterdir()] == ["inner"]
         assert [path.name for path in forged.parent.iterdir()] == ["gallery"]
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("engines")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TGDT_GALLERY_KEY", "a stranger's")
+        made = {"exact": small_gallery(root / "exact"), "text": small_gallery(root / "text", token_dtype="float16")}
+        if importlib.util.find_spec("faiss"):
+            options = {"min_rows": 1, "factory": "HNSW8"}
+            made["faiss"] = small_gallery(root / "faiss", engine="faiss", engine_options=options)
+    return made
+
+
+@st.composite
+def damage(draw: st.DrawFn, content: bytes) -> bytes:
+    """Bytes changed, cut, doubled, or others in their place."""
+    kind = draw(st.sampled_from(["change", "change", "cut", "double", "other"]))
+    if kind == "other":
+        return draw(st.binary(max_size=64))
+    if kind == "double":
+        return content * 2
+    if kind == "cut" or not content:
+        return content[: draw(st.integers(0, len(content)))]
+    changed = bytearray(content)
+    for _ in range(draw(st.integers(1, 8))):
+        changed[draw(st.integers(0, len(changed) - 1))] = draw(st.integers(0, 255))
+    return bytes(changed)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # forged numbers overflow
+@pytest.mark.parametrize("engine", ["exact", "text", "faiss"])
+@FUZZ
+@given(data=st.data())
+def test_forged_files_of_a_gallery_are_used_or_refused(
+    engines: dict[str, Path], engine: str, data: st.DataObject
+) -> None:
+    """Every file of it, with lengths and checksums made right afterwards, or a link in its place."""
+    if engine not in engines:
+        pytest.skip(f"{engine} is not installed")
+    with tempfile.TemporaryDirectory() as folder:
+        forged, outside = Path(folder, "inner", "gallery"), Path(folder, "outside")
+        shutil.copytree(engines[engine], forged)
+        outside.write_bytes(b"outside" * 99)
+        for name in data.draw(
+            st.lists(st.sampled_from(list(every_file(forged))), min_size=1, max_size=2, unique=True)
+        ):
+            path = forged / name
+            if data.draw(st.sampled_from(["bytes", "bytes", "bytes", "link"])) == "link":
+                path.unlink()
+                path.symlink_to(outside)
+            else:
+                path.write_bytes(data.draw(damage(path.read_bytes())))
+        with contextlib.suppress(*REFUSALS):
+            seal(forged)
+        with watch(), contextlib.suppress(*REFUSALS, TypeError):
+            use(forged)
+        assert outside.read_bytes() == b"outside" * 99
+        assert sorted(path.name for path in Path(folder).iterdir()) == ["inner", "outside"]
+        assert [path.name for path in forged.parent.iterdir()] == ["gallery"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("fuzz") / "model"
+    tiny_model().save_pretrained(path)
+    tiny_processor().save_pretrained(path)
+    for code in path.glob("*.py"):
+        code.unlink()
+    return path
+
+
+MODEL_VALUES = st.sampled_from([None, "", "x", "../../x", "\0", -1, 0, 0.5, True, [], [1], {}, {"a": 1}])
+
+
+@FUZZ
+@given(data=st.data())
+def test_forged_model_directories_load_or_are_refused(model: Path, data: st.DataObject) -> None:
+    """Large sizes are left out: they use memory and time, which nobody promised to spare."""
+    with tempfile.TemporaryDirectory() as folder:
+        forged = Path(folder, "model")
+        shutil.copytree(model, forged)
+        path = forged / data.draw(st.sampled_from(sorted(path.name for path in forged.iterdir())))
+        if path.suffix == ".json" and data.draw(st.booleans()):
+            content = json.loads(path.read_text())
+            place = data.draw(st.sampled_from(places(content)))
+            path.write_text(json.dumps(replaced(content, place, data.draw(MODEL_VALUES))))
+        else:
+            path.write_bytes(data.draw(damage(path.read_bytes())))
+        with watch(), contextlib.suppress(*REFUSALS, TypeError, ImportError, MemoryError):
+            load_pretrained(str(forged), local_files_only=True)
+        assert [path.name for path in Path(folder).iterdir()] == ["model"]
 
 
 @pytest.mark.parametrize(

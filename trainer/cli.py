@@ -68,12 +68,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError, MemoryError, GalleryBusyError) as error:
         if args.debug:
             raise
-        message = " ".join(str(error).split()) or type(error).__name__
-        print(f"tgdt {args.verb}: error: {message}", file=sys.stderr)
-        return 2
+        return _complain(args.verb, error)
+    except RuntimeError as error:
+        if args.debug or not any(name in str(error) for name in _WRITERS):
+            raise
+        return _complain(args.verb, error)
     except KeyboardInterrupt:
         print(f"tgdt {args.verb}: stopped", file=sys.stderr)
         return 130
+
+
+_WRITERS = ("PytorchStreamWriter", "inline_container")  # of torch.save, which tells of a full disk by them alone
+
+
+def _complain(verb: str, error: Exception) -> int:
+    from modeling_tgdt.retriever.shown import printable
+
+    message = printable(" ".join(str(error).split())) or type(error).__name__
+    print(f"tgdt {verb}: error: {message}", file=sys.stderr)
+    return 2
 
 
 def _set_up_logging(quiet: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageOps
 
 from modeling_tgdt.image_loading_tgdt import known_formats, rgb_picture
-from modeling_tgdt.picture_sources_tgdt import looks_like_picture, read_picture
+from modeling_tgdt.picture_sources_tgdt import looks_like_picture, picture_inside, read_picture
 from modeling_tgdt.retrieval_tgdt import TGDTRetriever
 from modeling_tgdt.retriever.fonts import readable
 
@@ -41,14 +41,9 @@ class Collection:
         """Return the picture of an id; None where there is none, or the id leads out of the folder."""
         if self.pictures is None:
             return None
-        source: Any
-        if isinstance(self.pictures, Mapping):
-            source = self.pictures.get(name)
-        else:
-            root = self.pictures.resolve()
-            source = (root / name).resolve()
-            if not source.is_relative_to(root):
-                return None
+        source: Any = self.pictures.get(name) if isinstance(self.pictures, Mapping) else None
+        if isinstance(self.pictures, Path):
+            source = picture_inside(self.pictures, name)
         try:
             return rgb_picture(read_picture(source))
         except ValueError:  # moved or damaged since it was indexed

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from modeling_tgdt.picture_sources_tgdt import read_picture
+from modeling_tgdt.retriever.shown import markdown
 
 from .collection import Collection
 
@@ -76,7 +77,7 @@ def search(
         )
         hits = fuse(ranked)[: int(top_k)]
     except ValueError as error:
-        return _nothing(f"This cannot be searched for: {error}")
+        return _nothing(f"This cannot be searched for: {markdown(error)}")
     rows = [
         [rank, hit.id, *map(_shown, (hit.score, hit.global_score, hit.local_score))] for rank, hit in _ranked(hits)
     ]
@@ -137,21 +138,21 @@ def explain(collection: Collection, query: str | None, name: str) -> tuple[Image
     if query is None:
         return None, "Only a search by words has words to explain."
     if picture is None:
-        return None, f"The picture of {name!r} is not here, only its embedding."
+        return None, f"The picture of {markdown(name)} is not here, only its embedding."
     try:
         alignment = collection.retriever.explain(picture, query)
         drawing = alignment.to_image(panel_width=320, columns=2)  # two fit a phone
     except ValueError as error:
-        return None, f"This cannot be explained: {error}"
+        return None, f"This cannot be explained: {markdown(error)}"
     pairs = zip(alignment.words, alignment.best_score, strict=True)
-    return drawing, ", ".join(f"{word} {score:.2f}" for word, score in pairs)
+    return drawing, ", ".join(f"{markdown(word)} {score:.2f}" for word, score in pairs)
 
 
 def score_table(rows: Sequence[Sequence[Any]]) -> str:
     """Return the scores of all results as a table in Markdown, with what they mean."""
     if not rows:
         return ""
-    lines = [f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    lines = [f"| {' | '.join(map(markdown, row))} |" for row in rows]
     heads = "| rank | picture | score | whole picture | words and places |\n|---:|---|---:|---:|---:|"
     note = "Larger is nearer; the score mixes the other two. It ranks pictures and is no probability."
     return "\n".join([heads, *lines, "", note])

@@ -34,8 +34,7 @@ def weights_fingerprint(model: torch.nn.Module, precision: torch.dtype = torch.b
         value = value.to(precision) if value.is_floating_point() else value
         digest.update(f"{name}{tuple(value.shape)}".encode())
         if value.numel():
-            content: Any = value.detach().cpu().flatten().view(torch.uint8).numpy()
-            digest.update(memoryview(content))
+            digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

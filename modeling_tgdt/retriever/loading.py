@@ -2,9 +2,12 @@
 """A model and its processor by one name, whether it is a TGDT model or a pretrained dual encoder."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedConfig
 
 from ..backbones_tgdt import split_loading_options
@@ -26,8 +29,26 @@ def load_pretrained(name_or_path: str, **options: Any) -> tuple[TGDTModel, TGDTP
     Raises:
         ValueError: When it is neither.
     """
+    with refused_as_damaged(str(name_or_path)):
+        return _load(str(name_or_path), options)
+
+
+@contextmanager
+def refused_as_damaged(name_or_path: str) -> Iterator[None]:
+    """Raise ValueError for whatever the readers of a damaged model's files raise: they raise nearly every type."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"there is no model that can be loaded in {name_or_path!r}: {type(error).__name__}: {error}. Save it "
+            "again, or download it again."
+        ) from error
+
+
+def _load(name_or_path: str, options: dict[str, Any]) -> tuple[TGDTModel, TGDTProcessor]:
     loading, _ = split_loading_options(options)
-    name_or_path = str(name_or_path)
     base = base_of_adapter(Path(name_or_path))
     if base is not None:
         source = name_or_path if Path(name_or_path, "processor_config.json").exists() else base

@@ -130,6 +130,7 @@ def contact_sheet(panels: list[tuple[Image.Image, str]], columns: int) -> Image.
 
 def fit_text(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """Shorten a text with `...` until it is at most `width` pixels wide."""
+    text = text[:500]  # an id may be as long as its writer liked
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:

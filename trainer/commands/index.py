@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modeling_tgdt.retriever.shown import printable
 from trainer.commands.common import add_device_argument, parse_pairs
 
 if TYPE_CHECKING:
@@ -103,8 +104,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         report = retriever.add_images(source, workers=args.workers, **options)
     for name, why in report.skipped:
-        shown = f"skipped {name}: {why}".encode(errors="backslashreplace")  # names of files need not be Unicode
-        print(shown.decode())
+        print(printable(f"skipped {name}: {why}"))
     if report.no_pictures:
         others = ", ".join(f"{count} {suffix}" for suffix, count in sorted(report.no_pictures.items()))
         print(f"left out, no pictures: {others}")

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from modeling_tgdt.retriever.shown import printable
 from trainer.commands.common import MODES, add_gallery_arguments, load_retriever, parse_where, pictures_folder
 
 
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         for rank, hit in enumerate(hits, start=1):
             row = {key: value for key, value in asdict(hit).items() if key != "matches"}
-            print(json.dumps({"rank": rank, **_without_nan(row)}, ensure_ascii=False, default=str))
+            print(_json({"rank": rank, **row}))
     else:
         print_table(hits)
     if args.sheet is not None:
@@ -67,23 +68,26 @@ def run(args: argparse.Namespace) -> int:
 
 def print_table(hits: list[Any]) -> None:
     """Print ranked hits in columns."""
-    width = max([len(hit.id) for hit in hits] + [2])
+    names = [printable(hit.id) for hit in hits]
+    width = max([len(name) for name in names] + [2])
     print(f"rank  {'id':<{width}}  {'score':>8}  {'global':>8}  {'local':>8}")
-    for rank, hit in enumerate(hits, start=1):
+    for rank, (name, hit) in enumerate(zip(names, hits, strict=True), start=1):
         local = "-" if math.isnan(hit.local_score) else f"{hit.local_score:.4f}"
-        shown = f"{rank:>4}  {hit.id:<{width}}  {hit.score:>8.4f}  {hit.global_score:>8.4f}  {local:>8}"
-        print(shown + (f"  {json.dumps(hit.metadata, ensure_ascii=False, default=str)}" if hit.metadata else ""))
+        shown = f"{rank:>4}  {name:<{width}}  {hit.score:>8.4f}  {hit.global_score:>8.4f}  {local:>8}"
+        print(shown + (f"  {_json(hit.metadata)}" if hit.metadata else ""))
 
 
-def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+def _json(value: dict[str, Any]) -> str:
+    from modeling_tgdt.gallery.metadata import json_value
+
+    return printable(json.dumps(json_value(value), ensure_ascii=False, default=str))
 
 
 def _draw_sheet(hits: list[Any], folder: Path, path: str) -> None:
     from PIL import Image, ImageOps
 
     from modeling_tgdt.image_loading_tgdt import rgb_picture
-    from modeling_tgdt.picture_sources_tgdt import read_picture
+    from modeling_tgdt.picture_sources_tgdt import picture_inside, read_picture
     from modeling_tgdt.retriever.overlay import contact_sheet
 
     if not hits:
@@ -91,8 +95,8 @@ def _draw_sheet(hits: list[Any], folder: Path, path: str) -> None:
     panels = []
     for hit in hits:
         try:
-            picture = rgb_picture(read_picture(folder / hit.id))
+            picture = rgb_picture(read_picture(picture_inside(folder, hit.id)))
         except ValueError:  # moved or damaged since it was indexed
             picture = Image.new("RGB", (240, 240), "lightgrey")
-        panels.append((ImageOps.pad(picture, (240, 240), color="white"), f"{hit.score:.3f}  {hit.id}"))
+        panels.append((ImageOps.pad(picture, (240, 240), color="white"), f"{hit.score:.3f}  {printable(hit.id)}"))
     contact_sheet(panels, min(len(panels), 5)).save(path)

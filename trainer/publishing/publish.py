@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from hub_cards.cards import MARKER, gallery_card, write_model_card
 from hub_cards.privacy import mask_tokens
+from modeling_tgdt.gallery.plain_files import read_inside
 from modeling_tgdt.index_tgdt import TGDTIndex
 from modeling_tgdt.retriever.directory import push_folder, write_reference
 
@@ -152,12 +152,14 @@ def _full_name(repo_id: str, repo_type: str, private: bool | None, token: str | 
 def _copy_records(source: Path, target: Path) -> None:
     """Take along what a card is written from, and a card that somebody edited."""
     for name in _RECORDS:
-        path = source / name
-        edited = name == "README.md" and path.exists() and MARKER not in path.read_text(encoding="utf-8")
-        if path.suffix == ".json" and path.is_file():
-            (target / name).write_text(mask_tokens(path.read_text(encoding="utf-8")), encoding="utf-8")
-        elif path.is_file() and (name != "README.md" or edited):
-            shutil.copyfile(path, target / name)
+        if not (source / name).exists():
+            continue
+        with read_inside(source, name) as file:  # no link to a file from elsewhere
+            data = file.read()
+        if name.endswith(".json"):
+            (target / name).write_text(mask_tokens(data.decode("utf-8")), encoding="utf-8")
+        elif name != "README.md" or MARKER not in data.decode("utf-8"):
+            (target / name).write_bytes(data)
 
 
 __all__ = ["Published", "check_token", "network_errors", "publish", "publish_gallery"]
