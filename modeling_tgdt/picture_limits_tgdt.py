@@ -13,6 +13,9 @@ MAX_SCANS = 100  # passes over a progressive JPEG; encoders write about ten, eac
 _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")  # in entropy-coded data: no stuffed byte, no restart
 
 
+LARGER = "set PIL.Image.MAX_IMAGE_PIXELS (`tgdt index --max-pixels`) for larger ones that you trust"
+
+
 def check_pixels(image: Image.Image, name: str, max_pixels: int | None = None) -> None:
     """Refuse a picture whose pixels are too many to decode, or one of whose sides is too long.
 
@@ -26,10 +29,7 @@ def check_pixels(image: Image.Image, name: str, max_pixels: int | None = None) -
     """
     limit = Image.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels
     if limit is not None and image.width * image.height > limit:
-        raise ValueError(
-            f"{name} has {image.width} x {image.height} pixels, more than the {limit} allowed; set "
-            "PIL.Image.MAX_IMAGE_PIXELS (`tgdt index --max-pixels`) for larger ones that you trust"
-        )
+        raise ValueError(f"{name} has {image.width} x {image.height} pixels, more than the {limit} allowed; {LARGER}")
     if max(image.size) > MAX_SIDE:
         raise ValueError(f"{name} has {image.width} x {image.height} pixels, more than {MAX_SIDE} on a side")
 

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from .image_loading_tgdt import FORMATS, decode, download, known_formats
-from .picture_limits_tgdt import check_pixels, read_regular_file
+from .picture_limits_tgdt import LARGER, check_pixels, read_regular_file
 
 SUFFIXES = (
     ".avif",
@@ -238,6 +238,8 @@ def _reason(error: Exception) -> str:
         return f"expected one of the formats {', '.join(FORMATS)}"
     if isinstance(error, ValueError):
         return str(error)
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit, twice the number that is set
+        return f"{error} {LARGER}"
     return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
 
 

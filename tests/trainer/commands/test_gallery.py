@@ -338,7 +338,7 @@ def test_a_larger_picture_is_read_where_it_is_allowed(
     (tmp_path / "notes.txt").write_text("words")
     argv = ["index", tmp_path, "--model", root / "model", "--out", tmp_path / "g", "--on-error", "skip"]
     printed = lines(capsys, *argv)
-    assert "more than the 100 allowed" in printed[0] and printed[1] == "left out, no pictures: 1 .txt"
+    assert "set PIL.Image.MAX_IMAGE_PIXELS" in printed[0] and printed[1] == "left out, no pictures: 1 .txt"
     assert lines(capsys, *argv, "--max-pixels", "1000")[-1].startswith("1 added, 0 skipped")
 
 
