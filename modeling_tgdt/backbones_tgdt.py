@@ -95,9 +95,9 @@ def load_tower(name_or_path: str, tower: str, dtype: torch.dtype | str, **loadin
 
     Raises:
         ValueError: When an image-text model keeps that tower under another name than `text_model` or `vision_model`,
-            or the encoder is one of timm.
+            the encoder is of the other kind, or one of timm.
     """
-    model = AutoModel.from_pretrained(name_or_path, dtype=dtype, trust_remote_code=False, **loading)
+    model = AutoModel.from_pretrained(name_or_path, dtype=dtype, **{"trust_remote_code": False, **loading})
     if model.config.model_type == "timm_wrapper":
         raise ValueError(
             f"Expected an encoder of transformers, found {name_or_path!r} of timm, whose configuration tells neither "
@@ -107,6 +107,11 @@ def load_tower(name_or_path: str, tower: str, dtype: torch.dtype | str, **loadin
         encoders = AutoModelForTextEncoding  # of T5 and its kin the encoder alone
         return encoders.from_pretrained(name_or_path, dtype=dtype, **loading)
     if not hasattr(model.config, f"{tower}_config"):
+        if (model.main_input_name == "pixel_values") != (tower == "vision"):
+            raise ValueError(
+                f"Expected a {tower} encoder, found {name_or_path!r}, a {type(model).__name__} that reads "
+                f"{model.main_input_name}. Name the vision encoder first and the text encoder second."
+            )
         return model
     if not isinstance(getattr(model, f"{tower}_model", None), PreTrainedModel):
         raise ValueError(

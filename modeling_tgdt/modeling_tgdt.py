@@ -627,11 +627,12 @@ class TGDTModel(TGDTPreTrainedModel):
         shift = attended.bool().int().argmax(-1, keepdim=True)
         if tower_traits(config).has_fixed_length:
             shift = torch.zeros_like(shift)
-        place = torch.arange(attended.shape[1], device=attended.device)
-        given = {name: _reordered(value, (place + shift) % len(place)) for name, value in given.items()}
+        width = attended.shape[1]
+        place = torch.arange(width, device=attended.device)
+        given = {name: _reordered(value, (place + shift) % width) for name, value in given.items()}
         given["attention_mask"] = _attended_somewhere(given["attention_mask"])
         outputs = self.text_model(**given, **(kwargs | {"return_dict": True}))
-        hidden = _reordered(outputs.last_hidden_state, (place - shift) % len(place))
+        hidden = _reordered(outputs.last_hidden_state, (place - shift) % width)
         if self.config.text_global_token != "pooled":
             return hidden, None, outputs
         return head_tokens(self.text_model, hidden), pooled_state(outputs, config), outputs

@@ -138,6 +138,15 @@ def test_towers_of_image_text_models_are_taken(name: str, tmp_path: Path) -> Non
     torch.testing.assert_close(loaded(**INPUTS).logits_per_image, model(**INPUTS).logits_per_image)
 
 
+def test_swapped_backbones_are_told_apart(tmp_path: Path) -> None:
+    for name, config in (("text", TEXT["bert"]), ("vision", VISION["resnet"])):
+        AutoModel.from_config(copy.deepcopy(config)).save_pretrained(tmp_path / name)
+    with pytest.raises(ValueError, match="Expected a text encoder, found .* a ResNetModel that reads pixel_values"):
+        TGDTModel.from_vision_text_pretrained(str(tmp_path / "text"), str(tmp_path / "vision"), projection_dim=32)
+    with pytest.raises(ValueError, match="Expected a vision encoder, found .* a BertModel that reads input_ids"):
+        TGDTModel.from_vision_text_pretrained(str(tmp_path / "text"), str(tmp_path / "text"), projection_dim=32)
+
+
 def test_text_alone_makes_a_region_model(tmp_path: Path) -> None:
     BertModel(TEXT["bert"]).save_pretrained(tmp_path)
     model = TGDTModel.from_vision_text_pretrained(

@@ -187,8 +187,8 @@ def _check(slots: RetrievalEmbeddings, text_global_token: str) -> None:
         raise ValueError("The vision backbone gives all photos the same features: check the pictures and its weights.")
     if _is_constant(slots.text_embeds):
         raise ValueError(
-            f"With text_global_token={text_global_token!r} all captions look the same, as they do at the first "
-            "position of a causal text encoder. Build the model with text_global_token='mean'."
+            f"With text_global_token={text_global_token!r} all captions look the same to the text backbone. Build the "
+            "model with text_global_token='mean'."
         )
 
 
@@ -212,8 +212,10 @@ class _SlotInputs:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self.device, self.training = model.device, model.training
-        self.eval, self.train = model.eval, model.train
+
+    def __getattr__(self, name: str) -> Any:
+        """Return everything else as the model has it."""
+        return getattr(self._model, name)
 
     def get_image_features(self, **inputs: Tensor) -> TGDTFeatures:
         hidden = self._input_of("visual_projection", self._model.get_image_features, inputs)
@@ -221,10 +223,12 @@ class _SlotInputs:
 
     def get_text_features(self, **inputs: Tensor) -> TGDTFeatures:
         hidden = self._input_of("text_projection", self._model.get_text_features, inputs)
-        if self._model.config.text_global_token == "mean":
+        source = self._model.config.text_global_token
+        if source in ("mean", "pooled"):
             return TGDTFeatures(pooler_output=hidden[:, 0])
-        first = inputs["attention_mask"].int().argmax(-1)
-        return TGDTFeatures(pooler_output=hidden[torch.arange(len(hidden)), first])
+        attended = inputs["attention_mask"].int()
+        slot = attended.argmax(-1) if source == "first" else attended.shape[1] - 1 - attended.flip(-1).argmax(-1)
+        return TGDTFeatures(pooler_output=hidden[torch.arange(len(hidden)), slot])
 
     def _input_of(self, name: str, features_of: Any, inputs: dict[str, Tensor]) -> Tensor:
         found: list[Tensor] = []

@@ -100,17 +100,22 @@ def test_directions_beyond_the_smaller_width_stay_zero(tmp_path: Path) -> None:
     assert not model.visual_projection.weight[8:].any() and model.visual_projection.weight[:8].any()
 
 
-def test_a_causal_tower_is_told_from_its_first_position(tmp_path: Path) -> None:
-    """CLIP's text tower sees nothing of a caption at its first position: its covariance there is zero."""
+@pytest.mark.parametrize("slot", ["last", "mean"])
+def test_a_causal_tower_has_its_warm_start(tmp_path: Path, slot: str) -> None:
     photos = datasets.Dataset.from_dict(tiny.photo_rows(tmp_path, 12)).cast_column("image", datasets.Image())
-    text = CLIPTextConfig(vocab_size=80, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                          intermediate_size=16, eos_token_id=3)  # fmt: skip
     config = tiny.tiny_model().config
-    config.text_config = text
-    with pytest.raises(ValueError, match="text_global_token='mean'"):
-        warm_start(TGDTModel(config), tiny.tiny_processor(), photos, QUIET)
-    config.text_global_token = "mean"
+    config.text_config = CLIPTextConfig(vocab_size=80, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                                        intermediate_size=16, eos_token_id=3)  # fmt: skip
+    config.text_global_token = slot
     assert warm_start(TGDTModel(config), tiny.tiny_processor(), photos, QUIET)[0] > 0
+
+
+def test_captions_that_all_look_the_same_are_refused(tmp_path: Path) -> None:
+    """The covariance of one and the same caption is zero: there is no direction to find."""
+    rows = tiny.photo_rows(tmp_path, 4)
+    photos = datasets.Dataset.from_dict({**rows, "captions": [["a red square"]] * 4})
+    with pytest.raises(ValueError, match="text_global_token='mean'"):
+        warm_start(tiny.tiny_model(), tiny.tiny_processor(), photos.cast_column("image", datasets.Image()), QUIET)
 
 
 def test_what_cannot_be_warmed_is_refused(tmp_path: Path) -> None:
