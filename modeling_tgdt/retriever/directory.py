@@ -31,6 +31,7 @@ _CARD = "README.md"
 # Copies of the weights for other libraries, which repositories of older models hold.
 _OTHER_WEIGHTS = ["*.h5", "*.msgpack", "*.onnx", "*.onnx_data", "*.ot", "*.tflite"]
 _BLOCK = 1 << 24
+_OF_DOWNLOAD = frozenset(inspect.signature(snapshot_download).parameters)
 
 
 def find_directory(name: str | os.PathLike[str], revision: str | None = None, **options: Any) -> Path:
@@ -65,9 +66,8 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
         Those of `huggingface_hub.snapshot_download`, and those of `TGDTModel.from_pretrained`; `token`, `cache_dir`,
         `local_files_only` and their like are both's.
     """
-    of_download = inspect.signature(snapshot_download).parameters
-    download = {name: value for name, value in options.items() if name in of_download}
-    loading = {name: value for name, value in options.items() if name not in of_download or name in LOADING_OPTIONS}
+    download = {name: value for name, value in options.items() if name in _OF_DOWNLOAD}
+    loading = {name: value for name, value in options.items() if name not in _OF_DOWNLOAD or name in LOADING_OPTIONS}
     return download, loading
 
 

@@ -14,9 +14,8 @@ from ..index_tgdt import TGDTIndex
 
 _MARK = "weights."
 _PRECISIONS = (torch.bfloat16, torch.float16)
-_WRAPPERS = re.compile(
-    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|module|base_model\.model)\."
-)  # compile, FSDP, DDP, PEFT
+# What torch.compile, FSDP, DDP and PEFT put in front of the names of weights.
+_WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|module|base_model\.model)\.")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

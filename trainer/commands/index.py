@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modeling_tgdt.retriever.shown import printable
 from trainer.commands.common import add_device_argument, parse_pairs
 
 if TYPE_CHECKING:
@@ -74,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     from modeling_tgdt.retrieval_tgdt import TGDTRetriever
     from modeling_tgdt.retriever.directory import open_index, write_reference
     from modeling_tgdt.retriever.memory import keep_large_blocks
+    from modeling_tgdt.retriever.shown import printable
 
     keep_large_blocks()
     if args.max_pixels is not None:

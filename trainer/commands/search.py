@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from modeling_tgdt.retriever.shown import printable
 from trainer.commands.common import MODES, add_gallery_arguments, load_retriever, parse_where, pictures_folder
 
 
@@ -68,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
 
 def print_table(hits: list[Any]) -> None:
     """Print ranked hits in columns."""
+    from modeling_tgdt.retriever.shown import printable
+
     names = [printable(hit.id) for hit in hits]
     width = max([len(name) for name in names] + [2])
     print(f"rank  {'id':<{width}}  {'score':>8}  {'global':>8}  {'local':>8}")
@@ -79,6 +80,7 @@ def print_table(hits: list[Any]) -> None:
 
 def _json(value: dict[str, Any]) -> str:
     from modeling_tgdt.gallery.metadata import json_value
+    from modeling_tgdt.retriever.shown import printable
 
     return printable(json.dumps(json_value(value), ensure_ascii=False, default=str))
 
@@ -89,6 +91,7 @@ def _draw_sheet(hits: list[Any], folder: Path, path: str) -> None:
     from modeling_tgdt.image_loading_tgdt import rgb_picture
     from modeling_tgdt.picture_sources_tgdt import picture_inside, read_picture
     from modeling_tgdt.retriever.overlay import contact_sheet
+    from modeling_tgdt.retriever.shown import printable
 
     if not hits:
         raise ValueError("there are no results to draw.")

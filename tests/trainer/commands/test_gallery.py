@@ -334,9 +334,11 @@ def test_a_larger_picture_is_read_where_it_is_allowed(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    random_picture(0).save(tmp_path / "a.png")
-    (tmp_path / "notes.txt").write_text("words")
-    argv = ["index", tmp_path, "--model", root / "model", "--out", tmp_path / "g", "--on-error", "skip"]
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    random_picture(0).save(folder / "a.png")
+    (folder / "notes.txt").write_text("words")
+    argv = ["index", folder, "--model", root / "model", "--out", tmp_path / "g", "--on-error", "skip"]
     printed = lines(capsys, *argv)
     assert "set PIL.Image.MAX_IMAGE_PIXELS" in printed[0] and printed[1] == "left out, no pictures: 1 .txt"
     assert lines(capsys, *argv, "--max-pixels", "1000")[-1].startswith("1 added, 0 skipped")
