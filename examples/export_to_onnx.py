@@ -31,9 +31,9 @@ class Encoder(nn.Module):
 class TextEncoder(Encoder):
     """Token ids (B, W) to embeddings."""
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> TGDTFeatures:
-        """Embed captions."""
-        return self.model.get_text_features(input_ids, attention_mask)
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, text_token_mask: Tensor) -> TGDTFeatures:
+        """Embed captions; the mask says which positions are words."""
+        return self.model.get_text_features(input_ids, attention_mask, text_token_mask=text_token_mask)
 
 
 class ImageEncoder(Encoder):

@@ -467,7 +467,9 @@ class TGDTModel(TGDTPreTrainedModel):
         model, info = super().from_pretrained(  # type: ignore[misc]
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
-        absent = sorted(set(info["missing_keys"]) - {entry[0] for entry in info["mismatched_keys"]})
+        known = {entry[0] for entry in info["mismatched_keys"]}
+        # learned temperatures that a checkpoint lacks start at the configured ones: nothing is random
+        absent = sorted(name for name in info["missing_keys"] if name not in known and "logit_scales." not in name)
         if strict and absent:
             raise ValueError(
                 f"Expected all weights of a TGDT model in {str(pretrained_model_name_or_path)!r}, found {len(absent)} "
@@ -627,12 +629,10 @@ class TGDTModel(TGDTPreTrainedModel):
         shift = attended.bool().int().argmax(-1, keepdim=True)
         if tower_traits(config).has_fixed_length:
             shift = torch.zeros_like(shift)
-        width = attended.shape[1]
-        place = torch.arange(width, device=attended.device)
-        given = {name: _reordered(value, (place + shift) % width) for name, value in given.items()}
+        given = {name: _turned(value, shift) for name, value in given.items()}
         given["attention_mask"] = _attended_somewhere(given["attention_mask"])
         outputs = self.text_model(**given, **(kwargs | {"return_dict": True}))
-        hidden = _reordered(outputs.last_hidden_state, (place - shift) % width)
+        hidden = _turned(outputs.last_hidden_state, -shift)
         if self.config.text_global_token != "pooled":
             return hidden, None, outputs
         return head_tokens(self.text_model, hidden), pooled_state(outputs, config), outputs
@@ -763,8 +763,12 @@ def _attended_somewhere(mask: Tensor) -> Tensor:
     return torch.where(mask.bool().any(-1, keepdim=True), mask, first.to(mask.dtype))
 
 
-def _reordered(values: Tensor, order: Tensor) -> Tensor:
-    """Return rows (B, W, ...) in another order (B, W)."""
+def _turned(values: Tensor, shift: Tensor) -> Tensor:
+    """Return rows (B, W, ...) turned to the left by a shift (B, 1) above -W and below W."""
+    width = values.shape[1]
+    order = torch.arange(width, device=values.device) + shift
+    order = torch.where(order < 0, order + width, order)  # no remainder: ONNX has none by a dynamic width
+    order = torch.where(order >= width, order - width, order)
     if values.shape[0] != order.shape[0]:  # positions that all rows share
         values = values.expand(order.shape[0], *values.shape[1:])
     return values[torch.arange(order.shape[0], device=order.device)[:, None], order]

@@ -98,7 +98,9 @@ def test_only_what_the_model_needs_is_copied(tmp_path: Path) -> None:
     }
     assert copied == needed <= package
     auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
-    assert auto_map == {"AutoConfig": "configuration_tgdt.TGDTConfig", "AutoModel": "modeling_tgdt.TGDTModel"}
+    model = "modeling_tgdt.TGDTModel"
+    models = {"AutoModel": model, "AutoModelForZeroShotImageClassification": model}
+    assert auto_map == {"AutoConfig": "configuration_tgdt.TGDTConfig", **models}
 
 
 def load_elsewhere(source: str, kind: str, folder: Path, environment: dict[str, str]) -> None:

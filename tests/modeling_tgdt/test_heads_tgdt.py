@@ -84,7 +84,7 @@ def test_weights_that_a_checkpoint_lacks_start_as_the_identity_and_others_stay(t
     boxes = "region_embedding.fc1.weight"
     kept = {name: value for name, value in state.items() if name not in (*missing, boxes)}
     save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    loaded = TGDTModel.from_pretrained(tmp_path).state_dict()
+    loaded = TGDTModel.from_pretrained(tmp_path, strict=False).state_dict()
     assert all(not loaded[name].any() for name in missing)
     assert 3 < loaded[boxes].std() < 7
     assert all((loaded[name] == 0.5).all() for name in kept)

@@ -382,7 +382,8 @@ def test_hard_negatives_of_the_data_reach_the_loss(tmp_path, streaming):
     rows = scenes().add_column("negative_captions", [["a large grey moon"]] * 24, feature=TEXTS)
     rows = rows.to_iterable_dataset() if streaming else rows
     model = tiny_model(objective="infonce", local_loss_weight=0, hidden_dropout_prob=0.0, intra_loss_weight=0)
-    trainer = make_trainer(tmp_path, model, rows, max_steps=15, learning_rate=1e-3)
+    options = {"max_steps": 15, "learning_rate": 1e-3, "look_alikes_per_batch": False}  # so that both see like batches
+    trainer = make_trainer(tmp_path, model, rows, **options)
 
     def nearness():
         photos = TGDTDataCollator(processor()).images([{"image": image} for image in scenes()["image"][:8]])

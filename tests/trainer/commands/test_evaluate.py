@@ -35,7 +35,9 @@ def folder(tmp_path_factory):
 def evaluate(folder, *options, read=True):
     output = folder / "metrics.json"
     command = ["--quiet", "evaluate", "--model", str(folder / "model"), "--dataset", str(folder / "photos")]
-    assert main([*command, "--candidates", "4", "--output", str(output), *options]) == 0
+    if "--output" not in options:
+        options = ("--output", str(output), *options)
+    assert main([*command, "--candidates", "4", *options]) == 0
     return json.loads(output.read_text()) if read else None
 
 
