@@ -11,7 +11,7 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import torch
@@ -20,8 +20,12 @@ import transformers
 from .dataset import make_scenes
 from .tower import pretrain_tower
 
+if TYPE_CHECKING:
+    from ..run import Run
+
 FOLDER = Path(__file__).parent / "weights"
 PREFIX = "tgdt:"
+_SECOND = ("training.max_steps=1200", "training.learning_rate=1.0e-3")
 TOWER, MODEL = f"{PREFIX}scenes-tower", f"{PREFIX}scenes-model"
 # Each of its cells, 8 x 8 pixels, sees a part of the picture.
 _CONFIG = {
@@ -80,23 +84,31 @@ def make_tower(folder: Path, seed: int = 0, *, scenes: int = 750, steps: int = 3
 
 
 def make_model(folder: Path, seed: int = 0, overrides: tuple[str, ...] = ()) -> None:
-    """Train the recipe `scenes`, which starts from the tower, and save model and processor in half precision.
+    """Train the recipe `scenes` from the tower, train on from its result at a lower rate, and save in half precision.
 
     Args:
         folder: Where `scenes-model` is written.
-        seed: Seed of the training.
-        overrides: Changes of the recipe.
+        seed: Seed of the first training; the second one has the next.
+        overrides: Changes of the recipe, for both.
     """
+    first = _train_model(folder, seed, overrides, None)
+    second = _train_model(folder, seed + 1, (*_SECOND, *overrides), str(folder / "scenes-model"))
+    results = {"results_of_the_first": first.results, "results": second.results}
+    seconds = {"first": first.seconds, "second": second.seconds}
+    _record(folder / "scenes-model", "model", seed, {"seconds": seconds, **results})
+
+
+def _train_model(folder: Path, seed: int, overrides: tuple[str, ...], model: str | None) -> Run:
     from ..recipe import load_recipe
     from ..run import run_recipe
 
     with tempfile.TemporaryDirectory() as output:
-        run = run_recipe(load_recipe("scenes", overrides), output, seed=seed)
+        run = run_recipe(load_recipe("scenes", overrides), output, model=model, seed=seed)
     run.model.half().save_pretrained(folder / "scenes-model")
     run.processor.save_pretrained(folder / "scenes-model")
     for code in (folder / "scenes-model").glob("*.py"):
         code.unlink()  # the package that has these weights has the code
-    _record(folder / "scenes-model", "model", seed, {"seconds": run.seconds, "results": run.results})
+    return run
 
 
 def _record(folder: Path, what: str, seed: int, content: dict[str, Any]) -> None:
