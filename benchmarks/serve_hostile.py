@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.serve_load import start_service, upload, wait_until_healthy
 
 _MIB = 1 << 20
-_HEAD = b"POST /search HTTP/1.1\r\nhost: load\r\ncontent-type: multipart/form-data; boundary=b\r\n"
+_HEAD = b"POST /search HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: multipart/form-data; boundary=b\r\n"
 
 
 def png(side: int, text: bytes = b"") -> bytes:
@@ -35,7 +35,7 @@ def png(side: int, text: bytes = b"") -> bytes:
 def attacks() -> dict[str, Iterable[bytes]]:
     """Return one request of each kind, as blocks of bytes."""
     chunk = f"{_MIB:x}\r\n".encode() + bytes(_MIB) + b"\r\n"
-    header = b"GET /search?text=sea HTTP/1.1\r\nhost: load\r\nx: "
+    header = b"GET /search?text=sea HTTP/1.1\r\nhost: 127.0.0.1\r\nx: "
     return {
         "not a picture": [upload(b"this is no picture" * 1000)],
         "0 bytes": [upload(b"")],
@@ -56,7 +56,7 @@ def _many_parts() -> bytes:
 
 
 def _filter(text: str) -> bytes:
-    return f"GET /search?text=sea&where={text} HTTP/1.1\r\nhost: load\r\n\r\n".encode()
+    return f"GET /search?text=sea&where={text} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode()
 
 
 async def send(address: str, blocks: Iterable[bytes]) -> str:
