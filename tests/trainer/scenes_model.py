@@ -1,6 +1,8 @@
 """A tiny ViT-backed model and captioned scenes for tests of training."""
 
+import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -58,3 +60,13 @@ def tiny_model(seed: int = 0, **overrides: Any) -> TGDTModel:
     )
     fields = {"projection_dim": 16, "intermediate_size": 32, "num_local_layers": 1, "num_global_layers": 1}
     return TGDTModel(TGDTConfig(text_config=text, vision_config=vision, **(fields | overrides)))
+
+
+def save_photos(folder: Path) -> None:
+    """Write 12 captioned pictures and their captions.jsonl into a new folder."""
+    folder.mkdir()
+    rows = []
+    for number, row in enumerate(scenes(12, 3)):
+        row["image"].save(folder / f"{number}.png")
+        rows.append({"file_name": f"{number}.png", "captions": row["captions"]})
+    (folder / "captions.jsonl").write_text("\n".join(json.dumps(row) for row in rows))

@@ -9,7 +9,7 @@ import yaml
 from modeling_tgdt import TGDTModel
 from modeling_tgdt.retriever.loading import load_pretrained
 from tests.modeling_tgdt.dual_encoders import save_dual_encoder
-from tests.trainer.scenes_model import scenes
+from tests.trainer.scenes_model import save_photos
 from trainer.cli import main
 from trainer.training.interpolation import interpolate_models
 
@@ -19,12 +19,7 @@ def folder(tmp_path_factory):
     """A CLIP on disk, and 12 captioned pictures."""
     folder = tmp_path_factory.mktemp("dual")
     save_dual_encoder("clip", folder / "clip")
-    (folder / "photos").mkdir()
-    rows = []
-    for number, row in enumerate(scenes(12, 3)):
-        row["image"].save(folder / "photos" / f"{number}.png")
-        rows.append({"file_name": f"{number}.png", "captions": row["captions"]})
-    (folder / "photos" / "captions.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    save_photos(folder / "photos")
     return folder
 
 

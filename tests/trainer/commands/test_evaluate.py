@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from tests.trainer.scenes_model import processor, scenes, tiny_model
+from tests.trainer.scenes_model import processor, save_photos, scenes, tiny_model
 from trainer import evaluate_grounding, load_captions, look_alike_accuracy
 from trainer.cli import main
 from trainer.evaluation import evaluate_retrieval, retrieval_metrics
@@ -23,12 +23,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
     tiny_model().save_pretrained(folder / "model")
     processor().save_pretrained(folder / "model")
-    (folder / "photos").mkdir()
-    rows = []
-    for number, row in enumerate(scenes(12, 3)):
-        row["image"].save(folder / "photos" / f"{number}.png")
-        rows.append({"file_name": f"{number}.png", "captions": row["captions"]})
-    (folder / "photos" / "captions.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    save_photos(folder / "photos")
     return folder
 
 
