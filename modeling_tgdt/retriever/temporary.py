@@ -34,8 +34,10 @@ def sweep(prefix: str) -> None:
         return
     for path in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         number = re.match(r"\d+", path.name[len(prefix) :])
-        if number and path.lstat().st_uid == os.getuid() and not _is_alive(int(number[0])):
-            with contextlib.suppress(OSError):
+        if not number or _is_alive(int(number[0])):
+            continue
+        with contextlib.suppress(OSError):  # another process may sweep the same path
+            if path.lstat().st_uid == os.getuid():
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
