@@ -238,7 +238,7 @@ def load_split(
     source = recipe.dataset if dataset is None else dataset
     if source is None:
         raise ValueError("The recipe names no data set. Pass --dataset: a Hub id, a file or a folder.")
-    if source in DRAWN:
+    if isinstance(source, str) and source in DRAWN:
         return draw_split(source, "train" if split == recipe.train_split else "validation", recipe.image_size or 224)
     return load_captions(source, split, features=features, image_root=image_root, restval=recipe.restval)
 
