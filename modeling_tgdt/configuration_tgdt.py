@@ -290,6 +290,14 @@ class TGDTConfig(PreTrainedConfig):
         return cast(PreTrainedConfig | None, self.vision_config)
 
 
+class UnknownOptionError(TypeError, ValueError):
+    """Raised for a keyword argument that nothing would read.
+
+    A `TypeError` to users; transformers' Auto classes, which hand their own options to every configuration on the way,
+    go on at a `ValueError`.
+    """
+
+
 def refuse_unknown(given: Iterable[str], known: Iterable[str], owner: str) -> None:
     """Refuse names that nothing would read.
 
@@ -299,19 +307,21 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], owner: str) -> No
         owner: What they are names of, for the message.
 
     Raises:
-        TypeError: For the first unknown name, with the nearest known one.
+        UnknownOptionError: A TypeError, for the first unknown name, with the nearest known one.
 
     Example:
-        >>> refuse_unknown(["projection_dimm"], ["projection_dim"], "TGDTConfig")
-        Traceback (most recent call last):
-        TypeError: Expected options of TGDTConfig, found 'projection_dimm'. Did you mean 'projection_dim'?
+        >>> try:
+        ...     refuse_unknown(["projection_dimm"], ["projection_dim"], "TGDTConfig")
+        ... except TypeError as error:
+        ...     print(error)
+        Expected options of TGDTConfig, found 'projection_dimm'. Did you mean 'projection_dim'?
     """
     known = set(known)
     unknown = [name for name in given if name not in known and not name.startswith("_")]
     if unknown:
         near = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else "Leave it out."
-        raise TypeError(f"Expected options of {owner}, found {unknown[0]!r}. {hint}")
+        raise UnknownOptionError(f"Expected options of {owner}, found {unknown[0]!r}. {hint}")
 
 
 def backbone_width(config: PreTrainedConfig) -> int:

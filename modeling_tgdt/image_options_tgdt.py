@@ -12,6 +12,7 @@ from transformers.image_utils import ChannelDimension
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 from transformers.processing_utils import ImagesKwargs
 
+from .configuration_tgdt import LOADING_OPTIONS, refuse_unknown
 from .image_loading_tgdt import channels_first, eight_bit_array, open_image, rgb_picture, upright_picture
 
 _COPIED = (
@@ -28,6 +29,12 @@ _COPIED = (
 )
 # Classes with steps of their own that the options above nevertheless express.
 _EXPRESSIBLE = ("ConvNextImageProcessor", "DINOv3ViTImageProcessor")
+# Custom code for the Hub: which class is loaded for a `backend` (once `use_fast`).
+_BACKENDS = {
+    "pil": "image_processing_pil_tgdt.TGDTImageProcessorPil",
+    "torchvision": "image_processing_tgdt.TGDTImageProcessor",
+}
+IMAGE_OPTIONS = frozenset(ImagesKwargs.__annotations__)
 _CONVNEXT_WARP_FROM = 384  # ConvNext crops below this size and warps from it on
 
 
@@ -83,6 +90,30 @@ class TGDTImageInputMixin:
         )
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """Load an image processor; see transformers' `ImageProcessingMixin`.
+
+        Args:
+            pretrained_model_name_or_path: Hub id or directory.
+            **kwargs: Download options (`revision`, `token`, ...); options of this class override what was saved.
+
+        Raises:
+            TypeError: For an option that is neither.
+        """
+        if not kwargs.get("_from_auto"):  # Auto classes give the options of all parts to each of them
+            refuse_unknown(kwargs, IMAGE_OPTIONS | LOADING_OPTIONS | {"return_unused_kwargs"}, cls.__name__)
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is saved; custom code for the Hub has a class for each backend whose file lies beside it."""
+        content: dict[str, Any] = super().to_dict()  # type: ignore[misc]
+        auto_map = content.get("auto_map") or {}
+        own = auto_map.get("AutoImageProcessor")
+        if own == _BACKENDS["torchvision"] or "AutoProcessor" in auto_map:
+            content["auto_map"] = {**auto_map, "AutoImageProcessor": _BACKENDS}
+        return content
+
+    @classmethod
     def from_backbone(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
         """Build the image processor with a vision backbone's own size, crop, scale, mean and standard deviation.
 
@@ -99,7 +130,7 @@ class TGDTImageInputMixin:
         Example:
             `TGDTImageProcessor.from_backbone("facebook/dinov2-small")`
         """
-        overrides = {key: kwargs.pop(key) for key in list(kwargs) if key in ImagesKwargs.__annotations__}
+        overrides = {key: kwargs.pop(key) for key in list(kwargs) if key in IMAGE_OPTIONS}
         source, unknown = ImageProcessingMixin.get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
         if unknown:
             raise TypeError(

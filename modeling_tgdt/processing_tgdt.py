@@ -1,6 +1,7 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """TGDT processor: captions with pixels or detector regions to model inputs."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BatchFea
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
-from .image_options_tgdt import TGDTImageInputMixin, plain_pictures
+from .configuration_tgdt import LOADING_OPTIONS, refuse_unknown
+from .image_options_tgdt import IMAGE_OPTIONS, TGDTImageInputMixin, plain_pictures
 from .image_processing_tgdt import TGDTImageProcessor
 from .region_inputs_tgdt import batch_regions
 from .tokenizing_tgdt import tokenize
@@ -22,6 +24,8 @@ _MOST_WORKERS = 1024
 # Dual encoders whose texts have one length, padding included.
 _FIXED_LENGTH = ("siglip", "siglip2")
 _FIELDS = ("max_caption_length", "caption_padding", "attends_padding")
+# Options of `from_pretrained` that are of no part.
+_OF_LOADING = LOADING_OPTIONS | {"backend", "config", "use_fast"}
 
 
 class TGDTProcessor(ProcessorMixin):
@@ -115,8 +119,21 @@ class TGDTProcessor(ProcessorMixin):
         """Load a processor; see transformers' `ProcessorMixin`.
 
         Code of the repository runs only where the caller says `trust_remote_code=True`; nobody is asked on the way.
+
+        Args:
+            pretrained_model_name_or_path: Hub id or directory.
+            *args: Of `ProcessorMixin.from_pretrained`.
+            **kwargs: Download options (`revision`, `token`, ...); options of this class, its image processor or its
+                tokenizer override what was saved.
+
+        Raises:
+            TypeError: For an option of none of them.
         """
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **{"trust_remote_code": False, **kwargs})
+        options = {"trust_remote_code": False, **kwargs}
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **options)
+        of_tokenizer = [name for name in kwargs if hasattr(loaded.tokenizer, name)] + _arguments(type(loaded.tokenizer))
+        refuse_unknown(kwargs, {*_OF_LOADING, *_FIELDS, *IMAGE_OPTIONS, *of_tokenizer}, cls.__name__)
+        return loaded
 
     @staticmethod
     def get_possibly_dynamic_module(module_name: str) -> Any:
@@ -220,6 +237,12 @@ class TGDTProcessor(ProcessorMixin):
             f"here has {max(lengths)}). Raise max_caption_length to keep them whole; `processor.num_truncated` counts "
             "them."
         )
+
+
+def _arguments(kind: type) -> list[str]:
+    """Name what the constructors of a class and its bases take."""
+    constructors = [base.__init__ for base in kind.__mro__ if "__init__" in vars(base)]  # type: ignore[misc]
+    return [name for call in constructors for name in inspect.signature(call).parameters if name != "kwargs"]
 
 
 def _positions(text_config: Any) -> int:

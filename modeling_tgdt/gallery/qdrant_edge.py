@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,7 +41,7 @@ class EdgeClient:
                 "this gallery is embedded with Qdrant Edge; install it with `pip install qdrant-edge-py`."
             )
         self.path = path
-        self._shard: Any = _load(path) if (path / _CONFIG).exists() else None
+        self._shard: Any = _Shard(edge.EdgeShard.load, path) if (path / _CONFIG).exists() else None
 
     def collection_exists(self, name: str) -> bool:
         """Tell whether the shard was made."""
@@ -49,7 +50,7 @@ class EdgeClient:
     def create_collection(self, name: str, vectors_config: dict[str, Any], **cluster_options: Any) -> None:
         """Make the shard; what concerns a cluster has no meaning here."""
         vectors = {key: _vector_params(value) for key, value in vectors_config.items()}
-        self._shard = edge.EdgeShard.create(str(self.path), edge.EdgeConfig(vectors=vectors))
+        self._shard = _Shard(edge.EdgeShard.create, self.path, edge.EdgeConfig(vectors=vectors))
 
     def get_collection(self, name: str) -> Any:
         """Return the vectors' sizes in the shape of the client's answer."""
@@ -123,16 +124,28 @@ class EdgeClient:
             self._shard.close()
 
 
-def _load(path: Path) -> Any:
-    try:
-        return edge.EdgeShard.load(str(path))
-    except Exception as error:  # the binding raises plain exceptions
-        if "WouldBlock" not in str(error):
-            raise ValueError(f"the Qdrant shard at {str(path)!r} cannot be opened: {error}") from error
-        raise GalleryBusyError(
-            f"another index has {str(path)!r} open; an embedded Qdrant gallery is held by one index at a time. "
-            "close() that one, or use a server (engine_options={'url': ...})."
-        ) from error
+class _Shard:
+    """A shard of the engine; its plain exceptions and Rust's panics, which damaged files cause, are errors in words."""
+
+    def __init__(self, make: Callable[..., Any], path: Path, *options: Any) -> None:
+        self._path = path
+        self._shard = self._call(make, str(path), *options)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return partial(self._call, getattr(self._shard, name))
+
+    def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return method(*arguments)
+        except BaseException as error:  # a panic is no Exception, and its class has no importable name
+            if type(error) is not Exception and type(error).__name__ != "PanicException":
+                raise
+            if "WouldBlock" not in str(error):
+                raise ValueError(f"the Qdrant shard at {str(self._path)!r} cannot be used: {error}") from error
+            raise GalleryBusyError(
+                f"another index has {str(self._path)!r} open; an embedded Qdrant gallery is held by one index at a "
+                "time. close() that one, or use a server (engine_options={'url': ...})."
+            ) from error
 
 
 def _vector_params(params: Any) -> Any:

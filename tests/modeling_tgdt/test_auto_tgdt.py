@@ -34,12 +34,16 @@ processor = AutoProcessor.from_pretrained(source, trust_remote_code=True)
 image_processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=True)
 assert type(model).__module__.startswith("transformers_modules")
 names = [type(part).__name__ for part in (config, model, processor, image_processor)]
+backends = []
+for options in ({"use_fast": False}, {"use_fast": True}, {"backend": "pil"}):
+    parts = [kind.from_pretrained(source, trust_remote_code=True, **options) for kind in (AutoProcessor, AutoImageProcessor)]
+    backends += [type(parts[0].image_processor).__name__, type(parts[1]).__name__]
 batch = processor(text=["a new ball", "older"], return_tensors="pt")
 with torch.no_grad():
     output = model(**load_file(inputs), return_loss=True)
     model(**batch, region_features=torch.zeros(2, 3, config.region_feature_size))
 save_file({"logits": output.logits_per_image.contiguous(), "loss": output.loss[None]}, outputs)
-print(json.dumps({"names": names, "size": dict(image_processor.size)}))
+print(json.dumps({"names": names, "backends": backends, "size": dict(image_processor.size)}))
 """
 KINDS = {"regions": None, "pixels": tiny.vision_config()}
 
@@ -125,6 +129,8 @@ def load_elsewhere(source: str, kind: str, folder: Path, environment: dict[str, 
     report = json.loads(result.stdout.splitlines()[-1])
     assert report["names"][:3] == ["TGDTConfig", "TGDTModel", "TGDTProcessor"]
     assert report["names"][3].startswith("TGDTImageProcessor") and report["size"] == {"height": 16, "width": 16}
+    pil, torchvision = ["TGDTImageProcessorPil"] * 2, ["TGDTImageProcessor"] * 2
+    assert report["backends"] == [*pil, *torchvision, *pil]
     with torch.no_grad():
         expected = tiny.tiny_model(KINDS[kind])(**model_inputs(kind), return_loss=True)
     found = load_file(outputs)
