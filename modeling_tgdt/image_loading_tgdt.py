@@ -54,8 +54,8 @@ def open_image(source: str | os.PathLike[str], timeout: float = 30.0) -> Image.I
     return image
 
 
-def decode(data: bytes, name: str, max_pixels: int | None = None) -> Image.Image:
-    """Decode a picture's first frame, unless it would cost more than a picture may.
+def open_encoded(data: bytes, name: str, max_pixels: int | None = None) -> Image.Image:
+    """Open an encoded picture, not yet decoded, unless decoding it would cost more than a picture may.
 
     Args:
         data: Content of a file in one of `FORMATS`.
@@ -67,7 +67,13 @@ def decode(data: bytes, name: str, max_pixels: int | None = None) -> Image.Image
     """
     image = Image.open(BytesIO(data), formats=known_formats())
     check_pixels(image, name, max_pixels)
-    check_scans(data, name)
+    check_scans(data, name, image.width * image.height)
+    return image
+
+
+def decode(data: bytes, name: str, max_pixels: int | None = None) -> Image.Image:
+    """Decode a picture's first frame; arguments and errors as for `open_encoded`."""
+    image = open_encoded(data, name, max_pixels)
     image.load()
     return image
 

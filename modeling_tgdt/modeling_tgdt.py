@@ -88,6 +88,7 @@ class TGDTPreTrainedModel(PreTrainedModel):
 class TGDTRegionEncoder(TGDTPreTrainedModel):
     """The transformer over regions, at the width of their features: what a backbone is to pixels."""
 
+    gradient_checkpointing = False  # its layers say so too, but there may be none
     _can_record_outputs = {
         "hidden_states": OutputRecorder(TGDTEncoderLayer),
         "attentions": OutputRecorder(TGDTAttention, index=1),
@@ -154,6 +155,17 @@ class TGDTModel(TGDTPreTrainedModel):
             biases = (config.sigmoid_bias, config.local_sigmoid_bias) if config.objective == "sigmoid" else None
             self.logit_scales = LogitScales((config.temperature, config.local_temperature), biases)
         self.post_init()
+
+    def initialize_weights(self) -> None:
+        """Initialise what no checkpoint holds, backbones first.
+
+        Below custom code transformers passes over modules without parameters of their own, such as CLIP's and SigLIP's
+        `MLP`, which have a say in those of their layers.
+        """
+        for backbone in (self.vision_model, self.text_model):
+            if isinstance(backbone, PreTrainedModel):
+                backbone.initialize_weights()
+        super().initialize_weights()
 
     # Embedding table of the text side, as resizing and PEFT expect it.
     def get_input_embeddings(self) -> nn.Module:

@@ -10,6 +10,8 @@ from PIL import Image
 MAX_SIDE = 65_535  # as in JPEG; a longer side costs memory of its own, whatever the other one is
 MAX_BYTES = 1 << 28  # the largest picture, uncompressed in RGB
 MAX_SCANS = 100  # passes over a progressive JPEG; encoders write about ten, each costs as much as the whole picture
+FEW_SCANS = 16  # as many are always allowed
+MAX_SCANNED = 1 << 30  # pixels times scans: seconds, not minutes
 _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")  # in entropy-coded data: no stuffed byte, no restart
 
 
@@ -34,10 +36,20 @@ def check_pixels(image: Image.Image, name: str, max_pixels: int | None = None) -
         raise ValueError(f"{name} has {image.width} x {image.height} pixels, more than {MAX_SIDE} on a side")
 
 
-def check_scans(data: bytes, name: str) -> None:
-    """Raise ValueError for a JPEG of very many scans, which would be decoded for minutes."""
-    if data.startswith(b"\xff\xd8") and (scans := _count_scans(data)) > MAX_SCANS:
-        raise ValueError(f"{name} is a JPEG of more than {scans - 1} scans, as no camera and no editor writes")
+def check_scans(data: bytes, name: str, pixels: int) -> None:
+    """Refuse a JPEG of so many scans that it would be decoded for minutes.
+
+    Args:
+        data: Content of the file.
+        name: What to call it.
+        pixels: Width x height; a small picture may have more scans.
+
+    Raises:
+        ValueError: When there are more.
+    """
+    most = min(MAX_SCANS, max(FEW_SCANS, MAX_SCANNED // max(1, pixels)))
+    if data.startswith(b"\xff\xd8") and _count_scans(data, most) > most:
+        raise ValueError(f"{name} is a JPEG of more than {most} scans, as no camera and no editor writes")
 
 
 def read_regular_file(path: str | os.PathLike[str]) -> bytes:
@@ -63,10 +75,10 @@ def read_regular_file(path: str | os.PathLike[str]) -> bytes:
         os.close(handle)
 
 
-def _count_scans(data: bytes) -> int:
+def _count_scans(data: bytes, most: int) -> int:
     """Count the scans of the first picture in a JPEG, as far as one more than allowed."""
     place, scans = 2, 0
-    while scans <= MAX_SCANS and (found := _MARKER.search(data, place)):
+    while scans <= most and (found := _MARKER.search(data, place)):
         marker, place = found.group(1), found.end()
         if marker == b"\xd9":
             break

@@ -131,7 +131,8 @@ class TGDTProcessor(ProcessorMixin):
         """
         options = {"trust_remote_code": False, **kwargs}
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **options)
-        of_tokenizer = [name for name in kwargs if hasattr(loaded.tokenizer, name)] + _arguments(type(loaded.tokenizer))
+        tokenizer = loaded.tokenizer
+        of_tokenizer = [name for name in kwargs if hasattr(tokenizer, name)] + _arguments(type(tokenizer))
         refuse_unknown(kwargs, {*_OF_LOADING, *_FIELDS, *IMAGE_OPTIONS, *of_tokenizer}, cls.__name__)
         return loaded
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +25,7 @@ from modeling_tgdt.gallery.storage import replace_json
 from modeling_tgdt.image_loading_tgdt import FORMATS, open_image
 from modeling_tgdt.picture_sources_tgdt import read_picture
 from modeling_tgdt.retriever.directory import REFERENCE, find_model, read_reference
+from modeling_tgdt.retriever.hubness import HubnessOptions
 from modeling_tgdt.retriever.loading import load_pretrained
 from tests.modeling_tgdt.gallery.forgery import every_file, seal, small_gallery, use
 from tests.tiny_retrieval import random_picture, tiny_model, tiny_processor
@@ -190,6 +192,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fuzz") / "model"
     tiny_model().save_pretrained(path)
     tiny_processor().save_pretrained(path)
+    HubnessOptions(torch.eye(4), torch.eye(4), neighbors=1).save_pretrained(path)
     for code in path.glob("*.py"):
         code.unlink()
     return path
@@ -213,6 +216,7 @@ def test_forged_model_directories_load_or_are_refused(model: Path, data: st.Data
         else:
             path.write_bytes(data.draw(damage(path.read_bytes())))
         with watch(), contextlib.suppress(*REFUSALS, TypeError, ImportError, MemoryError):
+            HubnessOptions.from_pretrained(forged, local_files_only=True)
             load_pretrained(str(forged), local_files_only=True)
         assert [path.name for path in Path(folder).iterdir()] == ["model"]
 

@@ -125,7 +125,7 @@ class EdgeClient:
 
 
 class _Shard:
-    """A shard of the engine; its plain exceptions and Rust's panics, which damaged files cause, are errors in words."""
+    """A shard of the engine. Its plain exceptions and Rust's panics, which damaged files cause, become ValueError."""
 
     def __init__(self, make: Callable[..., Any], path: Path, *options: Any) -> None:
         self._path = path

@@ -36,8 +36,9 @@ assert type(model).__module__.startswith("transformers_modules")
 names = [type(part).__name__ for part in (config, model, processor, image_processor)]
 backends = []
 for options in ({"use_fast": False}, {"use_fast": True}, {"backend": "pil"}):
-    parts = [kind.from_pretrained(source, trust_remote_code=True, **options) for kind in (AutoProcessor, AutoImageProcessor)]
-    backends += [type(parts[0].image_processor).__name__, type(parts[1]).__name__]
+    whole = AutoProcessor.from_pretrained(source, trust_remote_code=True, **options).image_processor
+    alone = AutoImageProcessor.from_pretrained(source, trust_remote_code=True, **options)
+    backends += [type(whole).__name__, type(alone).__name__]
 batch = processor(text=["a new ball", "older"], return_tensors="pt")
 with torch.no_grad():
     output = model(**load_file(inputs), return_loss=True)
@@ -147,10 +148,12 @@ def test_custom_code_from_a_directory(kind: str, tmp_path: Path) -> None:
 
 PUSHER = """
 import sys
+from huggingface_hub import ModelCard
 from tests.modeling_tgdt import test_auto_tgdt as here, tiny
 repo, kind = sys.argv[1:]
 tiny.tiny_model(here.KINDS[kind]).push_to_hub(repo)
 here.make_processor().push_to_hub(repo)
+print(ModelCard.load(repo).data.tags)
 """
 
 
@@ -166,4 +169,5 @@ def test_custom_code_from_a_hub(kind: str, tmp_path: Path) -> None:
             text=True,
         )
         assert pushed.returncode == 0, pushed.stderr
+        assert pushed.stdout.splitlines()[-1] == "['tgdt', 'image-text-retrieval']"  # of the card
         load_elsewhere("tester/tgdt-tiny", kind, tmp_path / "elsewhere", environment)

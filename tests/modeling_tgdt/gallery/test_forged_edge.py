@@ -1,5 +1,5 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
-"""Forged files of a gallery embedded in Qdrant Edge: its native engine uses or refuses them, in a process that may die."""
+"""Forged files of a gallery embedded in Qdrant Edge: used or refused, in a process that may die."""
 
 import contextlib
 import os
