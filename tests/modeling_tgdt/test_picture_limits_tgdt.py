@@ -14,8 +14,9 @@ from modeling_tgdt.image_loading_tgdt import open_image
 from modeling_tgdt.picture_limits_tgdt import MAX_BYTES, MAX_SCANS, check_scans
 from modeling_tgdt.picture_sources_tgdt import read_picture
 from tests.tiny_retrieval import random_picture, tiny_retriever
+from trainer.images import read_image, why_unreadable
 
-READERS = pytest.mark.parametrize("read", [open_image, read_picture])
+READERS = pytest.mark.parametrize("read", [open_image, read_picture, read_image])
 
 
 def jpeg(**options: Any) -> bytes:
@@ -38,17 +39,26 @@ def test_scans_of_a_jpeg_are_bounded(read: Callable[[Any], Any], tmp_path: Path)
     path.write_bytes(with_scans(MAX_SCANS + 1))
     with pytest.raises(ValueError, match="more than 100 scans"):
         read(path)
+    assert "more than 100 scans" in (why_unreadable(path) or "")
+
+
+@pytest.mark.parametrize(("pixels", "most"), [(1, 100), (1 << 24, 64), (1 << 25, 32), (1 << 30, 16)])
+def test_a_large_picture_has_fewer_scans(pixels: int, most: int) -> None:
+    """Each scan is a pass over all pixels: 2**30 of them, or 16 scans."""
+    check_scans(b"\xff\xd8" + b"\xff\xda\x00\x02" * most, "x", pixels)
+    with pytest.raises(ValueError, match=f"more than {most} scans"):
+        check_scans(b"\xff\xd8" + b"\xff\xda\x00\x02" * (most + 1), "x", pixels)
 
 
 def test_only_scans_of_the_picture_count() -> None:
     """Cameras put pictures and films behind and inside a picture, in which any bytes may stand."""
     data, many = jpeg(restart_marker_blocks=1), b"\xff\xda\x00\x02" * 500
     comment = b"\xff\xfe" + (len(many) + 2).to_bytes(2, "big") + many
-    check_scans(data + many, "x")
-    check_scans(data[:2] + comment + data[2:], "x")
-    check_scans(b"\x89PNG" + many, "x")
+    check_scans(data + many, "x", 64 * 64)
+    check_scans(data[:2] + comment + data[2:], "x", 64 * 64)
+    check_scans(b"\x89PNG" + many, "x", 64 * 64)
     for end in range(0, len(data), 7):
-        check_scans(data[:end], "x")
+        check_scans(data[:end], "x", 64 * 64)
 
 
 @READERS

@@ -6,6 +6,7 @@ import shutil
 import datasets
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
 
 from modeling_tgdt import TGDTModel
@@ -411,6 +412,13 @@ def test_plain_trainer_trains_it_too(tmp_path):
     )
     trainer.train()
     assert all(entry["loss"] > 0 for entry in trainer.state.log_history if "loss" in entry)
+
+
+def test_a_plain_trainer_would_drop_16_tensors_of_a_vit_layer_as_the_docs_say(tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    lost = set(model.state_dict()) - set(load_file(tmp_path / "model.safetensors"))
+    assert len(lost) == 16 * model.config.vision_config.num_hidden_layers
 
 
 def test_frozen_tokens_are_cached_once_and_give_the_same_training(tmp_path):
