@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,8 @@ import torch
 from .encoding_tgdt import Embeddings, Encoder, PreparedImage, check_text, evaluating
 from .explain_tgdt import Alignment, explain, scored_words
 from .gallery.local import SearchMode
+from .gallery.processes import ProcessGroup, process_group
+from .gallery.storage import GalleryBusyError
 from .index_tgdt import Kind, TGDTIndex
 from .modeling_tgdt import TGDTModel
 from .picture_sources_tgdt import picture_items
@@ -129,11 +132,8 @@ class TGDTRetriever:
             FileExistsError: When there is a gallery, without `exist_ok`.
             ValueError: When another model built the gallery that is there.
         """
-        named = options.get("engine_options")
-        if exist_ok and path is not None and (found := open_index(Path(path), named)) is not None:
-            check_gallery_model(found, self.model)
-            self.index = found
-            return found
+        if exist_ok and path is not None and self._open_index(Path(path), options.get("engine_options")):
+            return self._searchable()
         self._weights = weights_state(self.model)
         config = self.model.config
         model_id, revision = model_identity(self.model)
@@ -148,8 +148,22 @@ class TGDTRetriever:
             "hubness": self.hubness is not None,
         }
         settings |= {"kind": kind, **options}
-        self.index = _temporary_index(settings) if path is None else TGDTIndex.create(Path(path), **settings)
-        return self.index
+        try:
+            self.index = _temporary_index(settings) if path is None else TGDTIndex.create(Path(path), **settings)
+        except (FileExistsError, GalleryBusyError):
+            if not exist_ok or path is None:
+                raise
+            while not self._open_index(Path(path), options.get("engine_options")):  # another process is making it
+                time.sleep(0.05)
+        return self._searchable()
+
+    def _open_index(self, path: Path, engine_options: Mapping[str, Any] | None) -> bool:
+        """Use the gallery that is there; return whether there is one."""
+        found = open_index(path, engine_options)
+        if found is not None:
+            check_gallery_model(found, self.model)
+            self.index = found
+        return found is not None
 
     def add_images(
         self,
@@ -163,8 +177,12 @@ class TGDTRetriever:
         workers: int | None = None,
         progress: bool = True,
         max_pixels: int | None = None,
+        share: bool = True,
     ) -> AddReport:
         """Read, embed and store pictures; memory stays bounded whatever the source.
+
+        In a program of several processes (`torch.distributed`) every process makes this call with the same source and
+        gallery: each embeds a share, and all become visible in one commit. Galleries that differ are filled apart.
 
         Args:
             images: Folder, list or generator of pictures (path, URL, bytes, PIL, array, tensor, or
@@ -178,6 +196,7 @@ class TGDTRetriever:
             workers: Threads that decode; the number of cores by default.
             progress: Whether to show a progress bar.
             max_pixels: Largest picture that is decoded, width x height; `PIL.Image.MAX_IMAGE_PIXELS` by default.
+            share: False where one process of several makes this call alone.
 
         Returns:
             What was added and what was skipped, with reasons.
@@ -188,7 +207,9 @@ class TGDTRetriever:
         """
         index = self._writable("image")
         prepare = partial(self.prepare_image, max_pixels=max_pixels)
-        filler = self._filler(index, prepare, self.encode_images, batch_size, on_error, resume, workers, progress)
+        filler = self._filler(
+            index, prepare, self.encode_images, batch_size, on_error, resume, workers, progress, share
+        )
         left_out: dict[str, str] = {}
         items = name_items(picture_items(images, left_out), index, ids, metadata, resume)
         report = filler.fill(items, _length(images))
@@ -205,6 +226,7 @@ class TGDTRetriever:
         *,
         resume: bool = False,
         progress: bool = True,
+        share: bool = True,
     ) -> AddReport:
         """Embed and store texts; see `add_images`. Ids are running numbers by default.
 
@@ -215,7 +237,7 @@ class TGDTRetriever:
         if isinstance(texts, str):
             raise TypeError(f"expected a list of texts, found the single string {texts!r}; pass [{texts!r}].")
         index = self._writable("text")
-        filler = self._filler(index, check_text, self.encode_texts, batch_size, on_error, resume, 1, progress)
+        filler = self._filler(index, check_text, self.encode_texts, batch_size, on_error, resume, 1, progress, share)
         return filler.fill(name_items(((None, text) for text in texts), index, ids, metadata, resume), _length(texts))
 
     def encode_images(self, images: Iterable[Any], batch_size: int = 32) -> Embeddings:
@@ -537,7 +559,7 @@ class TGDTRetriever:
 
     def _filler(
         self, index: TGDTIndex, prepare: Any, encode: Any, batch_size: int, on_error: OnError, resume: bool,
-        workers: int | None, progress: bool,
+        workers: int | None, progress: bool, share: bool,
     ) -> GalleryFiller:  # fmt: skip
         bank = self.hubness if index.has_hubness else None
         return GalleryFiller(
@@ -547,9 +569,10 @@ class TGDTRetriever:
             batch_size=batch_size,
             on_error=on_error,
             resume=resume,
-            workers=workers or os.cpu_count() or 1,
+            workers=workers or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
             progress=progress,
             hubness=None if bank is None else partial(bank.corrections, kind=index.kind),
+            group=_sharing_group(index) if share else None,
         )
 
     def _encode_queries(self, queries: list[Any]) -> list[tuple[Kind, list[int], Embeddings]]:
@@ -578,6 +601,13 @@ def _remix(hits: list[Hit], global_weight: float, local_weight: float) -> list[H
     mixed = [(global_weight * hit.global_score + local_weight * hit.local_score, hit) for hit in hits]
     mixed.sort(key=lambda pair: (-pair[0], pair[1].id))
     return [Hit(hit.id, score, hit.global_score, hit.local_score, hit.metadata) for score, hit in mixed]
+
+
+def _sharing_group(index: TGDTIndex) -> ProcessGroup | None:
+    """Return the processes that have the same gallery open as this one; None where each has its own."""
+    group = process_group()
+    same = group is not None and len(set(group.gather(str(index.path.resolve())))) == 1
+    return group if same else None
 
 
 def _length(source: Any) -> int | None:

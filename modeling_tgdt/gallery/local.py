@@ -99,6 +99,15 @@ class LocalBackend:
         with clear_os_errors(self.gallery.root, "write to"):
             self.gallery.begin()
 
+    def join(self, first: bool = False) -> None:
+        """Write as one process of a group, see `Gallery.join`."""
+        with clear_os_errors(self.gallery.root, "write to"):
+            self.gallery.join(first)
+
+    def leave(self) -> None:
+        """Have written as one process of a group, see `Gallery.leave`."""
+        self.gallery.leave()
+
     def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Decode the embeddings of ids that are all there."""
         snapshot = self.gallery.snapshot

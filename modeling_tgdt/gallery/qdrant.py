@@ -146,6 +146,17 @@ class QdrantBackend:
     def begin(self) -> None:
         """Nothing to do: Qdrant takes any number of writers."""
 
+    def join(self, first: bool = False) -> None:
+        """Refuse an embedded store, which one process holds; a server takes the items of all as they come."""
+        if "url" not in self.options:
+            raise ValueError(
+                f"the gallery in {str(self.gallery.root)!r} is an embedded Qdrant store, which one process holds; "
+                "fill it with one process, or use a server: --engine-option url=http://..."
+            )
+
+    def leave(self) -> None:
+        """Nothing to do: what a server was given is visible."""
+
     def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Fetch the embeddings of ids that are all there."""
         points: dict[str, Any] = {}

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from trainer.commands.common import add_device_argument, parse_pairs
 
 if TYPE_CHECKING:
     from modeling_tgdt.index_tgdt import TGDTIndex
+    from modeling_tgdt.retrieval_tgdt import AddReport, TGDTRetriever
 
 # Those of the token store, written again because `--help` must not import it.
 TOKEN_DTYPES = ("bfloat16", "float16", "float32", "int16", "int8")
@@ -69,29 +71,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Embed everything and say what was left out."""
+    """Embed everything and say what was left out; in a launch of several processes each embeds a share."""
     from modeling_tgdt.retrieval_tgdt import TGDTRetriever
-    from modeling_tgdt.retriever.directory import open_index, write_reference
     from modeling_tgdt.retriever.memory import keep_large_blocks
-    from modeling_tgdt.retriever.shown import printable
+    from trainer.scoring.sharding import is_main_process, join_launch
 
     keep_large_blocks()
     if args.max_pixels is not None:
         from PIL import Image
 
         Image.MAX_IMAGE_PIXELS = args.max_pixels  # Pillow has a limit of its own
-    source, out = Path(args.source), Path(args.out)
-    engine_options = parse_pairs("--engine-option", args.engine_option)
+    source = Path(args.source)
     _check_source(source, args.texts)
     texts = list(_read_texts(source)) if args.texts else []
     metadata = _metadata(args, texts)
-    loaded = TGDTRetriever.from_pretrained(args.model, revision=args.revision, device=args.device)
-    there = open_index(out, engine_options)
-    retriever = TGDTRetriever(loaded.model, loaded.processor, there, hubness=loaded.hubness)
-    index = _gallery(retriever, args, out, engine_options)
-    if args.copy_model:
-        retriever.save_model(out)
-    write_reference(out, args.model, args.revision, None if args.texts else str(source))
+    group, device = join_launch(args.device)
+    loaded = TGDTRetriever.from_pretrained(args.model, revision=args.revision, device=device)
+    if group is not None:
+        group.first(partial(_set_up, loaded, args))  # the others open what it made
+    retriever = _set_up(loaded, args) if group is None else _open(loaded, args)
     options = {
         "metadata": metadata,
         "batch_size": args.batch_size,
@@ -103,6 +101,15 @@ def run(args: argparse.Namespace) -> int:
         report = retriever.add_texts([text for _, text in texts], ids=[name for name, _ in texts], **options)
     else:
         report = retriever.add_images(source, workers=args.workers, **options)
+    if is_main_process():
+        _print_report(report, retriever.index, args)
+        _build_engine(retriever.index, report.added)
+    return 0
+
+
+def _print_report(report: AddReport, index: TGDTIndex, args: argparse.Namespace) -> None:
+    from modeling_tgdt.retriever.shown import printable
+
     for name, why in report.skipped:
         print(printable(f"skipped {name}: {why}"))
     if report.no_pictures:
@@ -110,11 +117,29 @@ def run(args: argparse.Namespace) -> int:
         print(f"left out, no pictures: {others}")
     known = f", {report.unchanged} there already" if args.resume else ""
     known += f", {report.updated} with new metadata" if report.updated else ""
-    print(f"{report.added} added, {len(report.skipped)} skipped{known}; {len(index)} items in {out}")
+    print(f"{report.added} added, {len(report.skipped)} skipped{known}; {len(index)} items in {Path(args.out)}")
     if not index.settings["local_weight"]:
         print("its search ranks by the global score: the tokens of this model are untrained (local_score_weight 0)")
-    _build_engine(index, report.added)
-    return 0
+
+
+def _set_up(loaded: TGDTRetriever, args: argparse.Namespace) -> TGDTRetriever:
+    """Open or make the gallery, and write beside it what names its model."""
+    from modeling_tgdt.retriever.directory import write_reference
+
+    retriever, out = _open(loaded, args), Path(args.out)
+    _gallery(retriever, args, out, parse_pairs("--engine-option", args.engine_option))
+    if args.copy_model:
+        retriever.save_model(out)
+    write_reference(out, args.model, args.revision, None if args.texts else args.source)
+    return retriever
+
+
+def _open(loaded: TGDTRetriever, args: argparse.Namespace) -> TGDTRetriever:
+    """Return a retriever over the gallery that is there, if there is one."""
+    from modeling_tgdt.retriever.directory import open_index
+
+    there = open_index(Path(args.out), parse_pairs("--engine-option", args.engine_option))
+    return type(loaded)(loaded.model, loaded.processor, there, hubness=loaded.hubness)
 
 
 def _metadata(args: argparse.Namespace, texts: list[tuple[str, str]]) -> list[dict[str, Any]] | None:
