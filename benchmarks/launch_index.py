@@ -2,7 +2,7 @@
 
 python -m benchmarks.launch_index --dataset FLICKR8K_PARQUET_DIR --photos 2000 --processes 2 4 --kills 30
 
-The processes are forked gloo processes with a tiny random model, so that what is measured is the sharing. A real
+The processes are forked gloo processes with a small model, so that what is measured is the sharing. A real
 launch is `accelerate launch --multi_gpu --num_processes 2 -m trainer.cli index ...`.
 """
 
@@ -26,6 +26,7 @@ from torch import distributed as dist
 
 from modeling_tgdt import TGDTIndex, TGDTRetriever
 from modeling_tgdt.retriever import filling
+from trainer.scenes.weights import MODEL, shipped
 
 fork = multiprocessing.get_context("fork")
 _KILLED_COMMITS = 0.02  # seconds between the commits of runs that are killed, so that kills meet them
@@ -109,16 +110,15 @@ def kill_one(size: int, seconds: float, chance: random.Random, *arguments: Any) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument("--model", default=MODEL, help="default: the small model that comes with the package")
     parser.add_argument("--photos", type=int, default=2000)
     parser.add_argument("--side", type=int, default=64, help="pixels of the copies")
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--killed-photos", type=int, default=300, help="photos of the runs that are killed")
     options = parser.parse_args()
-    from tests.tiny_retrieval import tiny_retriever
-
     torch.set_num_threads(1)
-    retriever: TGDTRetriever = tiny_retriever()
+    retriever = TGDTRetriever.from_pretrained(shipped(options.model))
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_photos(options.dataset, root / "photos", options.photos, options.side)

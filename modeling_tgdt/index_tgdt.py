@@ -305,8 +305,28 @@ class TGDTIndex:
         changed = [place for place, row in enumerate(rows) if row != known[place]]
         if changed:
             own = [names[place] for place in changed]
-            self._backend.set_metadata(own, metadata_table(own, [rows[place] for place in changed]))
+            self._backend.store_again(own, metadata_table(own, [rows[place] for place in changed]))
         return len(changed)
+
+    def copy(self, sources: Sequence[str], ids: Sequence[str]) -> None:
+        """Store items once more under other ids, embeddings bit for bit and with their metadata.
+
+        Args:
+            sources: N ids that are there, one as often as it is to be copied.
+            ids: N ids of the copies; one that is there already is replaced, after its item was copied where it is a
+                source.
+
+        Raises:
+            KeyError: When a source is not there.
+            ValueError: When an id is given twice.
+        """
+        names, wanted = check_ids(ids), check_ids(list(dict.fromkeys(sources)))
+        if len(names) != len(sources):
+            raise ValueError(f"expected one id per source, found {len(names)} ids for {len(sources)} sources.")
+        self._backend.begin()
+        self._check_present(wanted, "add them first")
+        if names:
+            self._backend.store_again(list(sources), metadata_table(names, self._backend.metadata(list(sources))))
 
     def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Read embeddings back, as precise as they are stored.

@@ -177,11 +177,11 @@ class QdrantBackend:
             found.update((point.payload["id"], point.payload["meta"]) for point in points)
         return [found[name] for name in ids]
 
-    def set_metadata(self, ids: list[str], table: Any) -> None:
-        """Write the points again with the metadata of a table."""
+    def store_again(self, ids: list[str], table: Any) -> None:
+        """Write the points of ids again with the ids and metadata of a table."""
         vectors, tokens = self.get(ids)
         counts = np.array([len(own) for own in tokens])
-        self.add(ids, table, vectors, np.concatenate(tokens), counts)
+        self.add(table.column("id").to_pylist(), table, vectors, np.concatenate(tokens), counts)
 
     def delete(self, ids: list[str]) -> None:
         """Delete items."""

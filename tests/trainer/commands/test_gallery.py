@@ -376,3 +376,24 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--version"])
     assert stopped.value.code == 0 and capsys.readouterr().out == f"tgdt {trainer.__version__}\n"
     assert trainer.__version__ == modeling_tgdt.__version__
+
+
+def test_index_follows_a_folder_and_keeps_what_files_tell(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = picture_folder(tmp_path / "pictures", 3)
+    exif = Image.Exif()
+    exif[0x0110] = "X100V"
+    random_picture(9).save(pictures / "camera.jpg", exif=exif)
+    argv = ["index", pictures, "--model", root / "model", "--out", tmp_path / "g", "--sync", "--exif"]
+    printed = lines(capsys, *argv)
+    assert printed[-1].startswith("4 new, 0 changed, 0 renamed, 0 deleted, 0 unchanged, 0 skipped; 4 items in")
+    (pictures / "000.png").unlink()
+    (pictures / "camera.jpg").rename(pictures / "moved.jpg")
+    rows = tmp_path / "rows.csv"
+    rows.write_text("file_name,year\nmoved.jpg,2024\n")
+    printed = lines(capsys, *argv, "--metadata", rows)
+    assert printed[-1].startswith("0 new, 0 changed, 1 renamed, 1 deleted, 2 unchanged, 0 skipped; 3 items in")
+    (hit,) = lines(capsys, "search", tmp_path / "g", "sea", "--where", "camera=X100V", "--json")
+    assert json.loads(hit)["metadata"] == {"camera": "X100V", "year": 2024}
+    assert main(["--quiet", "index", str(rows), "--texts", *map(str, argv[2:7])]) == 2
