@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from .picture_sources_tgdt import picture_items
 from .processing_tgdt import TGDTProcessor
 from .retriever.adapters import save_model
 from .retriever.card import new_card
+from .retriever.composed import ComposedQuery, EncodedPart, search_composed
 from .retriever.directory import (
     find_directory,
     find_model,
@@ -37,6 +38,7 @@ from .retriever.directory import (
     save_gallery,
     split_options,
 )
+from .retriever.duplicates import check_threshold, group_hits
 from .retriever.filling import AddReport, GalleryFiller, OnError, name_items
 from .retriever.fingerprint import check_gallery_model, model_identity, weights_state
 from .retriever.hubness import HubnessGain, HubnessOptions
@@ -45,6 +47,7 @@ from .retriever.matches import Match, match_words
 from .retriever.pooling import PoolingCost, pooling_costs
 from .retriever.shortlist import shortlist_ranks, smallest_shortlist
 from .retriever.temporary import own_prefix
+from .retriever.threshold import ScoreThreshold, fit_threshold
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Hit:
         local_score: Token similarity; NaN in mode "global", which does not compute it.
         metadata: What was stored with the item.
         matches: For each word of the query its best region, of `search(..., explain=True)`.
+        similar: Ids of worse hits that nearly equal it, of `search(..., group_similar=0.95)`.
     """
 
     id: str
@@ -66,6 +70,7 @@ class Hit:
     local_score: float
     metadata: dict[str, Any] = field(default_factory=dict)
     matches: tuple[Match, ...] = ()
+    similar: tuple[str, ...] = ()
 
 
 class TGDTRetriever:
@@ -268,12 +273,14 @@ class TGDTRetriever:
         local_weight: float | None = None,
         hubness: bool = True,
         explain: bool = False,
+        min_score: float | ScoreThreshold | None = None,
+        group_similar: float | None = None,
     ) -> Any:
         """Rank the gallery for one query or a list of queries.
 
         Args:
             query: Text (every `str` is words), or a picture: PIL, array, tensor, bytes, `pathlib.Path` or regions.
-                A list may mix them.
+                A list may mix them. Several parts make one query as `ComposedQuery(["a beach", "snow"], [1, -1])`.
             top_k: Hits per query.
             candidates: Size of the shortlist that the global score picks, at least `top_k`.
             mode: "two_stage", "global" (stage one alone) or "local" (every item by its tokens alone). Two
@@ -283,6 +290,9 @@ class TGDTRetriever:
             local_weight: Weight of the local score in this call.
             hubness: Whether to lower the items that are near every query, in a gallery that knows which they are.
             explain: Give every hit of a text its `matches`; read from the stored tokens of the returned hits alone.
+            min_score: Leave out hits with a lower score, or by a threshold that `fit_threshold` found.
+            group_similar: Cosine of global embeddings from which a hit is put under the better one that it nearly
+                equals, as its `similar`; near-duplicates have 0.95 and more. Looks at `candidates` hits.
 
         Returns:
             `list[Hit]`, best first; for a list of queries a list of them.
@@ -298,26 +308,64 @@ class TGDTRetriever:
             mode = "global"
         queries = list(query) if isinstance(query, list | tuple) else [query]
         candidates = max(candidates, top_k) if candidates > 0 else candidates
+        if isinstance(min_score, ScoreThreshold):  # it looks at a whole shortlist
+            candidates = max(candidates, min_score.candidates)
         remix = mode == "two_stage" and not (global_weight is None and local_weight is None)
-        wanted = max(top_k, candidates) if remix and top_k > 0 else top_k
+        whole = remix or group_similar is not None or isinstance(min_score, ScoreThreshold)
+        wanted = max(top_k, candidates) if whole and top_k > 0 else top_k
+        weights = self._weight("global_weight", global_weight), self._weight("local_weight", local_weight)
+        how: dict[str, Any] = {"candidates": candidates, "mode": mode, "where": where, "hubness": hubness}
         hits: list[list[Hit]] = [[] for _ in queries]
+        for row, query_of_parts in enumerate(queries):
+            if isinstance(query_of_parts, ComposedQuery):
+                found = search_composed(index, self._parts(query_of_parts), top_k=wanted, weights=weights, **how)
+                hits[row] = _hits(found.ids, found.scores, found.global_scores, found.local_scores, found.metadata)
         for kind, rows, embeds in self._encode_queries(queries):
-            result = index.search(
-                embeds.global_embeds, embeds.token_embeds,
-                top_k=wanted, candidates=candidates, mode=mode, where=where, query_kind=kind, hubness=hubness,
-            )  # fmt: skip
+            result = index.search(embeds.global_embeds, embeds.token_embeds, top_k=wanted, query_kind=kind, **how)
             fields = (result.ids, result.scores, result.global_scores, result.local_scores, result.metadata)
             for row, *columns in zip(rows, *fields, strict=True):
-                hits[row] = [
-                    Hit(name, float(score), float(first), float(second), data)
-                    for name, score, first, second, data in zip(*columns, strict=True)
-                ]
+                hits[row] = _hits(*columns)
         if remix:
-            weights = self._weight("global_weight", global_weight), self._weight("local_weight", local_weight)
-            hits = [_remix(own, *weights)[:top_k] for own in hits]
+            hits = [_remix(own, *weights) for own in hits]
+        if min_score is not None:
+            hits = [_above(own, min_score) for own in hits]
+        if group_similar is not None:
+            hits = [self._grouped(own, group_similar) for own in hits]
+        hits = [own[:top_k] for own in hits]
         if explain:
             hits = [self._matched(query, own) for query, own in zip(queries, hits, strict=True)]
         return hits if isinstance(query, list | tuple) else hits[0]
+
+    def fit_threshold(
+        self,
+        sample_queries: Sequence[Any],
+        relevant: Sequence[str | Collection[str] | None],
+        *,
+        true_positive_rate: float = 0.95,
+        candidates: int = 100,
+    ) -> ScoreThreshold:
+        """Fit a threshold that tells whether the gallery has a match at all, for `search(..., min_score=...)`.
+
+        Args:
+            sample_queries: Queries like those to come.
+            relevant: For each query the id of its match, several ids, or None where the gallery has none. A query
+                without its match serves as one that has none, so queries with a match are enough.
+            true_positive_rate: Share of the matches to keep.
+            candidates: Size of the shortlists.
+
+        Returns:
+            The threshold with its figures on the sample; `save(G)` keeps it beside a gallery.
+
+        Raises:
+            ValueError: When there is not one entry per query, or no match is found.
+        """
+        if len(relevant) != len(sample_queries):
+            raise ValueError(f"expected one entry per query, found {len(relevant)} for {len(sample_queries)} queries.")
+        ranked = self.search(list(sample_queries), candidates, candidates)
+        wanted = [{own} if isinstance(own, str) else set(own or ()) for own in relevant]
+        scores = [np.array([hit.score for hit in hits]) for hits in ranked]
+        matches = [np.array([hit.id in own for hit in hits], bool) for hits, own in zip(ranked, wanted, strict=True)]
+        return fit_threshold(scores, matches, candidates, true_positive_rate)
 
     def suggest_candidates(self, sample_queries: Sequence[Any], recall: float = 0.99, top_k: int = 10) -> int:
         """Find the smallest shortlist that keeps a share of what an exhaustive search returns.
@@ -580,9 +628,27 @@ class TGDTRetriever:
         for row, query in enumerate(queries):
             if isinstance(query, str) and not query.strip():
                 raise ValueError("the query is empty; pass a few words, or a picture.")
+            if isinstance(query, ComposedQuery):
+                continue
             kinds["text" if isinstance(query, str) else "image"].append(row)
         encoders = {"text": self.encode_texts, "image": self.encode_images}
         return [(kind, rows, encoders[kind]([queries[row] for row in rows])) for kind, rows in kinds.items() if rows]
+
+    def _parts(self, query: ComposedQuery) -> list[EncodedPart]:
+        """Embed the parts of a query."""
+        return [
+            EncodedPart(kind, embeds.item(place), query.weights[row])
+            for kind, rows, embeds in self._encode_queries(list(query.parts))
+            for place, row in enumerate(rows)
+        ]
+
+    def _grouped(self, hits: list[Hit], threshold: float) -> list[Hit]:
+        """Put hits under the better ones that they nearly equal."""
+        check_threshold(threshold)
+        if not hits:
+            return hits
+        groups = group_hits(self._searchable().get([hit.id for hit in hits])[0], threshold)
+        return [replace(hits[own[0]], similar=tuple(hits[row].id for row in own[1:])) for own in groups]
 
     def _matched(self, query: Any, hits: list[Hit]) -> list[Hit]:
         """Return the hits of one query with its words' best regions; those of a picture as they are."""
@@ -595,6 +661,21 @@ class TGDTRetriever:
 
     def _weight(self, name: str, given: float | None) -> float:
         return float(self._searchable().settings[name] if given is None else given)
+
+
+def _hits(*columns: Any) -> list[Hit]:
+    return [
+        Hit(name, float(score), float(first), float(second), data)
+        for name, score, first, second, data in zip(*columns, strict=True)
+    ]
+
+
+def _above(hits: list[Hit], least: float | ScoreThreshold) -> list[Hit]:
+    """Return the hits of a shortlist that are good enough."""
+    if not isinstance(least, ScoreThreshold):
+        return [hit for hit in hits if hit.score >= least]
+    chances = least.probabilities(np.array([hit.score for hit in hits[: least.candidates]]))
+    return [hit for hit, chance in zip(hits, chances, strict=False) if chance >= least.probability]
 
 
 def _remix(hits: list[Hit], global_weight: float, local_weight: float) -> list[Hit]:
@@ -626,4 +707,4 @@ def _temporary_index(settings: Mapping[str, Any]) -> TGDTIndex:
     return index
 
 
-__all__ = ["AddReport", "Alignment", "Embeddings", "Hit", "Match", "TGDTRetriever"]
+__all__ = ["AddReport", "Alignment", "ComposedQuery", "Embeddings", "Hit", "Match", "ScoreThreshold", "TGDTRetriever"]

@@ -16,6 +16,7 @@ VERBS = {
     "evaluate": "measure retrieval on a data set",
     "index": "build or extend a gallery from pictures or texts",
     "search": "search a gallery with words or a picture",
+    "duplicates": "find what a gallery holds nearly twice",
     "explain": "show which word matched which region",
     "merge": "mix a fine-tuned model with the one that it began with",
     "convert": "convert a checkpoint of the authors' code",

@@ -16,6 +16,11 @@ from modeling_tgdt.gallery.processes import ProcessGroup, process_group
 _PATIENCE = timedelta(days=1)  # processes that share a long work end apart; a launcher ends them when one dies
 
 
+def launch_state() -> PartialState:
+    """Meet the other processes of a launch, on the CPU too where there is no GPU, and return what is known of it."""
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
+
+
 def join_launch(device: torch.device | None = None) -> tuple[ProcessGroup | None, torch.device | None]:
     """Meet the other processes of a launch (`accelerate launch`, `torchrun`).
 
@@ -25,7 +30,7 @@ def join_launch(device: torch.device | None = None) -> tuple[ProcessGroup | None
     Returns:
         The processes, None without others, and the device.
     """
-    state = PartialState(timeout=_PATIENCE)
+    state = launch_state()
     group = process_group()
     if group is not None and device is not None and device.type == "cuda" and device.index is None:
         device = torch.device("cuda", state.local_process_index)

@@ -10,6 +10,7 @@ import pytest
 
 from modeling_tgdt import TGDTIndex, retrieval_tgdt
 from modeling_tgdt.retrieval_tgdt import TGDTRetriever
+from modeling_tgdt.retriever import syncing
 from tests.process_threads import ThreadGroup, in_processes
 from tests.tiny_retrieval import CAPTIONS, picture_folder, tiny_retriever
 
@@ -18,7 +19,8 @@ from tests.tiny_retrieval import CAPTIONS, picture_folder, tiny_retriever
 def launch(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run a function of a retriever in two processes that share a model."""
     own, model = threading.local(), tiny_retriever()
-    monkeypatch.setattr(retrieval_tgdt, "process_group", lambda: getattr(own, "group", None))
+    for module in (retrieval_tgdt, syncing):
+        monkeypatch.setattr(module, "process_group", lambda: getattr(own, "group", None))
 
     def run(work: Any) -> list[Any]:
         def process(group: ThreadGroup) -> Any:

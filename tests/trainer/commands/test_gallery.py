@@ -397,3 +397,26 @@ def test_index_follows_a_folder_and_keeps_what_files_tell(
     (hit,) = lines(capsys, "search", tmp_path / "g", "sea", "--where", "camera=X100V", "--json")
     assert json.loads(hit)["metadata"] == {"camera": "X100V", "year": 2024}
     assert main(["--quiet", "index", str(rows), "--texts", *map(str, argv[2:7])]) == 2
+
+
+def test_search_takes_several_parts_and_leaves_out_what_does_not_match(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["search", root / "g", "a", "red", "ball", "--json"]
+    hits = [json.loads(line) for line in lines(capsys, *argv)]
+    mixed = lines(capsys, *argv, "--and", "sea", "--image", root / "pictures/000.png", "--not", "a man")
+    weighted = lines(capsys, *argv, "--and", "sea", "--not", "a man", "--weights", "1", "0", "0")
+    assert [json.loads(line)["id"] for line in weighted] == [hit["id"] for hit in hits]
+    assert [json.loads(line)["score"] for line in mixed] != [hit["score"] for hit in hits]
+    least = str(hits[2]["score"] - 1e-6)
+    assert len(lines(capsys, *argv, "--min-score", least)) == 3
+    grouped = lines(capsys, *argv, "--group-similar", "0.0001")
+    assert len(grouped) < len(hits) and json.loads(grouped[0])["similar"]
+    for wrong in (["--min-score", "fitted"], ["--min-score", "high"], ["--weights", "1", "2"]):
+        assert main(["--quiet", *map(str, argv), *wrong]) == 2
+    assert main(["--quiet", "search", str(root / "g"), "--not", "sea"]) == 2
+    random_picture(0).save(tmp_path / "a.png")
+    random_picture(0).save(tmp_path / "b.png")
+    lines(capsys, "index", tmp_path, "--model", root / "model", "--out", tmp_path / "g")
+    assert lines(capsys, "duplicates", tmp_path / "g", "--json") == ['["a.png", "b.png"]']
+    assert lines(capsys, "duplicates", tmp_path / "g")[-1] == "1 groups, 1 of 2 items are near-duplicates"
