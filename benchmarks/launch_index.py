@@ -2,7 +2,7 @@
 
 python -m benchmarks.launch_index --dataset FLICKR8K_PARQUET_DIR --photos 2000 --processes 2 4 --kills 30
 
-The processes are forked gloo processes with a small model, so that what is measured is the sharing. A real
+The processes are forked gloo processes with a tiny random model, so that what is measured is the sharing. A real
 launch is `accelerate launch --multi_gpu --num_processes 2 -m trainer.cli index ...`.
 """
 
@@ -23,13 +23,29 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import distributed as dist
+from transformers import BertConfig, ViTConfig
 
-from modeling_tgdt import TGDTIndex, TGDTRetriever
+from modeling_tgdt import TGDTConfig, TGDTImageProcessor, TGDTIndex, TGDTModel, TGDTProcessor, TGDTRetriever
 from modeling_tgdt.retriever import filling
-from trainer.scenes.weights import MODEL, shipped
+from trainer.tokenizers import build_word_tokenizer
 
 fork = multiprocessing.get_context("fork")
 _KILLED_COMMITS = 0.02  # seconds between the commits of runs that are killed, so that kills meet them
+
+
+QUERIES = ["a dog runs", "two people on a beach", "red", "a man in the snow"]
+
+
+def tiny_retriever() -> TGDTRetriever:
+    """Return a random model of two small layers per branch."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    tokenizer = build_word_tokenizer(QUERIES)
+    vision = ViTConfig(**sizes, image_size=32, patch_size=8, initializer_range=0.5)
+    text = BertConfig(**sizes, vocab_size=len(tokenizer), initializer_range=0.5)
+    heads = {"projection_dim": 32, "intermediate_size": 64, "initializer_range": 0.3}
+    model = TGDTModel(TGDTConfig(text_config=text, vision_config=vision, **heads)).eval()
+    return TGDTRetriever(model, TGDTProcessor(TGDTImageProcessor(size={"height": 32, "width": 32}), tokenizer))
 
 
 def write_photos(dataset: Path, folder: Path, count: int, side: int) -> None:
@@ -82,7 +98,7 @@ def difference(retriever: Any, one: Path, other: Path) -> float:
     if names != sorted(b) or a.verify() or b.verify():
         raise RuntimeError(f"{len(a)} items in one gallery, {len(b)} in the other, damage: {a.verify() + b.verify()}")
     (vectors, tokens), (others, found) = a.get(names), b.get(names)
-    queries = retriever.encode_texts(["a dog runs", "two people on a beach", "red", "a man in the snow"])
+    queries = retriever.encode_texts(QUERIES)
     ranked = [index.search(queries.global_embeds, queries.token_embeds, top_k=50) for index in (a, b)]
     for first, second in zip(ranked[0].scores, ranked[1].scores, strict=True):
         np.testing.assert_allclose(first, second, atol=2e-3)
@@ -110,7 +126,7 @@ def kill_one(size: int, seconds: float, chance: random.Random, *arguments: Any) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", type=Path, required=True)
-    parser.add_argument("--model", default=MODEL, help="default: the small model that comes with the package")
+    parser.add_argument("--model", help="default: a tiny random one")
     parser.add_argument("--photos", type=int, default=2000)
     parser.add_argument("--side", type=int, default=64, help="pixels of the copies")
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
@@ -118,7 +134,7 @@ def main() -> None:
     parser.add_argument("--killed-photos", type=int, default=300, help="photos of the runs that are killed")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    retriever = TGDTRetriever.from_pretrained(shipped(options.model))
+    retriever = TGDTRetriever.from_pretrained(options.model) if options.model else tiny_retriever()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_photos(options.dataset, root / "photos", options.photos, options.side)

@@ -1,4 +1,4 @@
-"""Is there a match at all? A gallery of half the photos, captions of photos inside and outside: AUROC, false positives.
+"""Is there a match at all? A gallery of half the photos, captions of photos in it and not: AUROC, false positives.
 
 python -m benchmarks.threshold --model M --dataset FLICKR8K_PARQUET_DIR --split validation
 
