@@ -121,7 +121,7 @@ def _metadata(args: argparse.Namespace, texts: list[tuple[str, str]]) -> list[di
     """Read `--metadata` in the order of the items."""
     if args.metadata is None:
         return None
-    from modeling_tgdt.picture_sources_tgdt import list_pictures
+    from modeling_tgdt.retriever.picture_sources import list_pictures
     from trainer.data.index_metadata import read_metadata
 
     items = texts if args.texts else list_pictures(args.source)
@@ -180,7 +180,7 @@ def _check_source(source: Path, texts: bool) -> None:
 
 def _read_texts(path: Path) -> Iterator[tuple[str, str]]:
     """Yield (id, text) of a file; the ids of plain lines are their numbers from 1."""
-    from modeling_tgdt.picture_sources_tgdt import is_missing, row_id
+    from modeling_tgdt.retriever.picture_sources import is_missing, row_id
     from trainer.data.text_files import text_lines
 
     empty = True
