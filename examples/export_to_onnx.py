@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.exporters import OnnxConfig, OnnxExporter
 
 from modeling_tgdt import TGDTFeatures, TGDTModel, TGDTProcessor
-from modeling_tgdt.picture_sources_tgdt import list_pictures
+from modeling_tgdt.retriever.picture_sources import list_pictures
 
 
 class Encoder(nn.Module):

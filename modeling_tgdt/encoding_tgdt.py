@@ -15,8 +15,8 @@ import torch
 from torch.nn import functional as F
 
 from .backbones_tgdt import text_positions
+from .image_loading_tgdt import read_picture
 from .modeling_tgdt import TGDTModel
-from .picture_sources_tgdt import read_picture
 from .processing_tgdt import TGDTProcessor
 from .tokenizing_tgdt import check_padding
 

@@ -24,7 +24,6 @@ from .gallery.processes import ProcessGroup, process_group
 from .gallery.storage import GalleryBusyError
 from .index_tgdt import Kind, TGDTIndex
 from .modeling_tgdt import TGDTModel
-from .picture_sources_tgdt import picture_items
 from .processing_tgdt import TGDTProcessor
 from .retriever.adapters import save_model
 from .retriever.card import new_card
@@ -44,6 +43,7 @@ from .retriever.fingerprint import check_gallery_model, model_identity, weights_
 from .retriever.hubness import HubnessGain, HubnessOptions
 from .retriever.loading import load_pretrained
 from .retriever.matches import Match, match_words
+from .retriever.picture_sources import picture_items
 from .retriever.pooling import PoolingCost, pooling_costs
 from .retriever.shortlist import shortlist_ranks, smallest_shortlist
 from .retriever.temporary import own_prefix

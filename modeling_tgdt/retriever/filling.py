@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ..encoding_tgdt import Embeddings
 from ..gallery.processes import ProcessGroup
 from ..index_tgdt import TGDTIndex
-from ..picture_sources_tgdt import HEIF_HINT, looks_like_picture
+from .picture_sources import HEIF_HINT, looks_like_picture
 
 OnError = Literal["raise", "skip"]
 _COMMIT_ITEMS, _COMMIT_BYTES, _COMMIT_SECONDS = 4096, 1 << 26, 10.0

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 
 from ..gallery.plain_files import read_inside, write_fresh
 from ..gallery.processes import process_group
+from ..image_loading_tgdt import read_regular_file
 from ..index_tgdt import TGDTIndex
-from ..picture_limits_tgdt import read_regular_file
-from ..picture_sources_tgdt import list_pictures
 from .filling import AddReport
+from .picture_sources import list_pictures
 
 RECORD = "pictures.parquet"
 _SCHEMA = pa.schema({"name": pa.string(), "size": pa.int64(), "time": pa.int64(), "digest": pa.binary()})

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from modeling_tgdt.pairs_tgdt import PairEmbeddings
+from modeling_tgdt.objectives_tgdt import PairEmbeddings
 from tests.trainer.scenes_model import scenes
 from trainer import distributed
 from trainer.data_collator import image_id_tensor

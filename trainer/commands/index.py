@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
 def _add(
     retriever: TGDTRetriever, args: argparse.Namespace, texts: list[tuple[str, str]], row_of: RowOf, options: Any
 ) -> AddReport:
-    from modeling_tgdt.picture_sources_tgdt import list_pictures
+    from modeling_tgdt.retriever.picture_sources import list_pictures
     from trainer.scoring.sharding import is_main_process
 
     names = (name for name, _ in texts or list_pictures(args.source))
@@ -179,7 +179,7 @@ def _metadata(args: argparse.Namespace, texts: list[tuple[str, str]]) -> RowOf:
     """Return what tells the metadata of an item by its name: that of `--metadata`, and of its file with `--exif`."""
     if args.metadata is None and not args.exif:
         return None
-    from modeling_tgdt.picture_sources_tgdt import list_pictures
+    from modeling_tgdt.retriever.picture_sources import list_pictures
     from trainer.data.exif import read_exif
     from trainer.data.index_metadata import read_metadata
 
@@ -249,7 +249,7 @@ def _check_source(source: Path, args: argparse.Namespace) -> None:
 
 def _read_texts(path: Path) -> Iterator[tuple[str, str]]:
     """Yield (id, text) of a file; the ids of plain lines are their numbers from 1."""
-    from modeling_tgdt.picture_sources_tgdt import is_missing, row_id
+    from modeling_tgdt.retriever.picture_sources import is_missing, row_id
     from trainer.data.text_files import text_lines
 
     empty = True
