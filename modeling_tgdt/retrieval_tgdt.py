@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,13 +41,14 @@ from .retriever.duplicates import check_threshold, group_hits
 from .retriever.filling import AddReport, GalleryFiller, OnError, name_items
 from .retriever.fingerprint import check_gallery_model, model_identity, weights_state
 from .retriever.hubness import HubnessGain, HubnessOptions
-from .retriever.loading import load_pretrained
+from .retriever.loading import load_backend
 from .retriever.matches import Match, match_words
 from .retriever.picture_sources import picture_items
 from .retriever.pooling import PoolingCost, pooling_costs
 from .retriever.shortlist import shortlist_ranks, smallest_shortlist
 from .retriever.temporary import own_prefix
 from .retriever.threshold import ScoreThreshold, fit_threshold
+from .runtimes.onnx import OnnxModel, export_onnx
 
 
 @dataclass(frozen=True)
@@ -290,7 +291,8 @@ class TGDTRetriever:
             local_weight: Weight of the local score in this call.
             hubness: Whether to lower the items that are near every query, in a gallery that knows which they are.
             explain: Give every hit of a text its `matches`; read from the stored tokens of the returned hits alone.
-            min_score: Leave out hits with a lower score, or by a threshold that `fit_threshold` found.
+            min_score: Leave out hits with a lower score, or by a threshold that `fit_threshold` found, which names
+                the `candidates` too.
             group_similar: Cosine of global embeddings from which a hit is put under the better one that it nearly
                 equals, as its `similar`; near-duplicates have 0.95 and more. Looks at `candidates` hits.
 
@@ -308,8 +310,8 @@ class TGDTRetriever:
             mode = "global"
         queries = list(query) if isinstance(query, list | tuple) else [query]
         candidates = max(candidates, top_k) if candidates > 0 else candidates
-        if isinstance(min_score, ScoreThreshold):  # it looks at a whole shortlist
-            candidates = max(candidates, min_score.candidates)
+        if isinstance(min_score, ScoreThreshold):  # it looks at a whole shortlist, of the size that it was fitted on
+            candidates = max(top_k, min_score.candidates)
         remix = mode == "two_stage" and not (global_weight is None and local_weight is None)
         whole = remix or group_similar is not None or isinstance(min_score, ScoreThreshold)
         wanted = max(top_k, candidates) if whole and top_k > 0 else top_k
@@ -441,6 +443,8 @@ class TGDTRetriever:
 
     def explain(self, image: Any, text: str, **options: Any) -> Alignment:
         """Show which word of a text matches which region of a picture; see `explain_tgdt.explain`."""
+        if isinstance(self.model, OnnxModel):
+            raise ValueError("explain needs boxes, which the ONNX graphs do not give; load the model with PyTorch.")
         return explain(self.model, self.processor, image, text, **options)
 
     def save_pretrained(
@@ -488,6 +492,7 @@ class TGDTRetriever:
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
         engine_options: Mapping[str, Any] | None = None,
+        backend: Literal["torch", "onnx"] | None = None,
         **options: Any,
     ) -> TGDTRetriever:
         """Load a retriever, with its gallery when there is one.
@@ -500,6 +505,8 @@ class TGDTRetriever:
             device: Where the model runs.
             dtype: Data type of the weights; that of the files by default.
             engine_options: How to reach a gallery in Qdrant, see `TGDTIndex.open`.
+            backend: "onnx" runs the graphs that `tgdt export` wrote. By default "torch", and "onnx" where there are
+                graphs and no weights.
             **options: Of the download (`token`, `cache_dir`, `local_files_only`, ...) and of
                 `TGDTModel.from_pretrained` (`attn_implementation`, `device_map`, `quantization_config`, ...).
 
@@ -508,10 +515,12 @@ class TGDTRetriever:
             TypeError: For an option of neither.
         """
         download, loading = split_options(options)
+        if backend == "onnx":
+            download = {"ignore_patterns": [], **download}  # the graphs are not among what is downloaded by default
         folder = find_directory(name, revision, **download)
         source = find_directory(model, **download) if model else find_model(folder, read_reference(folder), **download)
         loading |= {} if dtype is None else {"dtype": dtype}
-        loaded, processor = load_pretrained(str(source), **loading)
+        loaded, processor = load_backend(source, backend, **loading)
         index, hubness = open_index(folder, engine_options), HubnessOptions.from_pretrained(source)
         return cls(loaded, processor, index, device, hubness=hubness)
 
@@ -561,6 +570,23 @@ class TGDTRetriever:
                 revision=revision,
                 **{name: value for name, value in commit.items() if value},
             )
+
+    def export_onnx(self, directory: str | os.PathLike[str]) -> None:
+        """Write the model as ONNX graphs, with processor, reference queries and gallery, for `backend="onnx"`.
+
+        Args:
+            directory: Made when missing.
+
+        Raises:
+            ImportError: Without the extra `export`.
+            ValueError: For a model of precomputed regions.
+        """
+        folder = Path(directory)
+        export_onnx(self.model, self.processor, model_identity(self.model), folder)
+        if self.hubness is not None:
+            self.hubness.save_pretrained(folder)
+        if self.index is not None:
+            save_gallery(self.index.path, folder)
 
     def save_model(self, directory: str | os.PathLike[str], **options: Any) -> None:
         """Save model, processor and reference queries, without the gallery.

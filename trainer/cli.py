@@ -20,6 +20,7 @@ VERBS = {
     "explain": "show which word matched which region",
     "merge": "mix a fine-tuned model with the one that it began with",
     "convert": "convert a checkpoint of the authors' code",
+    "export": "write a model for another runtime",
     "push": "publish a model, a gallery or both on the Hub",
     "demo": "train, search and draw on pictures made on the spot; or serve the demo page",
     "page": "search a gallery in a browser",
