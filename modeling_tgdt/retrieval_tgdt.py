@@ -50,6 +50,8 @@ from .retriever.temporary import own_prefix
 from .retriever.threshold import ScoreThreshold, fit_threshold
 from .runtimes.onnx import OnnxModel, export_onnx
 
+_TEXT_BATCHES = 16
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -244,6 +246,7 @@ class TGDTRetriever:
             raise TypeError(f"expected a list of texts, found the single string {texts!r}; pass [{texts!r}].")
         index = self._writable("text")
         filler = self._filler(index, check_text, self.encode_texts, batch_size, on_error, resume, 1, progress, share)
+        filler.batch_size *= _TEXT_BATCHES  # of which the encoder makes batches of like length
         return filler.fill(name_items(((None, text) for text in texts), index, ids, metadata, resume), _length(texts))
 
     def encode_images(self, images: Iterable[Any], batch_size: int = 32) -> Embeddings:
