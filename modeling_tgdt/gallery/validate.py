@@ -13,6 +13,29 @@ import torch
 _LONGEST = 1e14  # norm of an embedding; Manifest.check allows a little more
 
 
+def check_choice(value: str, choices: Sequence[str], name: str) -> str:
+    """Return a value that is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {list(choices)}, found {value!r}.")
+    return value
+
+
+def check_positive(value: int, name: str) -> int:
+    """Return a number as int; refuse others than integers from 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, found {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, found {value!r}.")
+    return int(value)
+
+
+def check_weight(value: float, name: str) -> float:
+    """Return the weight of a score as float; refuse NaN and infinity, which rank nothing."""
+    if not np.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, found {value!r}.")
+    return float(value)
+
+
 def to_float32(values: Any, name: str) -> np.ndarray:
     """Return a contiguous float32 array of a numpy array, torch tensor or nested list."""
     if isinstance(values, torch.Tensor):
