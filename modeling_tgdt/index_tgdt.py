@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from .gallery.backend import Backend, Query, SearchMode, SearchResult
+from .gallery.backend import Backend, SearchMode, SearchResult
 from .gallery.engines import complete_engine_options, make_backend
 from .gallery.files import GalleryFiles
 from .gallery.filters import Where, parse_filter
@@ -21,18 +21,16 @@ from .gallery.metadata import metadata_rows, metadata_table
 from .gallery.validate import (
     check_choice,
     check_globals,
-    check_hubness,
     check_ids,
     check_positive,
+    check_query,
     check_weight,
     ragged_tokens,
+    with_hubness,
 )
 from .kernels.quantize import check_token_dtype, pool_tokens
-from .kernels.ragged import RaggedQueries
-from .similarity_tgdt import ScoreConfig
 
 Kind = Literal["image", "text"]
-_SCORE = ("global_weight", "local_weight", "reduction", "scale")
 
 
 class TGDTIndex:
@@ -241,7 +239,7 @@ class TGDTIndex:
         globals_ = check_globals(global_embeds, self.dim, "global_embeds")
         if len(globals_) != len(names):
             raise ValueError(f"global_embeds has {len(globals_)} rows for {len(names)} ids; give one row per id.")
-        globals_ = self._with_hubness(globals_, hubness)
+        globals_ = with_hubness(globals_, hubness, self.has_hubness)
         tokens, counts = ragged_tokens(token_embeds, token_mask, len(names), self.dim, "token_embeds")
         table = metadata_table(names, metadata)
         if not names:
@@ -421,9 +419,11 @@ class TGDTIndex:
         check_positive(candidates, "candidates")
         if mode == "global" and query_tokens is None:
             query_tokens = [np.zeros((0, self.dim), np.float32)] * len(query_global)
-        query = self._query(query_global, query_tokens, query_mask, query_kind, hubness)
-        score = self._score(global_weight=global_weight, local_weight=local_weight)
-        return self._backend.search(replace(query, score=score, where=parse_filter(where)), top_k, candidates, mode)
+        query = check_query(self.settings, query_global, query_tokens, query_mask, query_kind, hubness)
+        weights = {"global_weight": global_weight, "local_weight": local_weight}
+        given = {name: check_weight(value, name) for name, value in weights.items() if value is not None}
+        query = replace(query, score=replace(query.score, **given), where=parse_filter(where))
+        return self._backend.search(query, top_k, candidates, mode)
 
     def rerank(
         self,
@@ -451,7 +451,7 @@ class TGDTIndex:
         Raises:
             KeyError: When a candidate is not in the gallery.
         """
-        query = self._query(query_global, query_tokens, query_mask, query_kind, hubness)
+        query = check_query(self.settings, query_global, query_tokens, query_mask, query_kind, hubness)
         if isinstance(candidate_ids, str) or any(isinstance(names, str) for names in candidate_ids):
             raise TypeError("candidate_ids must be one list of ids per query, such as [['a', 'b']] for one query.")
         if len(candidate_ids) != len(query):
@@ -485,29 +485,3 @@ class TGDTIndex:
         names = check_ids(ids)
         self._check_present(names, "refresh() the index or leave them out")
         return self._backend.get(names)
-
-    def _with_hubness(self, globals_: np.ndarray, hubness: Any) -> np.ndarray:
-        """Append minus the hubness to global embeddings (N, D): one more dimension of the dot product is a bias."""
-        if (hubness is not None) != self.has_hubness:
-            expected = "one number per item" if self.has_hubness else "none, this gallery was made without"
-            raise ValueError(f"hubness: expected {expected}, found {'none' if hubness is None else 'some'}.")
-        return globals_ if hubness is None else np.column_stack([globals_, -check_hubness(hubness, len(globals_))])
-
-    def _score(self, **weights: float | None) -> ScoreConfig:
-        """Return how scores are mixed: as the gallery records it, but for the weights that are given."""
-        given = {name: check_weight(value, name) for name, value in weights.items() if value is not None}
-        return ScoreConfig(**{name: self.settings[name] for name in _SCORE} | given)
-
-    def _query(self, globals_: Any, tokens: Any, mask: Any, query_kind: Kind | None, hubness: bool) -> Query:
-        kind = query_kind or ("text" if self.kind == "image" else "image")
-        check_choice(kind, CHOICES["kind"], "query_kind")
-        vectors = check_globals(globals_, self.dim, "query_global")
-        if self.has_hubness:
-            factor = np.full(len(vectors), hubness and kind != self.kind, np.float32)
-            vectors = np.column_stack([vectors, factor])
-        if tokens is None:
-            raise ValueError(f"query_tokens are needed, (Q, T, {self.dim}); only search(mode='global') goes without.")
-        rows, counts = ragged_tokens(tokens, mask, len(vectors), self.dim, "query_tokens")
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        sum_over: Literal["query", "stored"] = "stored" if (self.kind, kind) == ("text", "image") else "query"
-        return Query(vectors, RaggedQueries(rows, offsets), sum_over, self._score())

@@ -8,7 +8,6 @@ from typing import Any
 
 from .backend import Backend
 from .exact import ExactEngine
-from .faiss_engine import FaissEngine
 from .files import GalleryFiles
 from .local import LocalBackend
 from .manifest import MANIFEST
@@ -28,11 +27,13 @@ def complete_engine_options(engine: str, options: Mapping[str, Any]) -> dict[str
         ValueError: For an option that the engine does not take, or a value out of range.
         ImportError: When the engine's library is missing.
     """
-    if engine == "qdrant":
-        from .qdrant_connection import complete_options  # its library takes seconds to import
+    if engine == "qdrant":  # libraries of engines are imported where they are used: Qdrant's takes seconds
+        from .qdrant_connection import complete_options
 
         return complete_options(options)
     if engine == "faiss":
+        from .faiss_engine import FaissEngine
+
         FaissEngine(**options)
     elif options:
         raise ValueError(f"engine 'exact' takes no options, found {dict(options)!r}.")
@@ -55,6 +56,8 @@ def make_backend(gallery: GalleryFiles, named: Mapping[str, Any]) -> Backend:
 
         return QdrantBackend(gallery, named)
     if settings["engine"] == "faiss":
+        from .faiss_engine import FaissEngine
+
         try:
             return LocalBackend(gallery, FaissEngine(**settings["engine_options"]))
         except TypeError as error:
