@@ -28,7 +28,7 @@ def complete_engine_options(engine: str, options: Mapping[str, Any]) -> dict[str
         ImportError: When the engine's library is missing.
     """
     if engine == "qdrant":  # libraries of engines are imported where they are used: Qdrant's takes seconds
-        from .qdrant_connection import complete_options
+        from .qdrant.connection import complete_options
 
         return complete_options(options)
     if engine == "faiss":
@@ -52,7 +52,7 @@ def make_backend(gallery: GalleryFiles, named: Mapping[str, Any]) -> Backend:
     """
     settings = gallery.snapshot.manifest.settings
     if settings["engine"] == "qdrant":
-        from .qdrant import QdrantBackend
+        from .qdrant.backend import QdrantBackend
 
         return QdrantBackend(gallery, named)
     if settings["engine"] == "faiss":

@@ -66,7 +66,7 @@ def test_an_emulated_store_is_opened_only_for_its_owner(
     tmp_path: Path, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """qdrant-client reads `storage.sqlite` with pickle."""
-    connection = pytest.importorskip("modeling_tgdt.gallery.qdrant_connection")
+    connection = pytest.importorskip("modeling_tgdt.gallery.qdrant.connection")
     path = small_gallery(tmp_path / "g", engine="qdrant", engine_options={"embedded": "local"})
     (store,) = path.glob("qdrant/collection/*/storage.sqlite")
     with sqlite3.connect(store) as database:

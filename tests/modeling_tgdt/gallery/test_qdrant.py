@@ -37,7 +37,7 @@ def embedded(request, tmp_path):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("QDRANT_API_KEY", KEY)
-    monkeypatch.setattr("modeling_tgdt.gallery.qdrant_connection.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("modeling_tgdt.gallery.qdrant.connection.time.sleep", lambda seconds: None)
     with qdrant_server() as running:
         yield running
 

@@ -92,8 +92,8 @@ def test_faiss_scans_what_the_graph_does_not_find(tmp_path: Path, fields: dict[s
 
 
 def test_requests_to_qdrant_are_bounded_in_bytes() -> None:
-    qdrant = pytest.importorskip("modeling_tgdt.gallery.qdrant")
-    retry = pytest.importorskip("modeling_tgdt.gallery.qdrant_connection").retry
+    qdrant = pytest.importorskip("modeling_tgdt.gallery.qdrant.backend")
+    retry = pytest.importorskip("modeling_tgdt.gallery.qdrant.connection").retry
     counts = np.array([196] * 64)
     runs = list(qdrant._batches(counts, 256, [{}] * 64))
     assert [run.start for run in runs[1:]] == [run.stop for run in runs[:-1]] and runs[-1].stop == 64

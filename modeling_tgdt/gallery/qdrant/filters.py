@@ -7,7 +7,7 @@ import re
 import uuid
 from typing import Any
 
-from .filters import All, Call, Compare, Filter, Ids, Not, OneOf
+from ..filters import All, Call, Compare, Filter, Ids, Not, OneOf
 
 try:
     from qdrant_client import models as _models

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..kernels.maxsim import maxsim
-from ..kernels.ragged import Pairs, RaggedQueries, TokenStore
-from ..similarity_tgdt import ScoreConfig
-from .backend import Query, SearchMode, SearchResult
-from .files import GalleryFiles
-from .metadata import metadata_rows, metadata_types
-from .qdrant_connection import CLUSTER, SEARCH, allowed_options, connect, retry
-from .qdrant_edge import EdgeClient
-from .qdrant_filters import field_path, models, point_id, qdrant_filter
+from ...kernels.maxsim import maxsim
+from ...kernels.ragged import Pairs, RaggedQueries, TokenStore
+from ...similarity_tgdt import ScoreConfig
+from ..backend import Query, SearchMode, SearchResult
+from ..files import GalleryFiles
+from ..metadata import metadata_rows, metadata_types
+from .connection import CLUSTER, SEARCH, allowed_options, connect, retry
+from .edge import EdgeClient
+from .filters import field_path, models, point_id, qdrant_filter
 
 _POINTS, _QUERIES, _PAGE = 64, 32, 256
 _REQUEST_BYTES, _NUMBER_BYTES = 24 << 20, 24  # a number as JSON has up to 24 letters

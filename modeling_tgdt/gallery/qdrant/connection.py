@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from .manifest import QDRANT_FOLDERS
-from .plain_files import tree_inside
-from .qdrant_edge import EdgeClient, edge
-from .storage import GalleryBusyError
+from ..manifest import QDRANT_FOLDERS
+from ..plain_files import tree_inside
+from ..storage import GalleryBusyError
+from .edge import EdgeClient, edge
 
 try:
     import qdrant_client as _qdrant
