@@ -421,7 +421,7 @@ class TGDTIndex:
             query_tokens = [np.zeros((0, self.dim), np.float32)] * len(query_global)
         query = check_query(self.settings, query_global, query_tokens, query_mask, query_kind, hubness)
         weights = {"global_weight": global_weight, "local_weight": local_weight}
-        given = {name: check_weight(value, name) for name, value in weights.items() if value is not None}
+        given: Any = {name: check_weight(value, name) for name, value in weights.items() if value is not None}
         query = replace(query, score=replace(query.score, **given), where=parse_filter(where))
         return self._backend.search(query, top_k, candidates, mode)
 

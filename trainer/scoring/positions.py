@@ -110,8 +110,8 @@ def _score_rows(
             for start in range(0, len(images), _IMAGE_BLOCK):
                 regions, mask = image_tokens.padded(images[start : start + _IMAGE_BLOCK])
                 local = token_similarity(regions, words, mask, word_mask, reduction=score.reduction, scale=score.scale)
-                block = np.ix_(np.arange(start, start + len(local)), columns.numpy())
-                scores[block] = score.mixed(scores[block], local.cpu().numpy())
+                places = np.ix_(np.arange(start, start + len(local)), columns.numpy())
+                scores[places] = score.mixed(scores[places], local.cpu().numpy())
     return scores
 
 
