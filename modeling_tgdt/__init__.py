@@ -20,7 +20,7 @@ from .loss_tgdt import CMCLoss
 from .modeling_tgdt import TGDTFeatures, TGDTModel, TGDTOutput
 from .pipeline_tgdt import TASK, ImageTextRetrievalPipeline
 from .processing_tgdt import TGDTProcessor
-from .retrieval_tgdt import AddReport, Alignment, Hit, Match, TGDTRetriever
+from .retrieval_tgdt import AddReport, Alignment, ComposedQuery, Hit, Match, ScoreThreshold, TGDTRetriever
 from .retriever.hubness import HubnessOptions
 from .similarity_tgdt import token_similarity, token_similarity_pairs
 
@@ -53,9 +53,11 @@ __all__ = [
     "AddReport",
     "Alignment",
     "CMCLoss",
+    "ComposedQuery",
     "Hit",
     "HubnessOptions",
     "Match",
+    "ScoreThreshold",
     "TGDTConfig",
     "TGDTFeatures",
     "TGDTImageProcessor",

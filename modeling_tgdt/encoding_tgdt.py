@@ -36,6 +36,10 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.global_embeds)
 
+    def item(self, row: int) -> Embeddings:
+        """Return the embeddings of one item."""
+        return Embeddings(self.global_embeds[[row]], [self.token_embeds[row]])
+
     def __repr__(self) -> str:
         tokens = sum(map(len, self.token_embeds))
         return f"Embeddings({len(self)} items of length {self.global_embeds.shape[1]}, {tokens} tokens)"

@@ -14,7 +14,7 @@ from PIL import Image
 
 from .encoding_tgdt import evaluating
 from .image_loading_tgdt import read_picture, rgb_picture
-from .modeling_tgdt import TGDTModel
+from .modeling_tgdt import TGDTModel, text_word_mask
 from .processing_tgdt import TGDTProcessor
 from .retriever.overlay import draw_alignment
 from .tokenizing_tgdt import merge_pieces
@@ -133,7 +133,7 @@ def scored_words(model: Any, processor: TGDTProcessor, text: str) -> list[tuple[
     """Return the words of a text that the score counts; the text is not embedded.
 
     Args:
-        model: The model, which says what counts as a word.
+        model: The model, whose configuration says what counts as a word.
         processor: Its processor.
         text: The text.
 
@@ -141,7 +141,7 @@ def scored_words(model: Any, processor: TGDTProcessor, text: str) -> list[tuple[
         Per word its text, and the rows of its pieces among the text's word tokens.
     """
     inputs = processor(text=[text], return_tensors="pt")
-    mask = model.word_mask(inputs["attention_mask"], inputs.get("text_token_mask"))[0]
+    mask = text_word_mask(model.config, inputs["attention_mask"], inputs.get("text_token_mask"))[0]
     row_of = {position: row for row, position in enumerate(mask.nonzero()[:, 0].tolist())}
     groups = [(word, [row_of[p] for p in ps if p in row_of]) for word, ps in processor.words(inputs["input_ids"])]
     return [(word, rows) for word, rows in groups if rows]

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,9 +17,12 @@ import torch
 from .encoding_tgdt import Embeddings, Encoder, PreparedImage, check_text
 from .explain_tgdt import Alignment, explain, scored_words
 from .gallery.backend import SearchMode
+from .gallery.processes import ProcessGroup, process_group
+from .gallery.storage import GalleryBusyError
 from .index_tgdt import Kind, TGDTIndex
 from .modeling_tgdt import TGDTModel
 from .processing_tgdt import TGDTProcessor
+from .retriever.composed import ComposedQuery, EncodedPart, search_composed
 from .retriever.directory import (
     find_directory,
     find_model,
@@ -26,15 +30,18 @@ from .retriever.directory import (
     read_reference,
     split_options,
 )
+from .retriever.duplicates import check_threshold, group_hits
 from .retriever.filling import AddReport, GalleryFiller, OnError, name_items
 from .retriever.fingerprint import check_gallery_model, model_identity, weights_state
 from .retriever.hubness import HubnessOptions
-from .retriever.loading import load_pretrained
+from .retriever.loading import load_backend
 from .retriever.matches import Hit, Match, hits_of, match_words
 from .retriever.picture_sources import picture_items
 from .retriever.publishing import PublishingMixin
 from .retriever.temporary import temporary_index
+from .retriever.threshold import ScoreThreshold
 from .retriever.tuning import TuningMixin
+from .runtimes.onnx import OnnxModel
 
 
 class TGDTRetriever(TuningMixin, PublishingMixin):
@@ -101,11 +108,8 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
             FileExistsError: When there is a gallery, without `exist_ok`.
             ValueError: When another model built the gallery that is there.
         """
-        named = options.get("engine_options")
-        if exist_ok and path is not None and (found := open_index(Path(path), named)) is not None:
-            check_gallery_model(found, self.model)
-            self.index = found
-            return found
+        if exist_ok and path is not None and self._open_index(Path(path), options.get("engine_options")):
+            return self._searchable()
         self._weights = weights_state(self.model)
         config = self.model.config
         model_id, revision = model_identity(self.model)
@@ -120,8 +124,22 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
             "hubness": self.hubness is not None,
         }
         settings |= {"kind": kind, **options}
-        self.index = temporary_index(settings) if path is None else TGDTIndex.create(Path(path), **settings)
-        return self.index
+        try:
+            self.index = temporary_index(settings) if path is None else TGDTIndex.create(Path(path), **settings)
+        except (FileExistsError, GalleryBusyError):
+            if not exist_ok or path is None:
+                raise
+            while not self._open_index(Path(path), options.get("engine_options")):  # another process is making it
+                time.sleep(0.05)
+        return self._searchable()
+
+    def _open_index(self, path: Path, engine_options: Mapping[str, Any] | None) -> bool:
+        """Use the gallery that is there; return whether there is one."""
+        found = open_index(path, engine_options)
+        if found is not None:
+            check_gallery_model(found, self.model)
+            self.index = found
+        return found is not None
 
     def add_images(
         self,
@@ -135,8 +153,12 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         workers: int | None = None,
         progress: bool = True,
         max_pixels: int | None = None,
+        share: bool = True,
     ) -> AddReport:
         """Read, embed and store pictures; memory stays bounded whatever the source.
+
+        In a program of several processes (`torch.distributed`) every process makes this call with the same source and
+        gallery: each embeds a share, and all become visible in one commit. Galleries that differ are filled apart.
 
         Args:
             images: Folder, list or generator of pictures (path, URL, bytes, PIL, array, tensor, or
@@ -150,6 +172,7 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
             workers: Threads that decode; the number of cores by default.
             progress: Whether to show a progress bar.
             max_pixels: Largest picture that is decoded, width x height; `PIL.Image.MAX_IMAGE_PIXELS` by default.
+            share: False where one process of several makes this call alone.
 
         Returns:
             What was added and what was skipped, with reasons.
@@ -160,7 +183,9 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         """
         index = self._writable("image")
         prepare = partial(self.prepare_image, max_pixels=max_pixels)
-        filler = self._filler(index, prepare, self.encode_images, batch_size, on_error, resume, workers, progress)
+        filler = self._filler(
+            index, prepare, self.encode_images, batch_size, on_error, resume, workers, progress, share
+        )
         left_out: dict[str, str] = {}
         items = name_items(picture_items(images, left_out), index, ids, metadata, resume)
         report = filler.fill(items, _length(images))
@@ -177,6 +202,7 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         *,
         resume: bool = False,
         progress: bool = True,
+        share: bool = True,
     ) -> AddReport:
         """Embed and store texts; see `add_images`. Ids are running numbers by default.
 
@@ -187,7 +213,7 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         if isinstance(texts, str):
             raise TypeError(f"expected a list of texts, found the single string {texts!r}; pass [{texts!r}].")
         index = self._writable("text")
-        filler = self._filler(index, check_text, self.encode_texts, batch_size, on_error, resume, 1, progress)
+        filler = self._filler(index, check_text, self.encode_texts, batch_size, on_error, resume, 1, progress, share)
         return filler.fill(name_items(((None, text) for text in texts), index, ids, metadata, resume), _length(texts))
 
     def encode_images(self, images: Iterable[Any], batch_size: int = 32) -> Embeddings:
@@ -218,12 +244,14 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         local_weight: float | None = None,
         hubness: bool = True,
         explain: bool = False,
+        min_score: float | ScoreThreshold | None = None,
+        group_similar: float | None = None,
     ) -> Any:
         """Rank the gallery for one query or a list of queries.
 
         Args:
             query: Text (every `str` is words), or a picture: PIL, array, tensor, bytes, `pathlib.Path` or regions.
-                A list may mix them.
+                A list may mix them. Several parts make one query as `ComposedQuery(["a beach", "snow"], [1, -1])`.
             top_k: Hits per query.
             candidates: Size of the shortlist that the global score picks, at least `top_k`.
             mode: "two_stage", "global" (stage one alone) or "local" (every item by its tokens alone). Two
@@ -233,6 +261,10 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
             local_weight: Weight of the local score in this call.
             hubness: Whether to lower the items that are near every query, in a gallery that knows which they are.
             explain: Give every hit of a text its `matches`; read from the stored tokens of the returned hits alone.
+            min_score: Leave out hits with a lower score, or by a threshold that `fit_threshold` found, which names
+                the `candidates` too.
+            group_similar: Cosine of global embeddings from which a hit is put under the better one that it nearly
+                equals, as its `similar`; near-duplicates have 0.95 and more. Looks at `candidates` hits.
 
         Returns:
             `list[Hit]`, best first; for a list of queries a list of them.
@@ -248,19 +280,41 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
             mode = "global"
         queries = list(query) if isinstance(query, list | tuple) else [query]
         candidates = max(candidates, top_k) if candidates > 0 else candidates
+        if isinstance(min_score, ScoreThreshold):  # it looks at a whole shortlist, of the size that it was fitted on
+            candidates = max(top_k, min_score.candidates)
+        whole = group_similar is not None or isinstance(min_score, ScoreThreshold)
+        how: dict[str, Any] = {
+            "top_k": max(top_k, candidates) if whole and top_k > 0 else top_k,
+            "candidates": candidates,
+            "mode": mode,
+            "where": where,
+            "hubness": hubness,
+            "global_weight": global_weight,
+            "local_weight": local_weight,
+        }
         hits: list[list[Hit]] = [[] for _ in queries]
+        words: dict[int, np.ndarray] = {}  # word tokens of the queries that are texts
+        for row, own in enumerate(queries):
+            if isinstance(own, ComposedQuery):
+                (hits[row],) = hits_of(search_composed(index, self._parts(own), **how))
         for kind, rows, embeds in self._encode_queries(queries):
-            result = index.search(
-                embeds.global_embeds, embeds.token_embeds,
-                top_k=top_k, candidates=candidates, mode=mode, where=where, query_kind=kind, hubness=hubness,
-                global_weight=global_weight, local_weight=local_weight,
-            )  # fmt: skip
+            result = index.search(embeds.global_embeds, embeds.token_embeds, query_kind=kind, **how)
             for row, tokens, found in zip(rows, embeds.token_embeds, hits_of(result), strict=True):
-                hits[row] = self._matched(queries[row], tokens, found) if explain and kind == "text" else found
+                hits[row] = found
+                words |= {row: tokens} if kind == "text" else {}
+        if min_score is not None:
+            hits = [_above(own, min_score) for own in hits]
+        if group_similar is not None:
+            hits = [self._grouped(own, group_similar) for own in hits]
+        hits = [own[:top_k] for own in hits]
+        for row, tokens in words.items() if explain else ():
+            hits[row] = self._matched(queries[row], tokens, hits[row])
         return hits if isinstance(query, list | tuple) else hits[0]
 
     def explain(self, image: Any, text: str, **options: Any) -> Alignment:
         """Show which word of a text matches which region of a picture; see `explain_tgdt.explain`."""
+        if isinstance(self.model, OnnxModel):
+            raise ValueError("explain needs boxes, which the ONNX graphs do not give; load the model with PyTorch.")
         return explain(self.model, self.processor, image, text, **options)
 
     @classmethod
@@ -273,6 +327,7 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
         engine_options: Mapping[str, Any] | None = None,
+        backend: Literal["torch", "onnx"] | None = None,
         **options: Any,
     ) -> TGDTRetriever:
         """Load a retriever, with its gallery when there is one.
@@ -285,6 +340,8 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
             device: Where the model runs.
             dtype: Data type of the weights; that of the files by default.
             engine_options: How to reach a gallery in Qdrant, see `TGDTIndex.open`.
+            backend: "onnx" runs the graphs that `tgdt export` wrote. By default "torch", and "onnx" where there are
+                graphs and no weights.
             **options: Of the download (`token`, `cache_dir`, `local_files_only`, ...) and of
                 `TGDTModel.from_pretrained` (`attn_implementation`, `device_map`, `quantization_config`, ...).
 
@@ -293,10 +350,12 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
             TypeError: For an option of neither.
         """
         download, loading = split_options(options)
+        if backend == "onnx":
+            download = {"ignore_patterns": [], **download}  # the graphs are not among what is downloaded by default
         folder = find_directory(name, revision, **download)
         source = find_directory(model, **download) if model else find_model(folder, read_reference(folder), **download)
         loading |= {} if dtype is None else {"dtype": dtype}
-        loaded, processor = load_pretrained(str(source), **loading)
+        loaded, processor = load_backend(source, backend, **loading)
         index, hubness = open_index(folder, engine_options), HubnessOptions.from_pretrained(source)
         return cls(loaded, processor, index, device, hubness=hubness)
 
@@ -333,7 +392,7 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
 
     def _filler(
         self, index: TGDTIndex, prepare: Any, encode: Any, batch_size: int, on_error: OnError, resume: bool,
-        workers: int | None, progress: bool,
+        workers: int | None, progress: bool, share: bool,
     ) -> GalleryFiller:  # fmt: skip
         bank = self.hubness if index.has_hubness else None
         return GalleryFiller(
@@ -343,9 +402,10 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
             batch_size=batch_size,
             on_error=on_error,
             resume=resume,
-            workers=workers or os.cpu_count() or 1,
+            workers=workers or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
             progress=progress,
             hubness=None if bank is None else partial(bank.corrections, kind=index.kind),
+            group=_sharing_group(index) if share else None,
         )
 
     def _encode_queries(self, queries: list[Any]) -> list[tuple[Kind, list[int], Embeddings]]:
@@ -353,9 +413,27 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         for row, query in enumerate(queries):
             if isinstance(query, str) and not query.strip():
                 raise ValueError("the query is empty; pass a few words, or a picture.")
+            if isinstance(query, ComposedQuery):
+                continue
             kinds["text" if isinstance(query, str) else "image"].append(row)
         encoders = {"text": self.encode_texts, "image": self.encode_images}
         return [(kind, rows, encoders[kind]([queries[row] for row in rows])) for kind, rows in kinds.items() if rows]
+
+    def _parts(self, query: ComposedQuery) -> list[EncodedPart]:
+        """Embed the parts of a query."""
+        return [
+            EncodedPart(kind, embeds.item(place), query.weights[row])
+            for kind, rows, embeds in self._encode_queries(list(query.parts))
+            for place, row in enumerate(rows)
+        ]
+
+    def _grouped(self, hits: list[Hit], threshold: float) -> list[Hit]:
+        """Put hits under the better ones that they nearly equal."""
+        check_threshold(threshold)
+        if not hits:
+            return hits
+        groups = group_hits(self._searchable().get([hit.id for hit in hits])[0], threshold)
+        return [replace(hits[own[0]], similar=tuple(hits[row].id for row in own[1:])) for own in groups]
 
     def _matched(self, text: str, tokens: np.ndarray, hits: list[Hit]) -> list[Hit]:
         """Return the hits of a text, of whose word tokens (W, D) each word gets its best region."""
@@ -363,8 +441,23 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         return [replace(hit, matches=match_words(tokens, words, own)) for hit, own in zip(hits, stored, strict=True)]
 
 
+def _above(hits: list[Hit], least: float | ScoreThreshold) -> list[Hit]:
+    """Return the hits of a shortlist that are good enough."""
+    if not isinstance(least, ScoreThreshold):
+        return [hit for hit in hits if hit.score >= least]
+    chances = least.probabilities(np.array([hit.score for hit in hits[: least.candidates]]))
+    return [hit for hit, chance in zip(hits, chances, strict=False) if chance >= least.probability]
+
+
+def _sharing_group(index: TGDTIndex) -> ProcessGroup | None:
+    """Return the processes that have the same gallery open as this one; None where each has its own."""
+    group = process_group()
+    same = group is not None and len(set(group.gather(str(index.path.resolve())))) == 1
+    return group if same else None
+
+
 def _length(source: Any) -> int | None:
     return len(source) if isinstance(source, Sized) and not isinstance(source, str) else None
 
 
-__all__ = ["AddReport", "Alignment", "Embeddings", "Hit", "Match", "TGDTRetriever"]
+__all__ = ["AddReport", "Alignment", "ComposedQuery", "Embeddings", "Hit", "Match", "ScoreThreshold", "TGDTRetriever"]

@@ -67,7 +67,7 @@ class SearchResult:
 class Backend(Protocol):
     """A gallery on this machine (`LocalBackend`) or in Qdrant (`QdrantBackend`). `TGDTIndex` checks every argument.
 
-    Writes are whole or leave no trace, and are on disk when a method returns. `get`, `metadata`, `set_metadata`,
+    Writes are whole or leave no trace, and are on disk when a method returns. `get`, `metadata`, `store_again`,
     `delete` and `rerank` are given ids that are there.
     """
 
@@ -79,10 +79,12 @@ class Backend(Protocol):
     def metadata_types(self) -> dict[str, str] | None: ...  # Arrow type of every key; None where any goes
 
     def begin(self) -> None: ...  # become the writer, if there can be but one, and see the newest commit
+    def join(self, first: bool = False) -> None: ...  # write as one process of a group; the first takes the lock
+    def leave(self) -> None: ...  # have written as one process of a group
     def add(  # replaces ids that are there; globals_ (N, D), tokens (sum of counts, D), counts (N,)
         self, ids: list[str], table: Any, globals_: np.ndarray, tokens: np.ndarray, counts: np.ndarray
     ) -> None: ...
-    def set_metadata(self, ids: list[str], table: Any) -> None: ...  # embeddings stay, bit for bit
+    def store_again(self, ids: list[str], table: Any) -> None: ...  # bit for bit, with a table's ids and metadata
     def delete(self, ids: list[str]) -> None: ...
     def compact(self) -> None: ...  # give space back and build stage one anew
     def verify(self) -> list[str]: ...  # one line per damage

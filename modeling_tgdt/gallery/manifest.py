@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..kernels.quantize import STORAGE_DTYPES
+from .parts import PART
 from .segment import RESTORE, SegmentRecord, file_sizes
 from .storage import read_json, replace_json
 
@@ -20,6 +21,7 @@ _LARGEST = 1 << 48  # bytes or rows; beyond it sizes would overflow
 _SEGMENT = re.compile(r"segment-[0-9a-f]{12}")
 _DELETED = re.compile(r"deleted-[0-9a-f]{12}\.i64")
 _ENGINE = re.compile(r"engine-[0-9a-f]{12}\.bin")
+_PART = re.compile(PART)
 CHOICES = {  # of settings, for `TGDTIndex.create` and for what a manifest may say
     "token_dtype": tuple(STORAGE_DTYPES),
     "engine": ("exact", "faiss", "qdrant"),
@@ -153,4 +155,4 @@ def _check_numbers(numbers: dict[str, Any]) -> None:
 
 def is_own_name(name: str) -> bool:
     """Tell whether a name in a gallery's directory is of its own making, besides manifest and lock."""
-    return any(pattern.fullmatch(name) for pattern in (_SEGMENT, _DELETED, _ENGINE))
+    return any(pattern.fullmatch(name) for pattern in (_SEGMENT, _DELETED, _ENGINE, _PART))

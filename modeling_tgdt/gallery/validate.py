@@ -36,13 +36,6 @@ def check_positive(value: int, name: str) -> int:
     return int(value)
 
 
-def check_weight(value: float, name: str) -> float:
-    """Return the weight of a score as float; refuse NaN and infinity, which rank nothing."""
-    if not np.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, found {value!r}.")
-    return float(value)
-
-
 def to_float32(values: Any, name: str) -> np.ndarray:
     """Return a contiguous float32 array of a numpy array, torch tensor or nested list."""
     if isinstance(values, torch.Tensor):
@@ -129,8 +122,19 @@ def check_query(
         raise ValueError(f"query_tokens are needed, (Q, T, {dim}); only search(mode='global') goes without.")
     rows, counts = ragged_tokens(tokens, mask, len(vectors), dim, "query_tokens")
     sum_over: SumOver = "stored" if (settings["kind"], kind) == ("text", "image") else "query"
-    score = ScoreConfig(**{name: settings[name] for name in ("global_weight", "local_weight", "reduction", "scale")})
-    return Query(vectors, RaggedQueries(rows, offsets_of(counts)), sum_over, score)
+    return Query(vectors, RaggedQueries(rows, offsets_of(counts)), sum_over, check_score(settings))
+
+
+def check_score(
+    settings: Mapping[str, Any], global_weight: float | None = None, local_weight: float | None = None
+) -> ScoreConfig:
+    """Return how a gallery mixes scores, with the weights that a call gives; refuse NaN and infinity."""
+    given: dict[str, Any] = {"global_weight": global_weight, "local_weight": local_weight}
+    for name, weight in given.items():
+        given[name] = settings[name] if weight is None else float(weight)
+        if not np.isfinite(given[name]):
+            raise ValueError(f"{name} must be a finite number, found {weight!r}.")
+    return ScoreConfig(**given, reduction=settings["reduction"], scale=settings["scale"])
 
 
 def ragged_tokens(tokens: Any, mask: Any, size: int, dim: int, name: str) -> tuple[np.ndarray, np.ndarray]:

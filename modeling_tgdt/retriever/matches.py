@@ -39,6 +39,7 @@ class Hit:
         local_score: Token similarity; NaN in mode "global", which does not compute it.
         metadata: What was stored with the item.
         matches: For each word of the query its best region, of `search(..., explain=True)`.
+        similar: Ids of worse hits that nearly equal it, of `search(..., group_similar=0.95)`.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Hit:
     local_score: float
     metadata: dict[str, Any] = field(default_factory=dict)
     matches: tuple[Match, ...] = ()
+    similar: tuple[str, ...] = ()
 
 
 def hits_of(result: SearchResult) -> list[list[Hit]]:

@@ -12,9 +12,11 @@ from typing import Any
 from ..index_tgdt import TGDTIndex
 from ..modeling_tgdt import TGDTModel
 from ..processing_tgdt import TGDTProcessor
+from ..runtimes.onnx import export_onnx
 from .adapters import save_model
 from .card import new_card
 from .directory import push_folder, save_gallery
+from .fingerprint import model_identity
 from .hubness import HubnessOptions
 
 
@@ -108,6 +110,23 @@ class PublishingMixin:
                 revision=revision,
                 **{name: value for name, value in commit.items() if value},
             )
+
+    def export_onnx(self, directory: str | os.PathLike[str]) -> None:
+        """Write the model as ONNX graphs, with processor, reference queries and gallery, for `backend="onnx"`.
+
+        Args:
+            directory: Made when missing.
+
+        Raises:
+            ImportError: Without the extra `export`.
+            ValueError: For a model of precomputed regions.
+        """
+        folder = Path(directory)
+        export_onnx(self.model, self.processor, model_identity(self.model), folder)
+        if self.hubness is not None:
+            self.hubness.save_pretrained(folder)
+        if self.index is not None:
+            save_gallery(self.index.path, folder)
 
     def save_model(self, directory: str | os.PathLike[str], **options: Any) -> None:
         """Save model, processor and reference queries, without the gallery.

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..index_tgdt import Kind, TGDTIndex
 from .hubness import HubnessGain
 from .pooling import PoolingCost, pooling_costs
 from .shortlist import shortlist_ranks, smallest_shortlist
+from .threshold import ScoreThreshold, fit_threshold
 
 
 class TuningMixin:
@@ -21,6 +22,37 @@ class TuningMixin:
     search: Callable[..., Any]
     _searchable: Callable[[], TGDTIndex]
     _encode_queries: Callable[[list[Any]], list[tuple[Kind, list[int], Embeddings]]]
+
+    def fit_threshold(
+        self,
+        sample_queries: Sequence[Any],
+        relevant: Sequence[str | Collection[str] | None],
+        *,
+        true_positive_rate: float = 0.95,
+        candidates: int = 100,
+    ) -> ScoreThreshold:
+        """Fit a threshold that tells whether the gallery has a match at all, for `search(..., min_score=...)`.
+
+        Args:
+            sample_queries: Queries like those to come.
+            relevant: For each query the id of its match, several ids, or None where the gallery has none. A query
+                without its match serves as one that has none, so queries with a match are enough.
+            true_positive_rate: Share of the matches to keep.
+            candidates: Size of the shortlists.
+
+        Returns:
+            The threshold with its figures on the sample; `save(G)` keeps it beside a gallery.
+
+        Raises:
+            ValueError: When there is not one entry per query, or no match is found.
+        """
+        if len(relevant) != len(sample_queries):
+            raise ValueError(f"expected one entry per query, found {len(relevant)} for {len(sample_queries)} queries.")
+        ranked = self.search(list(sample_queries), candidates, candidates)
+        wanted = [{own} if isinstance(own, str) else set(own or ()) for own in relevant]
+        scores = [np.array([hit.score for hit in hits]) for hits in ranked]
+        matches = [np.array([hit.id in own for hit in hits], bool) for hits, own in zip(ranked, wanted, strict=True)]
+        return fit_threshold(scores, matches, candidates, true_positive_rate)
 
     def suggest_candidates(self, sample_queries: Sequence[Any], recall: float = 0.99, top_k: int = 10) -> int:
         """Find the smallest shortlist that keeps a share of what an exhaustive search returns.
