@@ -12,11 +12,11 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from .drawing.overlay import draw_alignment
 from .encoding_tgdt import evaluating
 from .image_loading_tgdt import read_picture, rgb_picture
 from .modeling_tgdt import TGDTModel, text_word_mask
 from .processing_tgdt import TGDTProcessor
-from .retriever.overlay import draw_alignment
 from .tokenizing_tgdt import merge_pieces
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from modeling_tgdt import TGDTIndex
 from modeling_tgdt.gallery import storage
-from modeling_tgdt.gallery.qdrant import QdrantBackend
+from modeling_tgdt.gallery.qdrant.backend import QdrantBackend
 from modeling_tgdt.gallery.storage import GalleryBusyError
 from tests.modeling_tgdt.gallery.index_twin import unit
 from tests.modeling_tgdt.gallery.qdrant_server import KEY, qdrant_server
