@@ -75,6 +75,11 @@ _TOWERS = {
     "siglip_text_model": Tower(has_fixed_length=True),
     "siglip_vision_model": _ATTENTION_POOLED,
 }
+# Norm, value and output projection of a layer's attention, in the families that have such a path.
+_VALUE_PATHS = (
+    ("layer_norm1", "self_attn.v_proj", "self_attn.out_proj"),
+    ("layernorm_before", "attention.v_proj", "attention.o_proj"),
+)
 # BERT, ViT and their kin pool the first position with this module.
 _DEFAULT = Tower(head="pooler")
 
@@ -110,7 +115,40 @@ def pooled_state(outputs: Any, config: PreTrainedConfig) -> Tensor:
     return pooled.flatten(1)  # convolutional towers keep two axes of one cell
 
 
-def head_tokens(tower: PreTrainedModel, tokens: Tensor) -> Tensor:
+def value_layer(tower: PreTrainedModel | None) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Return the norm, value and output projection of a vision tower's last attention.
+
+    Raises:
+        ValueError: When it has no such path.
+    """
+    layers = getattr(getattr(tower, "encoder", tower), "layers", None)
+    for names in _VALUE_PATHS if isinstance(layers, nn.ModuleList) and len(layers) else ():
+        found = [module for module in map(dict(layers[-1].named_modules()).get, names) if module is not None]
+        if len(found) == len(names):
+            return found[0], found[1], found[2]
+    raise ValueError(
+        "token_readout='value' reads the last attention of a vision encoder that is built like CLIP's or ViT's, found "
+        f"{'none' if tower is None else type(tower).__name__}. Choose 'head' or 'last'."
+    )
+
+
+def value_tokens(tower: PreTrainedModel, states: Tensor) -> Tensor:
+    """Return what the last attention would give to tokens (B, T, H) that attend to themselves alone.
+
+    As MaskCLIP (arXiv 2112.01071) reads patches; without the residual and the perceptron behind, which ClearCLIP
+    (arXiv 2407.12442) found to be noise for them.
+
+    Args:
+        tower: A vision tower.
+        states: Input of its last layer.
+    """
+    norm, value, output = value_layer(tower)
+    tokens = output(value(norm(states)))
+    final = next((name for name in ("post_layernorm", "layernorm") if hasattr(tower, name)), None)
+    return tokens if final in (None, tower_traits(tower.config).head) else getattr(tower, final)(tokens)
+
+
+def head_tokens(tower: PreTrainedModel, tokens: Tensor, readout: str = "head") -> Tensor:
     """Bring tokens (B, T, H) to the space of the pooled output: each passes alone through what only that passes.
 
     Of an attention pooling (SigLIP) this is the value path and the perceptron: attention over one token has no choice.
@@ -118,12 +156,15 @@ def head_tokens(tower: PreTrainedModel, tokens: Tensor) -> Tensor:
     Args:
         tower: A whole tower of a dual encoder.
         tokens: Part of its last hidden state.
+        readout: With `"last"` they pass through a final norm, but through no pooling.
     """
     head: Any = getattr(tower, tower_traits(tower.config).head or "", None)
     if not isinstance(head, nn.Module) or not list(head.parameters()):
         return tokens
     if isinstance(head, nn.LayerNorm):
         return head(tokens)
+    if readout == "last":
+        return tokens
     return head(tokens.reshape(-1, 1, tokens.shape[-1])).view(*tokens.shape[:2], -1)
 
 
@@ -214,4 +255,6 @@ __all__ = [
     "projection",
     "text_width",
     "tower_traits",
+    "value_layer",
+    "value_tokens",
 ]

@@ -103,7 +103,8 @@ def test_what_the_hub_copies_is_flat_and_small() -> None:
     assert copied("modeling_tgdt.pipeline_tgdt") - model - processor == pipeline
     doors = {"index", "retrieval", "explain", "auto", "convert_tgdt_original_to_hf"}
     flat = {path.stem.removesuffix("_tgdt") for path in (ROOT / "modeling_tgdt").glob("*.py")} - {"__init__"}
-    assert flat == model | processor | pipeline | doors
+    old_names = {"storage"}  # of a module that moved into a room
+    assert flat == model | processor | pipeline | doors | old_names
 
 
 def test_verbs_import_no_other_verb() -> None:
