@@ -330,7 +330,7 @@ def backbone_width(config: PreTrainedConfig) -> int:
     Raises:
         ValueError: When the configuration names no width, such as a composite image-text configuration.
     """
-    for name in ("hidden_sizes", "hidden_size", "embed_dim", "hidden_dim"):
+    for name in ("hidden_sizes", "hidden_size", "embed_dim", "hidden_dim", "num_features"):  # the last is timm's
         width = getattr(config, name, None)
         if width is not None:
             return int(width if isinstance(width, int) else width[-1])

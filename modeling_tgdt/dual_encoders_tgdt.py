@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
+from .pretrained_tgdt import absent_weights, load_whole
+
 
 @dataclass(frozen=True)
 class DualEncoder:
@@ -179,10 +181,18 @@ def load_dual_encoder(
         **options: Of `PreTrainedModel.from_pretrained`, such as `token` and `revision`.
 
     Raises:
-        ValueError: When it is none of the known families.
+        ValueError: When it is none of the known families, or its files lack a projection or its scale.
     """
-    source = AutoModel.from_pretrained(name_or_path, dtype=dtype, **{"trust_remote_code": False, **options})
-    return source.eval(), family_of(source.config, name_or_path)
+    source = load_whole(AutoModel, name_or_path, dtype=dtype, **{"trust_remote_code": False, **options})
+    family = family_of(source.config, name_or_path)
+    used = (family.visual_projection, family.text_projection, family.scale, family.bias)
+    absent = [name for name in sorted(absent_weights(source)) if name.startswith(tuple(filter(None, used)))]
+    if absent:
+        raise ValueError(
+            f"Expected all weights of a dual encoder in {name_or_path!r}, found {', '.join(absent)} missing. Save it "
+            "whole, or put a new model on its towers with TGDTModel.from_vision_text_pretrained and train it."
+        )
+    return source.eval(), family
 
 
 def family_of(config: PreTrainedConfig, name_or_path: str) -> DualEncoder:
