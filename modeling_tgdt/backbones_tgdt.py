@@ -12,8 +12,7 @@ from transformers import AutoModel, AutoModelForTextEncoding, PreTrainedConfig, 
 from transformers.utils import ModelOutput
 
 from .configuration_tgdt import LOADING_OPTIONS, backbone_width
-from .dual_encoders_tgdt import tower_traits
-from .pretrained_tgdt import absent_weights, load_whole
+from .dual_encoders_tgdt import absent_weights, load_whole, tower_traits
 
 # Modules that only the pooled output passes through, by model type. Left in, they would never get a gradient.
 _POOLED_ONLY = {

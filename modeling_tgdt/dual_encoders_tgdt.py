@@ -1,14 +1,18 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
-"""Pretrained dual encoders of transformers (CLIP, SigLIP, ...): what differs between their families, in two tables."""
+"""Pretrained dual encoders of transformers (CLIP, SigLIP, ...): what differs between families, and how they load.
 
+Of most encoders a part is kept: loading says nothing about what is dropped on purpose, and refuses what is missing.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
-
-from .pretrained_tgdt import absent_weights, load_whole
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ _TOWERS = {
     "siglip_text_model": Tower(has_fixed_length=True),
     "siglip_vision_model": _ATTENTION_POOLED,
 }
+_PARTS = ("vision_model", "text_model")
 # Norm, value and output projection of a layer's attention, in the families that have such a path.
 _VALUE_PATHS = (
     ("layer_norm1", "self_attn.v_proj", "self_attn.out_proj"),
@@ -170,6 +175,55 @@ def head_tokens(tower: PreTrainedModel, tokens: Tensor, readout: str = "head") -
     return head(tokens.reshape(-1, 1, tokens.shape[-1])).view(*tokens.shape[:2], -1)
 
 
+def load_whole(loader: Any, name_or_path: str, **options: Any) -> PreTrainedModel:
+    """Load a model whose heads and poolers may be absent from its files, or have no place in it.
+
+    Args:
+        loader: Class with `from_pretrained`.
+        name_or_path: Hub id or directory.
+        **options: Of `from_pretrained`.
+
+    Returns:
+        The model. It and its towers have an attribute `absent_weights`, the names of those that are new and random;
+        see `absent_weights`.
+    """
+    with _held_report():
+        model, info = loader.from_pretrained(name_or_path, output_loading_info=True, **options)
+    absent = {name if isinstance(name, str) else name[0] for name in info["missing_keys"]}
+    model.absent_weights = absent
+    for tower in _PARTS:
+        if isinstance(getattr(model, tower, None), PreTrainedModel):
+            getattr(model, tower).absent_weights = {
+                name.removeprefix(f"{tower}.") for name in absent if name.startswith(f"{tower}.")
+            }
+    return model
+
+
+def absent_weights(model: Any) -> set[str]:
+    """Return which weights of a model that `load_whole` gave were in none of its files."""
+    return set(getattr(model, "absent_weights", ()))
+
+
+@contextlib.contextmanager
+def _held_report() -> Iterator[None]:
+    """Hold transformers' report of a load back; where the load fails it is what the error refers to, and shown."""
+    logger, held = logging.getLogger("transformers.modeling_utils"), []
+
+    def hold(record: logging.LogRecord) -> bool:
+        is_report = "LOAD REPORT" in record.getMessage()
+        held.extend([record] if is_report else [])
+        return not is_report
+
+    logger.addFilter(hold)
+    try:
+        yield
+        held.clear()
+    finally:
+        logger.removeFilter(hold)
+        for record in held:
+            logger.handle(record)
+
+
 def load_dual_encoder(
     name_or_path: str, dtype: torch.dtype | str, **options: Any
 ) -> tuple[PreTrainedModel, DualEncoder]:
@@ -255,12 +309,14 @@ def copy_projection(source: nn.Linear | None, target: nn.Linear) -> None:
 __all__ = [
     "FAMILIES",
     "DualEncoder",
+    "absent_weights",
     "Tower",
     "copy_projection",
     "dual_encoder_fields",
     "family_of",
     "head_tokens",
     "load_dual_encoder",
+    "load_whole",
     "pooled_state",
     "projection",
     "text_width",

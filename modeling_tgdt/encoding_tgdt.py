@@ -15,8 +15,8 @@ import torch
 from torch.nn import functional as F
 
 from .backbones_tgdt import text_positions
+from .image_loading_tgdt import read_picture
 from .modeling_tgdt import TGDTModel
-from .picture_sources_tgdt import read_picture
 from .processing_tgdt import TGDTProcessor
 from .tokenizing_tgdt import check_padding
 
@@ -35,6 +35,10 @@ class Embeddings:
 
     def __len__(self) -> int:
         return len(self.global_embeds)
+
+    def item(self, row: int) -> Embeddings:
+        """Return the embeddings of one item."""
+        return Embeddings(self.global_embeds[[row]], [self.token_embeds[row]])
 
     def __repr__(self) -> str:
         tokens = sum(map(len, self.token_embeds))

@@ -13,12 +13,11 @@ import numpy as np
 from PIL import Image
 
 from .encoding_tgdt import evaluating
-from .image_loading_tgdt import rgb_picture
+from .image_loading_tgdt import read_picture, rgb_picture
 from .modeling_tgdt import TGDTModel
-from .picture_sources_tgdt import read_picture
 from .processing_tgdt import TGDTProcessor
 from .retriever.overlay import draw_alignment
-from .word_groups_tgdt import merge_pieces
+from .tokenizing_tgdt import merge_pieces
 
 
 @dataclass(frozen=True, repr=False)

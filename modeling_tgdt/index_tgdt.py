@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -17,6 +19,7 @@ from .gallery.files import INDEX_FOLDER, MANIFEST, Gallery
 from .gallery.filters import Where, parse_filter
 from .gallery.local import LocalBackend, Query, SearchMode, SearchResult
 from .gallery.metadata import metadata_rows, metadata_table
+from .gallery.processes import ProcessGroup
 from .gallery.validate import check_globals, check_hubness, check_ids, ragged_tokens
 from .kernels.quantize import check_token_dtype, pool_tokens
 from .kernels.ragged import RaggedQueries
@@ -244,6 +247,42 @@ class TGDTIndex:
             tokens, counts = np.concatenate(parts), np.array([len(part) for part in parts], dtype=np.int64)
         self._backend.add(names, table, globals_, tokens, counts)
 
+    @contextmanager
+    def filled_by(self, group: ProcessGroup | None) -> Iterator[None]:
+        """Add items from every process of a launch; at the end they become visible together, in one commit.
+
+        Each process opens the gallery and enters; inside it may `add` and `update_metadata` items of its own, which
+        are stored as they come. When a process dies before the end, the next writer adopts what was stored. Other
+        writers are refused meanwhile. A Qdrant server shows items at once.
+
+        Args:
+            group: What `gallery.processes.process_group` returned; None for this process alone, which commits every
+                `add`. The lock is given back in the end either way.
+
+        Raises:
+            RuntimeError: When another writer is at work, in all processes.
+            TypeError: When a metadata key has types in several processes that do not fit; what fits is kept.
+            ValueError: For a store that one process holds: Qdrant's embedded ones.
+        """
+        if group is None:
+            try:
+                yield
+            finally:
+                self.close()
+            return
+        group.first(partial(self._backend.join, first=True))
+        if group.rank:
+            self._backend.join()
+        group.gather(None)  # the lock is everyone's before anybody can leave
+        try:
+            yield
+        finally:
+            self._backend.leave()
+        group.gather(None)
+        group.first(self._backend.begin)
+        self.close()
+        self.refresh()
+
     def update_metadata(self, ids: Sequence[str], metadata: Any) -> int:
         """Replace the metadata of items, whose embeddings stay as they are, bit for bit.
 
@@ -266,8 +305,28 @@ class TGDTIndex:
         changed = [place for place, row in enumerate(rows) if row != known[place]]
         if changed:
             own = [names[place] for place in changed]
-            self._backend.set_metadata(own, metadata_table(own, [rows[place] for place in changed]))
+            self._backend.store_again(own, metadata_table(own, [rows[place] for place in changed]))
         return len(changed)
+
+    def copy(self, sources: Sequence[str], ids: Sequence[str]) -> None:
+        """Store items once more under other ids, embeddings bit for bit and with their metadata.
+
+        Args:
+            sources: N ids that are there, one as often as it is to be copied.
+            ids: N ids of the copies; one that is there already is replaced, after its item was copied where it is a
+                source.
+
+        Raises:
+            KeyError: When a source is not there.
+            ValueError: When an id is given twice.
+        """
+        names, wanted = check_ids(ids), check_ids(list(dict.fromkeys(sources)))
+        if len(names) != len(sources):
+            raise ValueError(f"expected one id per source, found {len(names)} ids for {len(sources)} sources.")
+        self._backend.begin()
+        self._check_present(wanted, "add them first")
+        if names:
+            self._backend.store_again(list(sources), metadata_table(names, self._backend.metadata(list(sources))))
 
     def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Read embeddings back, as precise as they are stored.

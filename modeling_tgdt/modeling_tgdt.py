@@ -41,11 +41,19 @@ from .dual_encoders_tgdt import (
     value_layer,
     value_tokens,
 )
-from .heads_tgdt import TGDTAttention, TGDTBoxEmbedding, TGDTEncoder, TGDTEncoderLayer, TGDTLinear, pick, run_layers
-from .logit_scales_tgdt import LogitScales
-from .loss_tgdt import CMCLoss
-from .outputs_tgdt import TGDTFeatures, TGDTOutput
-from .pairs_tgdt import PairEmbeddings
+from .heads_tgdt import (
+    TGDTAttention,
+    TGDTBoxEmbedding,
+    TGDTEncoder,
+    TGDTEncoderLayer,
+    TGDTFeatures,
+    TGDTLinear,
+    TGDTOutput,
+    pick,
+    run_layers,
+)
+from .loss_tgdt import CMCLoss, LogitScales
+from .objectives_tgdt import PairEmbeddings
 from .similarity_tgdt import token_similarity
 
 

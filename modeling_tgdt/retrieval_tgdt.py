@@ -6,12 +6,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 import weakref
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,12 +20,14 @@ import torch
 from .encoding_tgdt import Embeddings, Encoder, PreparedImage, check_text, evaluating
 from .explain_tgdt import Alignment, explain, scored_words
 from .gallery.local import SearchMode
+from .gallery.processes import ProcessGroup, process_group
+from .gallery.storage import GalleryBusyError
 from .index_tgdt import Kind, TGDTIndex
 from .modeling_tgdt import TGDTModel
-from .picture_sources_tgdt import picture_items
 from .processing_tgdt import TGDTProcessor
 from .retriever.adapters import save_model
 from .retriever.card import new_card
+from .retriever.composed import ComposedQuery, EncodedPart, search_composed
 from .retriever.directory import (
     find_directory,
     find_model,
@@ -34,14 +37,18 @@ from .retriever.directory import (
     save_gallery,
     split_options,
 )
+from .retriever.duplicates import check_threshold, group_hits
 from .retriever.filling import AddReport, GalleryFiller, OnError, name_items
 from .retriever.fingerprint import check_gallery_model, model_identity, weights_state
 from .retriever.hubness import HubnessGain, HubnessOptions
-from .retriever.loading import load_pretrained
+from .retriever.loading import load_backend
 from .retriever.matches import Match, match_words
+from .retriever.picture_sources import picture_items
 from .retriever.pooling import PoolingCost, pooling_costs
 from .retriever.shortlist import shortlist_ranks, smallest_shortlist
 from .retriever.temporary import own_prefix
+from .retriever.threshold import ScoreThreshold, fit_threshold
+from .runtimes.onnx import OnnxModel, export_onnx
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class Hit:
         local_score: Token similarity; NaN in mode "global", which does not compute it.
         metadata: What was stored with the item.
         matches: For each word of the query its best region, of `search(..., explain=True)`.
+        similar: Ids of worse hits that nearly equal it, of `search(..., group_similar=0.95)`.
     """
 
     id: str
@@ -63,6 +71,7 @@ class Hit:
     local_score: float
     metadata: dict[str, Any] = field(default_factory=dict)
     matches: tuple[Match, ...] = ()
+    similar: tuple[str, ...] = ()
 
 
 class TGDTRetriever:
@@ -129,11 +138,8 @@ class TGDTRetriever:
             FileExistsError: When there is a gallery, without `exist_ok`.
             ValueError: When another model built the gallery that is there.
         """
-        named = options.get("engine_options")
-        if exist_ok and path is not None and (found := open_index(Path(path), named)) is not None:
-            check_gallery_model(found, self.model)
-            self.index = found
-            return found
+        if exist_ok and path is not None and self._open_index(Path(path), options.get("engine_options")):
+            return self._searchable()
         self._weights = weights_state(self.model)
         config = self.model.config
         model_id, revision = model_identity(self.model)
@@ -148,8 +154,22 @@ class TGDTRetriever:
             "hubness": self.hubness is not None,
         }
         settings |= {"kind": kind, **options}
-        self.index = _temporary_index(settings) if path is None else TGDTIndex.create(Path(path), **settings)
-        return self.index
+        try:
+            self.index = _temporary_index(settings) if path is None else TGDTIndex.create(Path(path), **settings)
+        except (FileExistsError, GalleryBusyError):
+            if not exist_ok or path is None:
+                raise
+            while not self._open_index(Path(path), options.get("engine_options")):  # another process is making it
+                time.sleep(0.05)
+        return self._searchable()
+
+    def _open_index(self, path: Path, engine_options: Mapping[str, Any] | None) -> bool:
+        """Use the gallery that is there; return whether there is one."""
+        found = open_index(path, engine_options)
+        if found is not None:
+            check_gallery_model(found, self.model)
+            self.index = found
+        return found is not None
 
     def add_images(
         self,
@@ -163,8 +183,12 @@ class TGDTRetriever:
         workers: int | None = None,
         progress: bool = True,
         max_pixels: int | None = None,
+        share: bool = True,
     ) -> AddReport:
         """Read, embed and store pictures; memory stays bounded whatever the source.
+
+        In a program of several processes (`torch.distributed`) every process makes this call with the same source and
+        gallery: each embeds a share, and all become visible in one commit. Galleries that differ are filled apart.
 
         Args:
             images: Folder, list or generator of pictures (path, URL, bytes, PIL, array, tensor, or
@@ -178,6 +202,7 @@ class TGDTRetriever:
             workers: Threads that decode; the number of cores by default.
             progress: Whether to show a progress bar.
             max_pixels: Largest picture that is decoded, width x height; `PIL.Image.MAX_IMAGE_PIXELS` by default.
+            share: False where one process of several makes this call alone.
 
         Returns:
             What was added and what was skipped, with reasons.
@@ -188,7 +213,9 @@ class TGDTRetriever:
         """
         index = self._writable("image")
         prepare = partial(self.prepare_image, max_pixels=max_pixels)
-        filler = self._filler(index, prepare, self.encode_images, batch_size, on_error, resume, workers, progress)
+        filler = self._filler(
+            index, prepare, self.encode_images, batch_size, on_error, resume, workers, progress, share
+        )
         left_out: dict[str, str] = {}
         items = name_items(picture_items(images, left_out), index, ids, metadata, resume)
         report = filler.fill(items, _length(images))
@@ -205,6 +232,7 @@ class TGDTRetriever:
         *,
         resume: bool = False,
         progress: bool = True,
+        share: bool = True,
     ) -> AddReport:
         """Embed and store texts; see `add_images`. Ids are running numbers by default.
 
@@ -215,7 +243,7 @@ class TGDTRetriever:
         if isinstance(texts, str):
             raise TypeError(f"expected a list of texts, found the single string {texts!r}; pass [{texts!r}].")
         index = self._writable("text")
-        filler = self._filler(index, check_text, self.encode_texts, batch_size, on_error, resume, 1, progress)
+        filler = self._filler(index, check_text, self.encode_texts, batch_size, on_error, resume, 1, progress, share)
         return filler.fill(name_items(((None, text) for text in texts), index, ids, metadata, resume), _length(texts))
 
     def encode_images(self, images: Iterable[Any], batch_size: int = 32) -> Embeddings:
@@ -246,12 +274,14 @@ class TGDTRetriever:
         local_weight: float | None = None,
         hubness: bool = True,
         explain: bool = False,
+        min_score: float | ScoreThreshold | None = None,
+        group_similar: float | None = None,
     ) -> Any:
         """Rank the gallery for one query or a list of queries.
 
         Args:
             query: Text (every `str` is words), or a picture: PIL, array, tensor, bytes, `pathlib.Path` or regions.
-                A list may mix them.
+                A list may mix them. Several parts make one query as `ComposedQuery(["a beach", "snow"], [1, -1])`.
             top_k: Hits per query.
             candidates: Size of the shortlist that the global score picks, at least `top_k`.
             mode: "two_stage", "global" (stage one alone) or "local" (every item by its tokens alone). Two
@@ -261,6 +291,10 @@ class TGDTRetriever:
             local_weight: Weight of the local score in this call.
             hubness: Whether to lower the items that are near every query, in a gallery that knows which they are.
             explain: Give every hit of a text its `matches`; read from the stored tokens of the returned hits alone.
+            min_score: Leave out hits with a lower score, or by a threshold that `fit_threshold` found, which names
+                the `candidates` too.
+            group_similar: Cosine of global embeddings from which a hit is put under the better one that it nearly
+                equals, as its `similar`; near-duplicates have 0.95 and more. Looks at `candidates` hits.
 
         Returns:
             `list[Hit]`, best first; for a list of queries a list of them.
@@ -276,26 +310,64 @@ class TGDTRetriever:
             mode = "global"
         queries = list(query) if isinstance(query, list | tuple) else [query]
         candidates = max(candidates, top_k) if candidates > 0 else candidates
+        if isinstance(min_score, ScoreThreshold):  # it looks at a whole shortlist, of the size that it was fitted on
+            candidates = max(top_k, min_score.candidates)
         remix = mode == "two_stage" and not (global_weight is None and local_weight is None)
-        wanted = max(top_k, candidates) if remix and top_k > 0 else top_k
+        whole = remix or group_similar is not None or isinstance(min_score, ScoreThreshold)
+        wanted = max(top_k, candidates) if whole and top_k > 0 else top_k
+        weights = self._weight("global_weight", global_weight), self._weight("local_weight", local_weight)
+        how: dict[str, Any] = {"candidates": candidates, "mode": mode, "where": where, "hubness": hubness}
         hits: list[list[Hit]] = [[] for _ in queries]
+        for row, query_of_parts in enumerate(queries):
+            if isinstance(query_of_parts, ComposedQuery):
+                found = search_composed(index, self._parts(query_of_parts), top_k=wanted, weights=weights, **how)
+                hits[row] = _hits(found.ids, found.scores, found.global_scores, found.local_scores, found.metadata)
         for kind, rows, embeds in self._encode_queries(queries):
-            result = index.search(
-                embeds.global_embeds, embeds.token_embeds,
-                top_k=wanted, candidates=candidates, mode=mode, where=where, query_kind=kind, hubness=hubness,
-            )  # fmt: skip
+            result = index.search(embeds.global_embeds, embeds.token_embeds, top_k=wanted, query_kind=kind, **how)
             fields = (result.ids, result.scores, result.global_scores, result.local_scores, result.metadata)
             for row, *columns in zip(rows, *fields, strict=True):
-                hits[row] = [
-                    Hit(name, float(score), float(first), float(second), data)
-                    for name, score, first, second, data in zip(*columns, strict=True)
-                ]
+                hits[row] = _hits(*columns)
         if remix:
-            weights = self._weight("global_weight", global_weight), self._weight("local_weight", local_weight)
-            hits = [_remix(own, *weights)[:top_k] for own in hits]
+            hits = [_remix(own, *weights) for own in hits]
+        if min_score is not None:
+            hits = [_above(own, min_score) for own in hits]
+        if group_similar is not None:
+            hits = [self._grouped(own, group_similar) for own in hits]
+        hits = [own[:top_k] for own in hits]
         if explain:
             hits = [self._matched(query, own) for query, own in zip(queries, hits, strict=True)]
         return hits if isinstance(query, list | tuple) else hits[0]
+
+    def fit_threshold(
+        self,
+        sample_queries: Sequence[Any],
+        relevant: Sequence[str | Collection[str] | None],
+        *,
+        true_positive_rate: float = 0.95,
+        candidates: int = 100,
+    ) -> ScoreThreshold:
+        """Fit a threshold that tells whether the gallery has a match at all, for `search(..., min_score=...)`.
+
+        Args:
+            sample_queries: Queries like those to come.
+            relevant: For each query the id of its match, several ids, or None where the gallery has none. A query
+                without its match serves as one that has none, so queries with a match are enough.
+            true_positive_rate: Share of the matches to keep.
+            candidates: Size of the shortlists.
+
+        Returns:
+            The threshold with its figures on the sample; `save(G)` keeps it beside a gallery.
+
+        Raises:
+            ValueError: When there is not one entry per query, or no match is found.
+        """
+        if len(relevant) != len(sample_queries):
+            raise ValueError(f"expected one entry per query, found {len(relevant)} for {len(sample_queries)} queries.")
+        ranked = self.search(list(sample_queries), candidates, candidates)
+        wanted = [{own} if isinstance(own, str) else set(own or ()) for own in relevant]
+        scores = [np.array([hit.score for hit in hits]) for hits in ranked]
+        matches = [np.array([hit.id in own for hit in hits], bool) for hits, own in zip(ranked, wanted, strict=True)]
+        return fit_threshold(scores, matches, candidates, true_positive_rate)
 
     def suggest_candidates(self, sample_queries: Sequence[Any], recall: float = 0.99, top_k: int = 10) -> int:
         """Find the smallest shortlist that keeps a share of what an exhaustive search returns.
@@ -371,6 +443,8 @@ class TGDTRetriever:
 
     def explain(self, image: Any, text: str, **options: Any) -> Alignment:
         """Show which word of a text matches which region of a picture; see `explain_tgdt.explain`."""
+        if isinstance(self.model, OnnxModel):
+            raise ValueError("explain needs boxes, which the ONNX graphs do not give; load the model with PyTorch.")
         return explain(self.model, self.processor, image, text, **options)
 
     def save_pretrained(
@@ -418,6 +492,7 @@ class TGDTRetriever:
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
         engine_options: Mapping[str, Any] | None = None,
+        backend: Literal["torch", "onnx"] | None = None,
         **options: Any,
     ) -> TGDTRetriever:
         """Load a retriever, with its gallery when there is one.
@@ -430,6 +505,8 @@ class TGDTRetriever:
             device: Where the model runs.
             dtype: Data type of the weights; that of the files by default.
             engine_options: How to reach a gallery in Qdrant, see `TGDTIndex.open`.
+            backend: "onnx" runs the graphs that `tgdt export` wrote. By default "torch", and "onnx" where there are
+                graphs and no weights.
             **options: Of the download (`token`, `cache_dir`, `local_files_only`, ...) and of
                 `TGDTModel.from_pretrained` (`attn_implementation`, `device_map`, `quantization_config`, ...).
 
@@ -438,10 +515,12 @@ class TGDTRetriever:
             TypeError: For an option of neither.
         """
         download, loading = split_options(options)
+        if backend == "onnx":
+            download = {"ignore_patterns": [], **download}  # the graphs are not among what is downloaded by default
         folder = find_directory(name, revision, **download)
         source = find_directory(model, **download) if model else find_model(folder, read_reference(folder), **download)
         loading |= {} if dtype is None else {"dtype": dtype}
-        loaded, processor = load_pretrained(str(source), **loading)
+        loaded, processor = load_backend(source, backend, **loading)
         index, hubness = open_index(folder, engine_options), HubnessOptions.from_pretrained(source)
         return cls(loaded, processor, index, device, hubness=hubness)
 
@@ -492,6 +571,23 @@ class TGDTRetriever:
                 **{name: value for name, value in commit.items() if value},
             )
 
+    def export_onnx(self, directory: str | os.PathLike[str]) -> None:
+        """Write the model as ONNX graphs, with processor, reference queries and gallery, for `backend="onnx"`.
+
+        Args:
+            directory: Made when missing.
+
+        Raises:
+            ImportError: Without the extra `export`.
+            ValueError: For a model of precomputed regions.
+        """
+        folder = Path(directory)
+        export_onnx(self.model, self.processor, model_identity(self.model), folder)
+        if self.hubness is not None:
+            self.hubness.save_pretrained(folder)
+        if self.index is not None:
+            save_gallery(self.index.path, folder)
+
     def save_model(self, directory: str | os.PathLike[str], **options: Any) -> None:
         """Save model, processor and reference queries, without the gallery.
 
@@ -537,7 +633,7 @@ class TGDTRetriever:
 
     def _filler(
         self, index: TGDTIndex, prepare: Any, encode: Any, batch_size: int, on_error: OnError, resume: bool,
-        workers: int | None, progress: bool,
+        workers: int | None, progress: bool, share: bool,
     ) -> GalleryFiller:  # fmt: skip
         bank = self.hubness if index.has_hubness else None
         return GalleryFiller(
@@ -547,9 +643,10 @@ class TGDTRetriever:
             batch_size=batch_size,
             on_error=on_error,
             resume=resume,
-            workers=workers or os.cpu_count() or 1,
+            workers=workers or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
             progress=progress,
             hubness=None if bank is None else partial(bank.corrections, kind=index.kind),
+            group=_sharing_group(index) if share else None,
         )
 
     def _encode_queries(self, queries: list[Any]) -> list[tuple[Kind, list[int], Embeddings]]:
@@ -557,9 +654,27 @@ class TGDTRetriever:
         for row, query in enumerate(queries):
             if isinstance(query, str) and not query.strip():
                 raise ValueError("the query is empty; pass a few words, or a picture.")
+            if isinstance(query, ComposedQuery):
+                continue
             kinds["text" if isinstance(query, str) else "image"].append(row)
         encoders = {"text": self.encode_texts, "image": self.encode_images}
         return [(kind, rows, encoders[kind]([queries[row] for row in rows])) for kind, rows in kinds.items() if rows]
+
+    def _parts(self, query: ComposedQuery) -> list[EncodedPart]:
+        """Embed the parts of a query."""
+        return [
+            EncodedPart(kind, embeds.item(place), query.weights[row])
+            for kind, rows, embeds in self._encode_queries(list(query.parts))
+            for place, row in enumerate(rows)
+        ]
+
+    def _grouped(self, hits: list[Hit], threshold: float) -> list[Hit]:
+        """Put hits under the better ones that they nearly equal."""
+        check_threshold(threshold)
+        if not hits:
+            return hits
+        groups = group_hits(self._searchable().get([hit.id for hit in hits])[0], threshold)
+        return [replace(hits[own[0]], similar=tuple(hits[row].id for row in own[1:])) for own in groups]
 
     def _matched(self, query: Any, hits: list[Hit]) -> list[Hit]:
         """Return the hits of one query with its words' best regions; those of a picture as they are."""
@@ -574,10 +689,32 @@ class TGDTRetriever:
         return float(self._searchable().settings[name] if given is None else given)
 
 
+def _hits(*columns: Any) -> list[Hit]:
+    return [
+        Hit(name, float(score), float(first), float(second), data)
+        for name, score, first, second, data in zip(*columns, strict=True)
+    ]
+
+
+def _above(hits: list[Hit], least: float | ScoreThreshold) -> list[Hit]:
+    """Return the hits of a shortlist that are good enough."""
+    if not isinstance(least, ScoreThreshold):
+        return [hit for hit in hits if hit.score >= least]
+    chances = least.probabilities(np.array([hit.score for hit in hits[: least.candidates]]))
+    return [hit for hit, chance in zip(hits, chances, strict=False) if chance >= least.probability]
+
+
 def _remix(hits: list[Hit], global_weight: float, local_weight: float) -> list[Hit]:
     mixed = [(global_weight * hit.global_score + local_weight * hit.local_score, hit) for hit in hits]
     mixed.sort(key=lambda pair: (-pair[0], pair[1].id))
     return [Hit(hit.id, score, hit.global_score, hit.local_score, hit.metadata) for score, hit in mixed]
+
+
+def _sharing_group(index: TGDTIndex) -> ProcessGroup | None:
+    """Return the processes that have the same gallery open as this one; None where each has its own."""
+    group = process_group()
+    same = group is not None and len(set(group.gather(str(index.path.resolve())))) == 1
+    return group if same else None
 
 
 def _length(source: Any) -> int | None:
@@ -596,4 +733,4 @@ def _temporary_index(settings: Mapping[str, Any]) -> TGDTIndex:
     return index
 
 
-__all__ = ["AddReport", "Alignment", "Embeddings", "Hit", "Match", "TGDTRetriever"]
+__all__ = ["AddReport", "Alignment", "ComposedQuery", "Embeddings", "Hit", "Match", "ScoreThreshold", "TGDTRetriever"]

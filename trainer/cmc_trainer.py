@@ -19,7 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, has_lengt
 from transformers.utils import logging
 
 from modeling_tgdt.encoding_tgdt import fitted_processor
-from modeling_tgdt.pairs_tgdt import PairEmbeddings
+from modeling_tgdt.objectives_tgdt import PairEmbeddings
 from modeling_tgdt.processing_tgdt import TGDTProcessor
 
 from .data.caption_dataset import CaptionDataset, IterableCaptionDataset

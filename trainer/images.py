@@ -11,8 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from modeling_tgdt.image_loading_tgdt import known_formats, rgb_picture
-from modeling_tgdt.picture_sources_tgdt import check_pixels
+from modeling_tgdt.image_loading_tgdt import check_pixels, known_formats, rgb_picture
 
 OnError = Literal["raise", "skip", "placeholder"]
 ImageSource = Any  # path, bytes, PIL image, or {"bytes": ..., "path": ...} as `datasets` stores it

@@ -5,6 +5,7 @@
     segment-*/        see `segment.py`
     deleted-*.i64     row numbers deleted since the last compaction, appended
     engine-*.bin      a stage-one engine's file, when it has one
+    part-*.json       what a process of a group has finished and no commit adopted yet, see `parts.py`
     qdrant*/          the data of engine "qdrant" when it is embedded, instead of segments
     writer.lock       held by the writer's process
 
@@ -29,6 +30,7 @@ import numpy as np
 
 from ..kernels.quantize import STORAGE_DTYPES
 from .metadata import merged_schema
+from .parts import PART, Part, new_record, read_parts
 from .plain_files import read_inside
 from .segment import RESTORE, Batch, Segment, SegmentRecord, append_to_segment, file_sizes, select_rows
 from .storage import WriterLock, append_bytes, clear_os_errors, file_crc, read_json, replace_json, sync_directory
@@ -48,6 +50,7 @@ _LARGEST = 1 << 48  # bytes or rows; beyond it sizes would overflow
 _SEGMENT = re.compile(r"segment-[0-9a-f]{12}")
 _DELETED = re.compile(r"deleted-[0-9a-f]{12}\.i64")
 _ENGINE = re.compile(r"engine-[0-9a-f]{12}\.bin")
+_PART = re.compile(PART)
 _SETTINGS = {
     "token_dtype": STORAGE_DTYPES,
     "engine": ("exact", "faiss", "qdrant"),
@@ -181,7 +184,7 @@ def _check_numbers(numbers: dict[str, Any]) -> None:
 
 def is_own_name(name: str) -> bool:
     """Tell whether a name in a gallery's directory is of its own making, besides manifest and lock."""
-    return any(pattern.fullmatch(name) for pattern in (_SEGMENT, _DELETED, _ENGINE))
+    return any(pattern.fullmatch(name) for pattern in (_SEGMENT, _DELETED, _ENGINE, _PART))
 
 
 class Snapshot:
@@ -268,6 +271,7 @@ class Gallery:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.lock = WriterLock(root)
+        self.part: Part | None = None  # takes what is appended while this is one process of a group
         self.snapshot = self._load()
 
     @classmethod
@@ -294,14 +298,20 @@ class Gallery:
         return found.manifest != before.manifest
 
     def append(self, ids: list[str], batch: Batch) -> None:
-        """Commit new items; earlier items of the same ids are deleted in the same commit."""
+        """Commit new items; earlier items of the same ids are deleted in the same commit.
+
+        Between `join` and `leave` they go into this process's part instead.
+        """
+        if self.part is not None:
+            self.part.append(batch)
+            return
         with self._write("add to"):
             snapshot, manifest = self.snapshot, self.snapshot.manifest
             schema = merged_schema(snapshot.schema, batch.table)
             old = [snapshot.row_of[name] for name in ids if name in snapshot.row_of]
-            *closed, record = manifest.segments or (self._new_record(),)
+            *closed, record = manifest.segments or (new_record(),)
             if record.rows >= manifest.settings["segment_rows"]:
-                closed, record = [*closed, record], self._new_record()
+                closed, record = [*closed, record], new_record()
             record = append_to_segment(self.root, record, batch)
             self._commit(replace(manifest, segments=(*closed, record), deleted=self._log_deleted(old)))
             first = int(self.snapshot.bases[-1]) - len(batch)
@@ -325,7 +335,7 @@ class Gallery:
             records: list[SegmentRecord] = []
             for batch in self._living_batches():
                 if not records or records[-1].rows >= limit:
-                    records.append(self._new_record())
+                    records.append(new_record())
                 records[-1] = append_to_segment(self.root, records[-1], batch)
             self._commit(Manifest(self.snapshot.manifest.settings, self.snapshot.manifest.commit, tuple(records)))
 
@@ -343,8 +353,32 @@ class Gallery:
                 problems.append(f"{name} is damaged, shorter or missing")
         return problems
 
+    def join(self, first: bool = False) -> None:
+        """Write as one process of a group from now on.
+
+        Args:
+            first: Whether this is the one that joins before all others; it becomes the writer.
+        """
+        if first:
+            self.begin()
+        self.lock.acquire(shared=True)
+        self.refresh()
+        self.part = Part(self.root, self.snapshot.manifest.settings["segment_rows"], self.snapshot.schema)
+
+    def leave(self) -> None:
+        """Have finished a part. Once all have, the first process's `begin` makes their parts visible in one commit."""
+        self.part = None
+        self.lock.release()
+
     def begin(self) -> None:
-        """Become the writer, or raise RuntimeError: another one is at work."""
+        """Become the writer and adopt the parts of a group that has finished or died.
+
+        Raises:
+            RuntimeError: When another writer is at work.
+            TypeError: When the metadata of a part does not fit; the other parts are adopted.
+        """
+        if self.part is not None:
+            return
         if (self.root / MANIFEST).is_symlink():
             raise OSError(
                 f"{str(self.root)!r} is a download cache made of links; copy the gallery before writing to it."
@@ -352,13 +386,45 @@ class Gallery:
         if self.lock.acquire():
             try:
                 self.refresh()
+                self._adopt_parts()
                 self._remove_orphans()
             except BaseException:  # the next attempt must see the newest commit too
                 self.lock.release()
                 raise
 
+    def _adopt_parts(self) -> None:
+        manifest = self.snapshot.manifest
+        known = {record.name for record in manifest.segments}
+        found = tuple(record for record in read_parts(self.root) if record.name not in known)
+        if not found:
+            return
+        Manifest(manifest.settings, segments=found).check()
+        schema, rows, fitting, error = self.snapshot.schema, dict(self.snapshot.row_of), [], None
+        size, replaced = len(self.snapshot.alive), list[int]()
+        for record in found:
+            segment = Segment(
+                self.root, record, manifest.settings["dim"], manifest.settings["token_dtype"], manifest.global_dim
+            )
+            try:
+                schema = merged_schema(schema, segment.table)
+            except TypeError as refused:
+                error = refused
+                continue
+            for row, name in enumerate(segment.ids.to_pylist(), start=size):
+                replaced += [rows[name]] if name in rows else []
+                rows[name] = row
+            size += len(segment)
+            fitting.append(record)
+        segments = (*manifest.segments, *fitting)
+        self._commit(replace(manifest, segments=segments, deleted=self._log_deleted(replaced)))
+        if error is not None:
+            self._remove_orphans()
+            raise error
+
     @contextlib.contextmanager
     def _write(self, action: str) -> Iterator[None]:
+        if self.part is not None:
+            raise RuntimeError(f"cannot {action} {str(self.root)!r} while a group of processes fills it.")
         with clear_os_errors(self.root, action):
             self.begin()
             try:
@@ -404,9 +470,6 @@ class Gallery:
             step = max(1, min(_COMPACT_BYTES // row_bytes, settings["segment_rows"]))
             for start in range(0, len(rows), step):
                 yield select_rows(segment, rows[start : start + step])
-
-    def _new_record(self) -> SegmentRecord:
-        return SegmentRecord(f"segment-{uuid.uuid4().hex[:12]}")
 
     def _remove_orphans(self) -> None:
         keep = self.snapshot.manifest.file_names()

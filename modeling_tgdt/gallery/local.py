@@ -99,6 +99,15 @@ class LocalBackend:
         with clear_os_errors(self.gallery.root, "write to"):
             self.gallery.begin()
 
+    def join(self, first: bool = False) -> None:
+        """Write as one process of a group, see `Gallery.join`."""
+        with clear_os_errors(self.gallery.root, "write to"):
+            self.gallery.join(first)
+
+    def leave(self) -> None:
+        """Have written as one process of a group, see `Gallery.leave`."""
+        self.gallery.leave()
+
     def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Decode the embeddings of ids that are all there."""
         snapshot = self.gallery.snapshot
@@ -113,15 +122,16 @@ class LocalBackend:
         snapshot = self.gallery.snapshot
         return _metadata(snapshot, np.array([snapshot.row_of[name] for name in ids], dtype=np.int64))
 
-    def set_metadata(self, ids: list[str], table: Any) -> None:
-        """Commit the rows of ids again, bit for bit, with the metadata of a table."""
+    def store_again(self, ids: list[str], table: Any) -> None:
+        """Commit the rows of ids again, bit for bit, with the ids and metadata of a table."""
+        names = table.column("id").to_pylist()
         snapshot = self.gallery.snapshot
         rows = np.array([snapshot.row_of[name] for name in ids], dtype=np.int64)
         numbers = np.searchsorted(snapshot.bases, rows, side="right") - 1
         for number in np.unique(numbers):
             own = np.flatnonzero(numbers == number)
             batch = select_rows(snapshot.segments[number], rows[own] - snapshot.bases[number])
-            self.gallery.append([ids[place] for place in own], replace(batch, table=table.take(own)))
+            self.gallery.append([names[place] for place in own], replace(batch, table=table.take(own)))
 
     def delete(self, ids: list[str]) -> None:
         """Commit the deletion of ids that are all there."""

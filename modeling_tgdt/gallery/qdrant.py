@@ -146,6 +146,17 @@ class QdrantBackend:
     def begin(self) -> None:
         """Nothing to do: Qdrant takes any number of writers."""
 
+    def join(self, first: bool = False) -> None:
+        """Refuse an embedded store, which one process holds; a server takes the items of all as they come."""
+        if "url" not in self.options:
+            raise ValueError(
+                f"the gallery in {str(self.gallery.root)!r} is an embedded Qdrant store, which one process holds; "
+                "fill it with one process, or use a server: --engine-option url=http://..."
+            )
+
+    def leave(self) -> None:
+        """Nothing to do: what a server was given is visible."""
+
     def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Fetch the embeddings of ids that are all there."""
         points: dict[str, Any] = {}
@@ -166,11 +177,11 @@ class QdrantBackend:
             found.update((point.payload["id"], point.payload["meta"]) for point in points)
         return [found[name] for name in ids]
 
-    def set_metadata(self, ids: list[str], table: Any) -> None:
-        """Write the points again with the metadata of a table."""
+    def store_again(self, ids: list[str], table: Any) -> None:
+        """Write the points of ids again with the ids and metadata of a table."""
         vectors, tokens = self.get(ids)
         counts = np.array([len(own) for own in tokens])
-        self.add(ids, table, vectors, np.concatenate(tokens), counts)
+        self.add(table.column("id").to_pylist(), table, vectors, np.concatenate(tokens), counts)
 
     def delete(self, ids: list[str]) -> None:
         """Delete items."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..word_groups_tgdt import merge_pieces
+from ..tokenizing_tgdt import merge_pieces
 
 
 @dataclass(frozen=True)

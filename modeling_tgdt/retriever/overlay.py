@@ -8,7 +8,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from ..word_groups_tgdt import has_content
+from ..tokenizing_tgdt import has_content
 from .fonts import readable
 
 _STOPS = np.array([0.0, 0.35, 0.65, 1.0])

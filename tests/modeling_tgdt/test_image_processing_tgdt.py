@@ -18,8 +18,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, BitImageProcessor, CLIPImageProcessor, ConvNextImageProcessor
 
-from modeling_tgdt.image_options_tgdt import backbone_options
-from modeling_tgdt.image_processing_pil_tgdt import TGDTImageProcessorPil
+from modeling_tgdt.image_processing_pil_tgdt import TGDTImageProcessorPil, backbone_options
 from modeling_tgdt.image_processing_tgdt import TGDTImageProcessor
 from tests.transformers_suites import common_suite
 

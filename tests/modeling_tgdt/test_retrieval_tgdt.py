@@ -22,9 +22,8 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_tgdt.image_loading_tgdt import download
+from modeling_tgdt.image_loading_tgdt import download, read_picture
 from modeling_tgdt.index_tgdt import TGDTIndex
-from modeling_tgdt.picture_sources_tgdt import read_picture
 from modeling_tgdt.retrieval_tgdt import Hit, TGDTRetriever
 from modeling_tgdt.retriever.fingerprint import weights_fingerprint
 from modeling_tgdt.retriever.shortlist import shortlist_ranks, shortlist_recall

@@ -14,8 +14,8 @@ from PIL import Image, ImageChops
 
 from hub_cards.space.collection import Collection, _read_upload
 from modeling_tgdt import AddReport, TGDTImageProcessor
-from modeling_tgdt.image_loading_tgdt import known_formats, rgb_picture, upright_size
-from modeling_tgdt.picture_sources_tgdt import list_pictures, read_picture
+from modeling_tgdt.image_loading_tgdt import known_formats, read_picture, rgb_picture, upright_size
+from modeling_tgdt.retriever.picture_sources import list_pictures
 from tests.trainer.tiny import caption_of, picture
 from trainer.data.caption_dataset import CaptionDataset
 from trainer.data.skip_report import SkipReport

@@ -93,14 +93,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the table with the definitions of its columns."""
-    from accelerate import PartialState
-
     from hub_cards.tables import results_table
     from trainer.data.skip_report import SkipReport
     from trainer.report import write_json
     from trainer.scoring.encoding import EncodeOptions
+    from trainer.scoring.sharding import launch_state
 
-    state = PartialState()  # under `accelerate launch` the processes share encoding and scoring
+    state = launch_state()  # under `accelerate launch` the processes share encoding and scoring
     report = SkipReport()
     policy: dict[str, Any] = {"on_error": args.on_error, "report": report}
     photos = _load(args, policy)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from modeling_tgdt.encoding_tgdt import check_text
 from modeling_tgdt.image_loading_tgdt import known_formats, upright_size
-from modeling_tgdt.picture_sources_tgdt import is_missing, row_id
+from modeling_tgdt.retriever.picture_sources import is_missing, row_id
 
 from ..images import OnError
 from .annotations import PhotoRecord

@@ -9,7 +9,7 @@ from typing import Any
 
 import datasets
 
-from modeling_tgdt.picture_sources_tgdt import is_missing, row_id
+from modeling_tgdt.retriever.picture_sources import is_missing, row_id
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from modeling_tgdt.encoding_tgdt import evaluating
 from modeling_tgdt.explain_tgdt import picture_regions, scored_words
-from modeling_tgdt.word_groups_tgdt import has_content, merge_pieces
+from modeling_tgdt.tokenizing_tgdt import has_content, merge_pieces
 
 from ..scenes.phrases import scene_phrases
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
-"""Pictures from folders, lists, data sets and generators, each with an id, and the safe reading of one of them."""
+"""Pictures from folders, lists, data sets and generators, each with an id."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from .image_loading_tgdt import FORMATS, decode, download, known_formats
-from .picture_limits_tgdt import LARGER, check_pixels, read_regular_file
+from ..image_loading_tgdt import known_formats
 
 SUFFIXES = (
     ".avif",
@@ -38,35 +35,6 @@ _OTHER_SUFFIXES = (
 HEIF_HINT = "HEIC pictures are read with the extra `heif`: pip install pillow-heif"
 _HEAD = 32  # bytes that tell a format
 _HEIF_BRANDS = (b"hei", b"hev", b"mif", b"msf")
-
-
-def read_picture(source: Any, *, max_pixels: int | None = None) -> Any:
-    """Open a picture from a file, encoded bytes or an undecoded data-set row, and decode it fully.
-
-    Args:
-        source: Path, URL, bytes, `{"bytes": ..., "path": ...}`, or a picture that is decoded already (PIL, array,
-            tensor), which is passed through.
-        max_pixels: Largest width x height, checked before anything is decoded. By default
-            `PIL.Image.MAX_IMAGE_PIXELS`, 89 million unless you set it. A URL gives at most 256 MiB in 30 s.
-
-    Returns:
-        Decoded PIL picture in its own mode, or what was passed through.
-
-    Raises:
-        ValueError: When there is no picture, or it is empty, damaged, too large or of an unknown format.
-    """
-    if isinstance(source, Mapping):
-        source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
-    if source is None:
-        raise ValueError("there is no picture in this row")
-    if not isinstance(source, str | os.PathLike | bytes | bytearray):
-        return source
-    name = "the picture" if isinstance(source, bytes | bytearray) else repr(os.fspath(source))
-    try:
-        data = _encoded(source)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name} cannot be read: {_reason(error)}") from error
-    return _decode(data, name, max_pixels)
 
 
 def looks_like_picture(name: str) -> bool:
@@ -187,12 +155,6 @@ def _dataset_items(dataset: Any) -> Iterator[tuple[str | None, Any]]:
         yield (None if key is None else row_id(row[key], number)), row[column]
 
 
-def _encoded(source: str | os.PathLike[str] | bytes | bytearray) -> bytes:
-    if isinstance(source, bytes | bytearray):
-        return bytes(source)
-    return download(source) if isinstance(source, str) and "://" in source else read_regular_file(source)
-
-
 def _why_no_picture(path: Path) -> str | None:
     """Return why a file whose suffix is not among `SUFFIXES` is no picture, or None when its first bytes say one."""
     if not path.is_file():
@@ -222,37 +184,13 @@ def _format_of(head: bytes) -> str | None:
     return None
 
 
-def _decode(data: bytes, name: str, max_pixels: int | None) -> Image.Image:
-    if not data:
-        raise ValueError(f"{name} has 0 bytes")
-    try:
-        return decode(data, name, max_pixels)
-    except ValueError:
-        raise
-    except Exception as error:  # Pillow's plugins raise nearly every type on broken files
-        raise ValueError(f"{name} is no readable picture: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        return f"expected one of the formats {', '.join(FORMATS)}"
-    if isinstance(error, ValueError):
-        return str(error)
-    if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit, twice the number that is set
-        return f"{error} {LARGER}"
-    return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-
-
 __all__ = [
-    "FORMATS",
     "HEIF_HINT",
     "SUFFIXES",
-    "check_pixels",
     "is_missing",
     "list_pictures",
     "looks_like_picture",
     "picture_inside",
     "picture_items",
-    "read_picture",
     "row_id",
 ]
