@@ -38,6 +38,8 @@ from .dual_encoders_tgdt import (
     projection,
     text_width,
     tower_traits,
+    value_layer,
+    value_tokens,
 )
 from .heads_tgdt import (
     TGDTAttention,
@@ -138,6 +140,8 @@ class TGDTModel(TGDTPreTrainedModel):
         text_config, vision_config = config.get_text_config(), config.get_vision_config()
         pools = config.image_global_token == "pooled"
         self.vision_model = None if vision_config is None else build_backbone(vision_config, pools)
+        if config.token_readout == "value":
+            value_layer(self.vision_model)
         self.text_model = build_backbone(text_config, config.text_global_token == "pooled")
         if config.text_global_token == "first" and is_causal(self.text_model):
             raise ValueError(
@@ -608,20 +612,28 @@ class TGDTModel(TGDTPreTrainedModel):
                 "This model reads region features, not pixels: its vision_config is None. Pass region_features, or "
                 "build it with TGDTModel.from_vision_text_pretrained(vision, text)."
             )
-        outputs: Any = run_vision_backbone(self.vision_model, pixel_values, **kwargs)
+        reads_value = self.config.token_readout == "value"
+        options = kwargs | ({"output_hidden_states": True} if reads_value else {})
+        outputs: Any = run_vision_backbone(self.vision_model, pixel_values, **options)
+        hidden = (
+            value_tokens(self.vision_model, outputs.hidden_states[-2]) if reads_value else outputs.last_hidden_state
+        )
         if pixel_values.ndim == 3:
-            features, mask = outputs.last_hidden_state, kwargs["pixel_attention_mask"].bool()
+            features, mask = hidden, kwargs["pixel_attention_mask"].bool()
             boxes = patch_boxes(kwargs["spatial_shapes"], features.shape[1])
         else:
-            features, (rows, columns) = grid_tokens(outputs.last_hidden_state, pixel_values, config)
+            features, (rows, columns) = grid_tokens(hidden, pixel_values, config)
             boxes = grid_boxes(rows, columns, device=features.device).repeat(features.shape[0], 1, 1)
             mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
         boxes = boxes.to(features.dtype)
         if self.config.image_global_token == "pooled":
             whole = pooled_state(outputs, config)[:, None]
-            features = torch.cat([whole, head_tokens(self.vision_model, features)], dim=1)
+            features = head_tokens(self.vision_model, features, self.config.token_readout)
+            features = torch.cat([whole, features], dim=1)
             boxes = torch.cat([boxes.new_tensor([0, 0, 1, 1]).expand(features.shape[0], 1, 4), boxes], dim=1)
             mask = F.pad(mask, (1, 0), value=True)
+        if reads_value and not kwargs.get("output_hidden_states"):
+            outputs = {**outputs, "hidden_states": None}  # nobody asked for them
         return features, boxes, mask, outputs
 
     def _run_text_model(

@@ -2,6 +2,7 @@
 """A gallery on a system without the calls of POSIX, and at the limits of its engines and formats."""
 
 import os
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -128,3 +129,7 @@ def test_metadata_is_replaced_and_embeddings_stay(tmp_path: Path) -> None:
     assert found.ids == [["a"]] and SimpleNamespace(**found.metadata[0][0]).year == 3
     with pytest.raises(KeyError):
         index.update_metadata(["z"], [{}])
+
+
+def test_the_module_has_its_old_name_too() -> None:
+    assert import_module("modeling_tgdt.storage_tgdt") is import_module("modeling_tgdt.gallery.storage")
