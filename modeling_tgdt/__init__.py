@@ -1,6 +1,7 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """TGDT: two-stage image-text retrieval as a Hugging Face model package."""
 
+import sys as _sys
 from importlib import metadata as _metadata
 
 from transformers import (
@@ -13,6 +14,7 @@ from transformers import (
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_tgdt import TGDTConfig
+from .gallery import storage as _storage
 from .image_processing_pil_tgdt import TGDTImageProcessorPil
 from .image_processing_tgdt import TGDTImageProcessor
 from .index_tgdt import TGDTIndex
@@ -43,6 +45,7 @@ def _register() -> None:
 
 
 _register()
+_sys.modules[f"{__name__}.storage_tgdt"] = _storage  # the name that it had before it got a room
 
 try:
     __version__ = _metadata.version("tgdt")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from PIL import Image
+from transformers import PreTrainedConfig
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.image_processing_utils import ImageProcessingMixin
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, PILImageResampling
@@ -26,6 +27,7 @@ _COPIED = (
     "image_mean",
     "image_std",
 )
+_TIMM_CROP = 0.875
 # Classes with steps of their own that the options above nevertheless express.
 _EXPRESSIBLE = ("ConvNextImageProcessor", "DINOv3ViTImageProcessor")
 _CONVNEXT_WARP_FROM = 384  # ConvNext crops below this size and warps from it on
@@ -87,7 +89,7 @@ class TGDTImageInputMixin:
         """Build the image processor with a vision backbone's own size, crop, scale, mean and standard deviation.
 
         Args:
-            pretrained_model_name_or_path: Repository or directory with a `preprocessor_config.json`.
+            pretrained_model_name_or_path: Repository or directory with a `preprocessor_config.json`, or of timm.
             **kwargs: Download options (`revision`, `token`, `subfolder`, ...); any option of this class overrides
                 what the backbone says.
 
@@ -100,7 +102,7 @@ class TGDTImageInputMixin:
             `TGDTImageProcessor.from_backbone("facebook/dinov2-small")`
         """
         overrides = {key: kwargs.pop(key) for key in list(kwargs) if key in ImagesKwargs.__annotations__}
-        source, unknown = ImageProcessingMixin.get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
+        source, unknown = _preprocessing_of(pretrained_model_name_or_path, **kwargs)
         if unknown:
             raise TypeError(
                 f"Expected download options or options of {cls.__name__}, found {next(iter(unknown))!r}. Leave it out."
@@ -154,6 +156,47 @@ def backbone_options(source: dict[str, Any]) -> dict[str, Any]:
         options.update(_convnext_size(options["size"], source.get("crop_pct") or 224 / 256))
     _check_one_size(options, name)
     return {key: value for key, value in options.items() if value is not None}
+
+
+def _preprocessing_of(name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the preprocessor configuration of a repository, and those of the options that are of no download."""
+    try:
+        return ImageProcessingMixin.get_image_processor_dict(name_or_path, **kwargs)
+    except OSError:
+        config, unknown = PreTrainedConfig.get_config_dict(name_or_path, **kwargs)
+        if not config.get("pretrained_cfg"):
+            raise
+        return timm_preprocessing(config["pretrained_cfg"]), unknown
+
+
+def timm_preprocessing(settings: dict[str, Any]) -> dict[str, Any]:
+    """Translate timm's settings of a pretrained model to a preprocessor configuration, as timm evaluates.
+
+    Args:
+        settings: The `pretrained_cfg` of its configuration; what it leaves out has timm's default.
+
+    Raises:
+        ValueError: For pictures that are no squares, or cropped in another way than at the centre.
+
+    Example:
+        >>> timm_preprocessing({"input_size": [3, 224, 224], "crop_pct": 0.9})["size"]
+        {'shortest_edge': 248}
+    """
+    _, height, width = settings["input_size"]
+    if height != width or settings.get("crop_mode", "center") != "center":
+        raise ValueError(
+            f"Expected square pictures cut out at the centre, found input_size={settings['input_size']} and crop_mode="
+            f"{settings.get('crop_mode')!r}. Set the options by hand: TGDTImageProcessor(size=..., image_mean=...)."
+        )
+    resample = settings.get("interpolation", "bicubic").upper()
+    return {
+        "size": {"shortest_edge": int(height / (settings.get("crop_pct") or _TIMM_CROP))},
+        "do_center_crop": True,
+        "crop_size": {"height": height, "width": width},
+        "resample": int(Image.Resampling[resample]),
+        "image_mean": list(settings.get("mean", IMAGENET_DEFAULT_MEAN)),
+        "image_std": list(settings.get("std", IMAGENET_DEFAULT_STD)),
+    }
 
 
 def _original_class(name: str) -> type | None:

@@ -264,6 +264,21 @@ def test_from_backbone_equals_the_backbones_own_processor(original: Any, edge: i
     torch.testing.assert_close(ours(picture, return_tensors="pt"), source(picture, return_tensors="pt"))
 
 
+def test_from_backbone_reads_the_settings_of_timm(tmp_path: Path) -> None:
+    settings = {"input_size": [3, 224, 224], "crop_pct": 0.9, "interpolation": "bilinear", "mean": [0.5] * 3}
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit", "pretrained_cfg": settings}))
+    ours = TGDTImageProcessor.from_backbone(tmp_path)
+    assert dict(ours.size) == {"shortest_edge": 248} and dict(ours.crop_size) == {"height": 224, "width": 224}
+    assert (ours.do_center_crop, ours.resample, list(ours.image_mean)) == (True, 2, [0.5] * 3)
+    assert list(ours.image_std) == [0.229, 0.224, 0.225]
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": settings | {"crop_mode": "border"}}))
+    with pytest.raises(ValueError, match="cut out at the centre.*crop_mode='border'"):
+        TGDTImageProcessor.from_backbone(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(OSError, match=r"preprocessor_config\.json"):
+        TGDTImageProcessor.from_backbone(tmp_path)
+
+
 def test_from_backbone_takes_defaults_of_the_class_and_overrides(tmp_path: Path) -> None:
     ours = TGDTImageProcessor.from_backbone(
         save({"feature_extractor_type": "CLIPFeatureExtractor"}, tmp_path), image_mean=[0.0, 0.0, 0.0]
