@@ -287,7 +287,7 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         queries = list(query) if isinstance(query, list | tuple) else [query]
         candidates = max(candidates, top_k) if candidates > 0 else candidates
         if isinstance(min_score, ScoreThreshold):  # it looks at a whole shortlist, of the size that it was fitted on
-            candidates = max(top_k, min_score.candidates)
+            candidates = min_score.candidates
         whole = group_similar is not None or isinstance(min_score, ScoreThreshold)
         how: dict[str, Any] = {
             "top_k": max(top_k, candidates) if whole and top_k > 0 else top_k,
