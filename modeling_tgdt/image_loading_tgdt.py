@@ -16,7 +16,6 @@ from functools import cache
 from io import BytesIO
 from typing import Any
 
-import httpx
 import numpy as np
 import torch
 from PIL import Image
@@ -134,6 +133,8 @@ def download(url: str, timeout: float = 30.0, max_bytes: int = MAX_BYTES) -> byt
     Raises:
         ValueError: When there is no answer, too late an answer, or more than `max_bytes`.
     """
+    import httpx  # with its command line it takes a tenth of a second, and few pictures come from a URL
+
     deadline, data = time.monotonic() + timeout, bytearray()
     try:
         with httpx.stream("GET", url, timeout=timeout, follow_redirects=True) as answer:

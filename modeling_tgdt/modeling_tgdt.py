@@ -54,7 +54,7 @@ from .heads_tgdt import (
 )
 from .loss_tgdt import CMCLoss, LogitScales
 from .objectives_tgdt import PairEmbeddings
-from .similarity_tgdt import token_similarity
+from .similarity_tgdt import mixed_score, token_similarity
 
 
 class TGDTKwargs(TypedDict, total=False):
@@ -296,7 +296,7 @@ class TGDTModel(TGDTPreTrainedModel):
         hidden, whole, outputs = self._run_text_model(inputs, **kwargs)
         attended = attention_mask.bool()
         tokens, pooled = self._encode_words(hidden, attended, whole)
-        mask = self._word_mask(attended, text_token_mask)
+        mask = text_word_mask(self.config, attended, text_token_mask)
         tokens = self._weigh_words(_unit(tokens, mask), mask)
         return TGDTFeatures(
             last_hidden_state=tokens,
@@ -406,8 +406,8 @@ class TGDTModel(TGDTPreTrainedModel):
                 scale=config.similarity_scale,
             )
         global_similarity = images.pooler_output @ texts.pooler_output.T
-        mixed = config.global_score_weight * global_similarity + config.local_score_weight * local_similarity
-        return mixed.to(images.pooler_output.dtype)
+        weights = config.global_score_weight, config.local_score_weight
+        return mixed_score(global_similarity, local_similarity, *weights).to(images.pooler_output.dtype)
 
     def loss_module(self) -> CMCLoss:
         """Return the CMC loss that the configuration describes."""
@@ -657,13 +657,6 @@ class TGDTModel(TGDTPreTrainedModel):
             return hidden, None, outputs
         return head_tokens(self.text_model, hidden), pooled_state(outputs, config), outputs
 
-    def _word_mask(self, attended: Tensor, text_token_mask: Tensor | None) -> Tensor:
-        """Return which positions are words: by the mask that was given, unless the configuration counts otherwise."""
-        counts = self.config.num_prefix_tokens, self.config.num_suffix_tokens
-        if text_token_mask is not None and counts == (1, 1):
-            return attended & text_token_mask.bool()
-        return word_mask(attended, *counts)
-
     def _check_regions(self, features: Tensor, boxes: Tensor | None, mask: Tensor | None) -> None:
         if features.ndim != 3 or features.shape[-1] != self.config.region_feature_size:
             raise ValueError(
@@ -777,6 +770,25 @@ def word_mask(attended: Tensor, num_prefix_tokens: int, num_suffix_tokens: int) 
     return attended & (rank > num_prefix_tokens) & (rank <= attended.sum(-1, keepdim=True) - num_suffix_tokens)
 
 
+def text_word_mask(config: TGDTConfig, attention_mask: Tensor, text_token_mask: Tensor | None) -> Tensor:
+    """Return which positions of texts are words, whose embeddings the score counts.
+
+    Args:
+        config: Configuration of the model.
+        attention_mask: (B, W), true for tokens.
+        text_token_mask: (B, W), true for words, as the processor says; it holds unless the configuration counts
+            special tokens otherwise. Without it the first and the last attended position are no words.
+
+    Returns:
+        Boolean (B, W).
+    """
+    attended = attention_mask.bool()
+    counts = config.num_prefix_tokens, config.num_suffix_tokens
+    if text_token_mask is not None and counts == (1, 1):
+        return attended & text_token_mask.bool()
+    return word_mask(attended, *counts)
+
+
 def _attended_somewhere(mask: Tensor) -> Tensor:
     """Let texts of no token attend to their first position: attention to nothing is not a number."""
     first = torch.arange(mask.shape[1], device=mask.device)[None] == 0
@@ -815,4 +827,4 @@ def _recording(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return asked | {"return_dict": True}
 
 
-__all__ = ["TGDTFeatures", "TGDTModel", "TGDTOutput", "TGDTPreTrainedModel", "word_mask"]
+__all__ = ["TGDTFeatures", "TGDTModel", "TGDTOutput", "TGDTPreTrainedModel", "text_word_mask", "word_mask"]

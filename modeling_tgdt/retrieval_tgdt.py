@@ -4,12 +4,9 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
-import weakref
-from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sized
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,64 +14,37 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from .encoding_tgdt import Embeddings, Encoder, PreparedImage, check_text, evaluating
+from .encoding_tgdt import Embeddings, Encoder, PreparedImage, check_text
 from .explain_tgdt import Alignment, explain, scored_words
-from .gallery.local import SearchMode
+from .gallery.backend import SearchMode
 from .gallery.processes import ProcessGroup, process_group
 from .gallery.storage import GalleryBusyError
 from .index_tgdt import Kind, TGDTIndex
 from .modeling_tgdt import TGDTModel
 from .processing_tgdt import TGDTProcessor
-from .retriever.adapters import save_model
-from .retriever.card import new_card
 from .retriever.composed import ComposedQuery, EncodedPart, search_composed
 from .retriever.directory import (
     find_directory,
     find_model,
     open_index,
-    push_folder,
     read_reference,
-    save_gallery,
     split_options,
 )
 from .retriever.duplicates import check_threshold, group_hits
 from .retriever.filling import AddReport, GalleryFiller, OnError, name_items
 from .retriever.fingerprint import check_gallery_model, model_identity, weights_state
-from .retriever.hubness import HubnessGain, HubnessOptions
+from .retriever.hubness import HubnessOptions
 from .retriever.loading import load_backend
-from .retriever.matches import Match, match_words
+from .retriever.matches import Hit, Match, hits_of, match_words
 from .retriever.picture_sources import picture_items
-from .retriever.pooling import PoolingCost, pooling_costs
-from .retriever.shortlist import shortlist_ranks, smallest_shortlist
-from .retriever.temporary import own_prefix
-from .retriever.threshold import ScoreThreshold, fit_threshold
-from .runtimes.onnx import OnnxModel, export_onnx
+from .retriever.publishing import PublishingMixin
+from .retriever.temporary import temporary_index
+from .retriever.threshold import ScoreThreshold
+from .retriever.tuning import TuningMixin
+from .runtimes.onnx import OnnxModel
 
 
-@dataclass(frozen=True)
-class Hit:
-    """One result.
-
-    Attributes:
-        id: Id in the gallery.
-        score: What the ranking is by: the mixed score, or the one that the mode names.
-        global_score: Dot product of the global embeddings.
-        local_score: Token similarity; NaN in mode "global", which does not compute it.
-        metadata: What was stored with the item.
-        matches: For each word of the query its best region, of `search(..., explain=True)`.
-        similar: Ids of worse hits that nearly equal it, of `search(..., group_similar=0.95)`.
-    """
-
-    id: str
-    score: float
-    global_score: float
-    local_score: float
-    metadata: dict[str, Any] = field(default_factory=dict)
-    matches: tuple[Match, ...] = ()
-    similar: tuple[str, ...] = ()
-
-
-class TGDTRetriever:
+class TGDTRetriever(TuningMixin, PublishingMixin):
     """Indexes and searches pictures or texts.
 
     Args:
@@ -155,7 +125,7 @@ class TGDTRetriever:
         }
         settings |= {"kind": kind, **options}
         try:
-            self.index = _temporary_index(settings) if path is None else TGDTIndex.create(Path(path), **settings)
+            self.index = temporary_index(settings) if path is None else TGDTIndex.create(Path(path), **settings)
         except (FileExistsError, GalleryBusyError):
             if not exist_ok or path is None:
                 raise
@@ -312,175 +282,40 @@ class TGDTRetriever:
         candidates = max(candidates, top_k) if candidates > 0 else candidates
         if isinstance(min_score, ScoreThreshold):  # it looks at a whole shortlist, of the size that it was fitted on
             candidates = max(top_k, min_score.candidates)
-        remix = mode == "two_stage" and not (global_weight is None and local_weight is None)
-        whole = remix or group_similar is not None or isinstance(min_score, ScoreThreshold)
-        wanted = max(top_k, candidates) if whole and top_k > 0 else top_k
-        weights = self._weight("global_weight", global_weight), self._weight("local_weight", local_weight)
-        how: dict[str, Any] = {"candidates": candidates, "mode": mode, "where": where, "hubness": hubness}
+        whole = group_similar is not None or isinstance(min_score, ScoreThreshold)
+        how: dict[str, Any] = {
+            "top_k": max(top_k, candidates) if whole and top_k > 0 else top_k,
+            "candidates": candidates,
+            "mode": mode,
+            "where": where,
+            "hubness": hubness,
+            "global_weight": global_weight,
+            "local_weight": local_weight,
+        }
         hits: list[list[Hit]] = [[] for _ in queries]
-        for row, query_of_parts in enumerate(queries):
-            if isinstance(query_of_parts, ComposedQuery):
-                found = search_composed(index, self._parts(query_of_parts), top_k=wanted, weights=weights, **how)
-                hits[row] = _hits(found.ids, found.scores, found.global_scores, found.local_scores, found.metadata)
+        words: dict[int, np.ndarray] = {}  # word tokens of the queries that are texts
+        for row, own in enumerate(queries):
+            if isinstance(own, ComposedQuery):
+                (hits[row],) = hits_of(search_composed(index, self._parts(own), **how))
         for kind, rows, embeds in self._encode_queries(queries):
-            result = index.search(embeds.global_embeds, embeds.token_embeds, top_k=wanted, query_kind=kind, **how)
-            fields = (result.ids, result.scores, result.global_scores, result.local_scores, result.metadata)
-            for row, *columns in zip(rows, *fields, strict=True):
-                hits[row] = _hits(*columns)
-        if remix:
-            hits = [_remix(own, *weights) for own in hits]
+            result = index.search(embeds.global_embeds, embeds.token_embeds, query_kind=kind, **how)
+            for row, tokens, found in zip(rows, embeds.token_embeds, hits_of(result), strict=True):
+                hits[row] = found
+                words |= {row: tokens} if kind == "text" else {}
         if min_score is not None:
             hits = [_above(own, min_score) for own in hits]
         if group_similar is not None:
             hits = [self._grouped(own, group_similar) for own in hits]
         hits = [own[:top_k] for own in hits]
-        if explain:
-            hits = [self._matched(query, own) for query, own in zip(queries, hits, strict=True)]
+        for row, tokens in words.items() if explain else ():
+            hits[row] = self._matched(queries[row], tokens, hits[row])
         return hits if isinstance(query, list | tuple) else hits[0]
-
-    def fit_threshold(
-        self,
-        sample_queries: Sequence[Any],
-        relevant: Sequence[str | Collection[str] | None],
-        *,
-        true_positive_rate: float = 0.95,
-        candidates: int = 100,
-    ) -> ScoreThreshold:
-        """Fit a threshold that tells whether the gallery has a match at all, for `search(..., min_score=...)`.
-
-        Args:
-            sample_queries: Queries like those to come.
-            relevant: For each query the id of its match, several ids, or None where the gallery has none. A query
-                without its match serves as one that has none, so queries with a match are enough.
-            true_positive_rate: Share of the matches to keep.
-            candidates: Size of the shortlists.
-
-        Returns:
-            The threshold with its figures on the sample; `save(G)` keeps it beside a gallery.
-
-        Raises:
-            ValueError: When there is not one entry per query, or no match is found.
-        """
-        if len(relevant) != len(sample_queries):
-            raise ValueError(f"expected one entry per query, found {len(relevant)} for {len(sample_queries)} queries.")
-        ranked = self.search(list(sample_queries), candidates, candidates)
-        wanted = [{own} if isinstance(own, str) else set(own or ()) for own in relevant]
-        scores = [np.array([hit.score for hit in hits]) for hits in ranked]
-        matches = [np.array([hit.id in own for hit in hits], bool) for hits, own in zip(ranked, wanted, strict=True)]
-        return fit_threshold(scores, matches, candidates, true_positive_rate)
-
-    def suggest_candidates(self, sample_queries: Sequence[Any], recall: float = 0.99, top_k: int = 10) -> int:
-        """Find the smallest shortlist that keeps a share of what an exhaustive search returns.
-
-        Args:
-            sample_queries: Queries like those to come; the more, the surer. Each costs an exhaustive search.
-            recall: Share of the exhaustive top `top_k` that must be in the shortlist.
-            top_k: Items that matter.
-
-        Returns:
-            A value for `candidates`.
-        """
-        ranks = [
-            shortlist_ranks(self._searchable(), embeds, kind, top_k)
-            for kind, _, embeds in self._encode_queries(list(sample_queries))
-        ]
-        return smallest_shortlist(
-            np.concatenate([np.zeros((0, 0 if not ranks else ranks[0].shape[1]), np.int64), *ranks]), recall
-        )
-
-    def pooling_costs(
-        self,
-        sample_queries: Sequence[Any],
-        factors: Iterable[int] = (2, 3, 4),
-        *,
-        top_k: int = 10,
-        candidates: int = 100,
-    ) -> list[PoolingCost]:
-        """Tell what fewer tokens per item (`create_index(pool_factor=...)`) would save and cost.
-
-        Args:
-            sample_queries: Queries of one kind, words or pictures, like those to come.
-            factors: Pooling factors to try.
-            top_k: Items that matter.
-            candidates: Size of the shortlists that are ranked again.
-
-        Returns:
-            One entry per factor: tokens and bytes per item, share of the unpooled ranking that is kept.
-        """
-        encoded = self._encode_queries(list(sample_queries))
-        if len(encoded) != 1:
-            raise ValueError(f"expected sample queries of one kind, words or pictures, found {len(encoded)} kinds.")
-        ((kind, _, embeds),) = encoded
-        return pooling_costs(self._searchable(), embeds, kind, factors, top_k=top_k, candidates=candidates)
-
-    def hubness_gain(
-        self, sample_queries: Sequence[Any], relevant: Sequence[str], *, top_k: int = 10, candidates: int = 100
-    ) -> HubnessGain:
-        """Tell whether the hubness correction helps, on queries whose match is known.
-
-        Args:
-            sample_queries: Queries like those to come, which are not among the reference queries.
-            relevant: For each query the id of the item that it looks for.
-            top_k: How far down a match counts.
-            candidates: Size of the shortlists.
-
-        Returns:
-            Share of the queries whose match is found with the correction, and without it.
-
-        Raises:
-            ValueError: When the items of the gallery carry no hubness, or there is not one id per query.
-        """
-        if not self._searchable().has_hubness:
-            raise ValueError("the items of this gallery carry no hubness: build it with a model that has a bank.")
-        if len(relevant) != len(sample_queries) or not len(relevant):
-            raise ValueError(f"expected one id per query, found {len(relevant)} for {len(sample_queries)} queries.")
-        shares = []
-        for on in (True, False):
-            hits = self.search(list(sample_queries), top_k, candidates, hubness=on)
-            found = [name in {hit.id for hit in own} for name, own in zip(relevant, hits, strict=True)]
-            shares.append(float(np.mean(found)))
-        return HubnessGain(*shares)
 
     def explain(self, image: Any, text: str, **options: Any) -> Alignment:
         """Show which word of a text matches which region of a picture; see `explain_tgdt.explain`."""
         if isinstance(self.model, OnnxModel):
             raise ValueError("explain needs boxes, which the ONNX graphs do not give; load the model with PyTorch.")
         return explain(self.model, self.processor, image, text, **options)
-
-    def save_pretrained(
-        self,
-        directory: str | os.PathLike[str],
-        *,
-        max_shard_size: int | str = "50GB",
-        push_to_hub: bool = False,
-        repo_id: str | None = None,
-        **push_options: Any,
-    ) -> None:
-        """Save model, processor and gallery (in `index/`) in the layout that `from_pretrained` and the Hub read.
-
-        An adapter of PEFT is saved beside the model that it adapts.
-
-        Args:
-            directory: Made when missing. A gallery that is there already is replaced. In the directory of this gallery
-                itself only model and processor are written beside it.
-            max_shard_size: Of the weights' files.
-            push_to_hub: Publish it, too.
-            repo_id: Where to; the name of the directory by default.
-            **push_options: Of [`TGDTRetriever.push_to_hub`].
-
-        Raises:
-            ValueError: For another directory inside the gallery's own.
-            TypeError: For options of a push without one.
-        """
-        if push_options and not push_to_hub:
-            raise TypeError(f"expected push_to_hub=True for the option {next(iter(push_options))!r}, found False.")
-        folder = Path(directory)
-        self._check_weights()
-        if self.index is not None:  # first: what it refuses leaves nothing behind
-            save_gallery(self.index.path, folder)
-        self.save_model(folder, max_shard_size=max_shard_size)
-        if push_to_hub:
-            self.push_to_hub(repo_id or folder.resolve().name, max_shard_size=max_shard_size, **push_options)
 
     @classmethod
     def from_pretrained(
@@ -523,82 +358,6 @@ class TGDTRetriever:
         loaded, processor = load_backend(source, backend, **loading)
         index, hubness = open_index(folder, engine_options), HubnessOptions.from_pretrained(source)
         return cls(loaded, processor, index, device, hubness=hubness)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str | None = None,
-        commit_description: str | None = None,
-        private: bool | None = None,
-        token: bool | str | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-        max_shard_size: int | str = "50GB",
-        tags: Sequence[str] | None = None,
-    ) -> str:
-        """Publish model, processor and gallery in one commit of one repository; one without a card gets one.
-
-        Args:
-            repo_id: `user/name`; made when missing.
-            commit_message: Of the commit.
-            commit_description: Its second part.
-            private: Whether a new repository is private.
-            token: Hub token; the one logged in by default.
-            revision: Branch to push to, made when missing; the default one when omitted.
-            create_pr: Open a pull request instead of committing.
-            max_shard_size: Of the weights' files.
-            tags: For the front matter of the card.
-
-        Returns:
-            Address of the commit.
-        """
-        items = None if self.index is None else f"{len(self.index):,} {self.index.kind}s"
-        adapter = hasattr(self.model, "get_base_model") or getattr(self.model, "_hf_peft_config_loaded", False)
-        commit: dict[str, Any] = {"commit_description": commit_description, "create_pr": create_pr}
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_model(Path(folder), max_shard_size=max_shard_size)
-            return push_folder(
-                repo_id,
-                Path(folder),
-                None if self.index is None else self.index.path,
-                private=private,
-                token=token,
-                message=commit_message or "Upload retriever",
-                card=new_card(repo_id, items, adapter=adapter),
-                tags=tags or (),
-                revision=revision,
-                **{name: value for name, value in commit.items() if value},
-            )
-
-    def export_onnx(self, directory: str | os.PathLike[str]) -> None:
-        """Write the model as ONNX graphs, with processor, reference queries and gallery, for `backend="onnx"`.
-
-        Args:
-            directory: Made when missing.
-
-        Raises:
-            ImportError: Without the extra `export`.
-            ValueError: For a model of precomputed regions.
-        """
-        folder = Path(directory)
-        export_onnx(self.model, self.processor, model_identity(self.model), folder)
-        if self.hubness is not None:
-            self.hubness.save_pretrained(folder)
-        if self.index is not None:
-            save_gallery(self.index.path, folder)
-
-    def save_model(self, directory: str | os.PathLike[str], **options: Any) -> None:
-        """Save model, processor and reference queries, without the gallery.
-
-        Args:
-            directory: Made when missing.
-            **options: Of `PreTrainedModel.save_pretrained`, such as `max_shard_size`.
-        """
-        save_model(self.model, Path(directory), **options)
-        self.processor.save_pretrained(directory)
-        if self.hubness is not None:
-            self.hubness.save_pretrained(directory)
 
     def _searchable(self) -> TGDTIndex:
         if self.index is None:
@@ -676,24 +435,10 @@ class TGDTRetriever:
         groups = group_hits(self._searchable().get([hit.id for hit in hits])[0], threshold)
         return [replace(hits[own[0]], similar=tuple(hits[row].id for row in own[1:])) for own in groups]
 
-    def _matched(self, query: Any, hits: list[Hit]) -> list[Hit]:
-        """Return the hits of one query with its words' best regions; those of a picture as they are."""
-        if not isinstance(query, str) or not hits:
-            return hits
-        with evaluating(self.model):
-            embeds, words = scored_words(self.model, self.processor, query)
-        tokens, stored = embeds.float().cpu().numpy(), self._searchable().tokens([hit.id for hit in hits])
+    def _matched(self, text: str, tokens: np.ndarray, hits: list[Hit]) -> list[Hit]:
+        """Return the hits of a text, of whose word tokens (W, D) each word gets its best region."""
+        words, stored = scored_words(self.model, self.processor, text), self._searchable().tokens([h.id for h in hits])
         return [replace(hit, matches=match_words(tokens, words, own)) for hit, own in zip(hits, stored, strict=True)]
-
-    def _weight(self, name: str, given: float | None) -> float:
-        return float(self._searchable().settings[name] if given is None else given)
-
-
-def _hits(*columns: Any) -> list[Hit]:
-    return [
-        Hit(name, float(score), float(first), float(second), data)
-        for name, score, first, second, data in zip(*columns, strict=True)
-    ]
 
 
 def _above(hits: list[Hit], least: float | ScoreThreshold) -> list[Hit]:
@@ -702,12 +447,6 @@ def _above(hits: list[Hit], least: float | ScoreThreshold) -> list[Hit]:
         return [hit for hit in hits if hit.score >= least]
     chances = least.probabilities(np.array([hit.score for hit in hits[: least.candidates]]))
     return [hit for hit, chance in zip(hits, chances, strict=False) if chance >= least.probability]
-
-
-def _remix(hits: list[Hit], global_weight: float, local_weight: float) -> list[Hit]:
-    mixed = [(global_weight * hit.global_score + local_weight * hit.local_score, hit) for hit in hits]
-    mixed.sort(key=lambda pair: (-pair[0], pair[1].id))
-    return [Hit(hit.id, score, hit.global_score, hit.local_score, hit.metadata) for score, hit in mixed]
 
 
 def _sharing_group(index: TGDTIndex) -> ProcessGroup | None:
@@ -719,18 +458,6 @@ def _sharing_group(index: TGDTIndex) -> ProcessGroup | None:
 
 def _length(source: Any) -> int | None:
     return len(source) if isinstance(source, Sized) and not isinstance(source, str) else None
-
-
-def _temporary_index(settings: Mapping[str, Any]) -> TGDTIndex:
-    """Make a gallery in a directory that goes when nobody holds the index any more."""
-    folder = tempfile.mkdtemp(prefix=own_prefix("gallery"))
-    try:
-        index = TGDTIndex.create(Path(folder), **settings)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    weakref.finalize(index, shutil.rmtree, folder, ignore_errors=True)
-    return index
 
 
 __all__ = ["AddReport", "Alignment", "ComposedQuery", "Embeddings", "Hit", "Match", "ScoreThreshold", "TGDTRetriever"]

@@ -10,11 +10,13 @@ triton or the C compiler that it needs is missing, and where the environment say
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from math import prod
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -28,6 +30,78 @@ _CHUNK_ELEMENTS = 1 << 22
 CHECK_DIM = 24  # of the tokens that the Triton kernels are tried on
 
 logger = logging.get_logger(__name__)
+
+
+def mixed_score(global_score: Any, local_score: Any, global_weight: float, local_weight: float) -> Any:
+    """Return `global_weight * S_global + local_weight * S_local`, by which all is ranked (paper, section III-D).
+
+    Args:
+        global_score: Dot products of global embeddings: a number, an array or a tensor.
+        local_score: Token similarities of the same pairs.
+        global_weight: Weight of the global score.
+        local_weight: Weight of the local score.
+
+    Example:
+        >>> mixed_score(0.5, 0.25, 1.0, 2.0)
+        1.0
+    """
+    return global_weight * global_score + local_weight * local_score
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """How a score is mixed, for whatever ranks outside the model: galleries and evaluations.
+
+    Attributes:
+        global_weight: Weight of the global cosine.
+        local_weight: Weight of the token similarity.
+        reduction: `"mean"` or `"sum"` over words.
+        scale: Factor of the token similarity.
+    """
+
+    global_weight: float = 1.0
+    local_weight: float = 1.0
+    reduction: Reduction = "mean"
+    scale: float = 1.0
+
+    @classmethod
+    def of_model(cls, config: Any) -> "ScoreConfig":
+        """Read the weights from a model configuration.
+
+        Args:
+            config: TGDTConfig.
+        """
+        return cls(
+            float(config.global_score_weight),
+            float(config.local_score_weight),
+            config.similarity_reduction,
+            float(config.similarity_scale),
+        )
+
+    def only(self, part: Literal["global", "local"]) -> "ScoreConfig":
+        """Return the same with one part switched off.
+
+        Args:
+            part: The part that stays, with weight 1.
+        """
+        return replace(self, global_weight=float(part == "global"), local_weight=float(part == "local"))
+
+    def local(self, sums: Any, words: Any) -> Any:
+        """Turn sums over words into local scores.
+
+        Args:
+            sums: (P,) float32, of each pair over its words the best region's dot product.
+            words: (P,) int64, how many words each pair has.
+
+        Returns:
+            (P,) float32: the mean or the sum, times the scale.
+        """
+        counts = np.maximum(words, 1).astype(np.float32)
+        return (sums / counts if self.reduction == "mean" else sums) * np.float32(self.scale)
+
+    def mixed(self, global_scores: Any, local_scores: Any) -> Any:
+        """Return the mixed scores of pairs; see `mixed_score`."""
+        return mixed_score(global_scores, local_scores, self.global_weight, self.local_weight)
 
 
 def token_similarity(

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..encoding_tgdt import Embeddings
+from ..gallery.backend import SearchResult
+from ..gallery.validate import check_score
 from ..index_tgdt import Kind, TGDTIndex
 
 
@@ -54,17 +56,6 @@ class EncodedPart:
     weight: float
 
 
-@dataclass(frozen=True)
-class ComposedResult:
-    """Ranked items of one query; the fields are those of `SearchResult` for one query."""
-
-    ids: list[str]
-    scores: np.ndarray
-    global_scores: np.ndarray
-    local_scores: np.ndarray
-    metadata: list[dict[str, Any]]
-
-
 def search_composed(
     index: TGDTIndex,
     parts: Sequence[EncodedPart],
@@ -72,10 +63,11 @@ def search_composed(
     top_k: int,
     candidates: int,
     mode: str,
-    weights: tuple[float, float],
     where: Mapping[str, Any] | None = None,
     hubness: bool = True,
-) -> ComposedResult:
+    global_weight: float | None = None,
+    local_weight: float | None = None,
+) -> SearchResult:
     """Rank a gallery for one query of several parts.
 
     Stage one is as exact as for a single query: the weighted sum of the parts' global embeddings is one embedding.
@@ -86,9 +78,13 @@ def search_composed(
         top_k: Items to return.
         candidates: Size of the shortlist.
         mode: As in `TGDTIndex.search`.
-        weights: Of the global and of the local score.
         where: Filter.
         hubness: As in `TGDTIndex.search`.
+        global_weight: As in `TGDTIndex.search`.
+        local_weight: As in `TGDTIndex.search`.
+
+    Returns:
+        The ranking of one query.
     """
     size = {"two_stage": candidates, "global": top_k, "local": max(1, len(index))}[mode]
     near = _shortlist(index, parts, size, where, hubness)
@@ -102,12 +98,12 @@ def search_composed(
         order = [place[name] for name in names]
         first += part.weight * found.global_scores[0][order]
         second += part.weight * found.local_scores[0][order]
-    mixed = {"two_stage": weights[0] * first + weights[1] * second, "global": first, "local": second}[mode]
-    scores = mixed.astype(np.float32)
+    mixed = check_score(index.settings, global_weight, local_weight).mixed(first, second)
+    scores = {"two_stage": mixed, "global": first, "local": second}[mode].astype(np.float32)
     best = sorted(range(len(names)), key=lambda row: (-scores[row], names[row]))[:top_k]
     local = np.full(len(names), np.nan) if mode == "global" else second
     ids = [names[row] for row in best]
-    return ComposedResult(ids, scores[best], first[best], local[best], [metadata[name] for name in ids])
+    return SearchResult([ids], [scores[best]], [first[best]], [local[best]], [[metadata[name] for name in ids]])
 
 
 def _shortlist(
@@ -126,4 +122,4 @@ def _shortlist(
     )  # fmt: skip
 
 
-__all__ = ["ComposedQuery", "ComposedResult", "EncodedPart", "search_composed"]
+__all__ = ["ComposedQuery", "EncodedPart", "search_composed"]

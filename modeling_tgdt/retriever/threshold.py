@@ -19,6 +19,7 @@ from ..gallery.plain_files import read_inside, write_fresh
 
 THRESHOLD_FILE = "threshold.json"
 _RIDGE, _STEPS = 1e-2, 50
+_ROUNDING = 1e-5  # of a probability: a query alone has other last bits than among others
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def fit_threshold(
         )
     weights = _logistic_regression(inside, outside)
     yes, no = (_logistic(part @ weights[:3] + weights[3]) for part in (inside, outside))
-    least = float(np.quantile(yes, 1 - true_positive_rate, method="lower"))
+    least = max(0.0, float(np.quantile(yes, 1 - true_positive_rate, method="lower")) - _ROUNDING)
     least_score = np.quantile(inside[:, 0], 1 - true_positive_rate, method="lower")
     return ScoreThreshold(
         weights=(float(weights[0]), float(weights[1]), float(weights[2])),

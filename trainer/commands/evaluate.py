@@ -160,8 +160,8 @@ def _encoded(name: str, photos: Any, options: Any, device: Any, args: argparse.N
     """Return a model, its processor, the embeddings of the photos, and how the model scores and corrects them."""
     from modeling_tgdt.retriever.hubness import HubnessOptions
     from modeling_tgdt.retriever.loading import load_pretrained
+    from modeling_tgdt.similarity_tgdt import ScoreConfig
     from trainer.scoring.encoding import encode_dataset
-    from trainer.scoring.positions import ScoreConfig
 
     model, processor = load_pretrained(name)
     model = model.eval().to(device)

@@ -143,8 +143,8 @@ def _json(value: dict[str, Any]) -> str:
 def _draw_sheet(hits: list[Any], folder: Path, path: str) -> None:
     from PIL import Image, ImageOps
 
+    from modeling_tgdt.drawing.overlay import contact_sheet
     from modeling_tgdt.image_loading_tgdt import read_picture, rgb_picture
-    from modeling_tgdt.retriever.overlay import contact_sheet
     from modeling_tgdt.retriever.picture_sources import picture_inside
     from modeling_tgdt.retriever.shown import printable
 

@@ -10,7 +10,7 @@ import pytest
 
 from modeling_tgdt import TGDTIndex
 from modeling_tgdt.gallery import storage
-from modeling_tgdt.gallery.qdrant import QdrantBackend
+from modeling_tgdt.gallery.qdrant.backend import QdrantBackend
 from modeling_tgdt.gallery.storage import GalleryBusyError
 from tests.modeling_tgdt.gallery.index_twin import unit
 from tests.modeling_tgdt.gallery.qdrant_server import KEY, qdrant_server
@@ -131,10 +131,10 @@ def test_parts_that_were_committed_are_not_adopted_again(tmp_path: Path, monkeyp
         with index.filled_by(group):
             add(index, range(group.rank, 4, 2))
 
-    from modeling_tgdt.gallery.files import Gallery
+    from modeling_tgdt.gallery.files import GalleryFiles
 
     with monkeypatch.context() as patch:
-        patch.setattr(Gallery, "_remove_orphans", lambda self: None)  # killed between the commit and the tidying
+        patch.setattr(GalleryFiles, "_remove_orphans", lambda self: None)  # killed between the commit and the tidying
         in_processes(2, fill)
     assert len(list(path.glob("part-*.json"))) == 2
     with TGDTIndex.open(path) as index:

@@ -93,7 +93,8 @@ def test_faiss_scans_what_the_graph_does_not_find(tmp_path: Path, fields: dict[s
 
 
 def test_requests_to_qdrant_are_bounded_in_bytes() -> None:
-    qdrant = pytest.importorskip("modeling_tgdt.gallery.qdrant")
+    qdrant = pytest.importorskip("modeling_tgdt.gallery.qdrant.backend")
+    retry = pytest.importorskip("modeling_tgdt.gallery.qdrant.connection").retry
     counts = np.array([196] * 64)
     runs = list(qdrant._batches(counts, 256, [{}] * 64))
     assert [run.start for run in runs[1:]] == [run.stop for run in runs[:-1]] and runs[-1].stop == 64
@@ -101,7 +102,7 @@ def test_requests_to_qdrant_are_bounded_in_bytes() -> None:
     assert [run.stop for run in qdrant._batches(np.ones(130), 8, [{}] * 130)] == [64, 128, 130]
     refused = type("UnexpectedResponse", (Exception,), {"status_code": 400})("JSON payload is larger than allowed")
     with pytest.raises(ValueError, match="refused a request: JSON payload is larger"):
-        qdrant._retry(lambda: (_ for _ in ()).throw(refused), {"url": "http://q"})
+        retry(lambda: (_ for _ in ()).throw(refused), {"url": "http://q"})
 
 
 def test_many_ties_come_in_the_order_of_ids(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 
 import pytest
 
-from modeling_tgdt.retriever.fonts import has_letter, readable
+from modeling_tgdt.drawing.fonts import has_letter, readable
 
 
 @pytest.mark.parametrize("text", ["a cat", "Grüße.jpg", "e\u0301", "日本.png", "cat 🐶", "a\u2028b"])

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hub_cards.metric.image_text_recall.image_text_recall import relevant_positions, retrieval_summary
+from modeling_tgdt.similarity_tgdt import ScoreConfig
 from trainer.evaluation import retrieval_metrics
 from trainer.scoring.embeddings import RaggedTokens, RetrievalEmbeddings
-from trainer.scoring.metrics import relevant_positions, retrieval_summary
-from trainer.scoring.positions import ScoreConfig, exhaustive_positions, two_stage_positions
+from trainer.scoring.positions import exhaustive_positions, two_stage_positions
 
 
 def slow_ranking(scores: list[float], relevant: set[int]) -> list[int]:

@@ -8,43 +8,24 @@ the shortlist and our kernel ranks the fetched multivectors, because its max_sim
 
 from __future__ import annotations
 
-import ipaddress
-import os
-import re
-import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from ..kernels.maxsim import maxsim
-from ..kernels.ragged import Pairs, RaggedQueries, TokenStore
-from .files import QDRANT_FOLDERS, Gallery
-from .filters import All, Call, Compare, Filter, Ids, Not, OneOf
-from .local import Query, SearchMode, SearchResult
-from .metadata import metadata_rows, metadata_types
-from .plain_files import tree_inside
-from .qdrant_edge import EdgeClient, edge
-from .storage import GalleryBusyError
+from ...kernels.maxsim import maxsim
+from ...kernels.ragged import Pairs, RaggedQueries, TokenStore
+from ...similarity_tgdt import ScoreConfig
+from ..backend import Query, SearchMode, SearchResult
+from ..files import GalleryFiles
+from ..metadata import metadata_rows, metadata_types
+from .connection import CLUSTER, SEARCH, allowed_options, connect, retry
+from .edge import EdgeClient
+from .filters import field_path, models, point_id, qdrant_filter
 
-try:
-    import qdrant_client as _qdrant
-except ImportError:
-    _qdrant = None  # type: ignore[assignment]
-
-models: Any = getattr(_qdrant, "models", None)
-
-NAMESPACE = uuid.UUID("6f0f4a0e-52d5-4f0e-9d0e-7d2f1a0c9b11")
-_POINTS, _QUERIES, _PAGE, _ATTEMPTS = 64, 32, 256, 5
+_POINTS, _QUERIES, _PAGE = 64, 32, 256
 _REQUEST_BYTES, _NUMBER_BYTES = 24 << 20, 24  # a number as JSON has up to 24 letters
-_CLUSTER = ("shard_number", "replication_factor", "write_consistency_factor")
-_SEARCH = ("exact", "hnsw_ef")
-_OPTIONS = {"url", "embedded", "collection", "timeout", *_CLUSTER, *_SEARCH}
-_T = TypeVar("_T")
 
 
 class QdrantBackend:
@@ -72,44 +53,21 @@ class QdrantBackend:
         ValueError: When the manifest alone names a server or an emulated store.
     """
 
-    def __init__(self, gallery: Gallery, named: Mapping[str, Any]) -> None:
+    def __init__(self, gallery: GalleryFiles, named: Mapping[str, Any]) -> None:
         self.gallery = gallery
         self.settings = gallery.snapshot.manifest.settings
-        self.options = _allowed_options(gallery.root, self.settings["engine_options"], named)
+        self.options = allowed_options(gallery.root, self.settings["engine_options"], named)
         self.collection = self.options.get("collection", "tgdt")
         self._connection: Any = None
         self._indexed: set[str] = set()
         if not self._call("collection_exists"):
             self._create_collection()
 
-    @staticmethod
-    def complete_options(options: Mapping[str, Any]) -> dict[str, Any]:
-        """Check the options, before anything is written, and name the kind of embedding where there is no url."""
-        if _qdrant is None:
-            raise ImportError("engine='qdrant' needs its client; install it with `pip install 'tgdt[qdrant]'`.")
-        if unknown := set(options) - _OPTIONS:
-            raise ValueError(f"engine_options of 'qdrant' are {sorted(_OPTIONS)}, found {sorted(unknown)}.")
-        collection = options.get("collection", "tgdt")
-        if not re.fullmatch(r"[\w-][\w.-]*", str(collection), re.ASCII):
-            raise ValueError(
-                f"engine_options['collection'] must be letters, digits, '-', '_' and '.', found {collection!r}."
-            )
-        for key in {"timeout", "hnsw_ef", *_CLUSTER} & set(options):
-            if type(options[key]) not in (int, float) or not 0 < options[key] < 1 << 31:
-                raise ValueError(f"engine_options[{key!r}] must be a number above 0, found {options[key]!r}.")
-        if "url" in options:
-            _check_url(options["url"])
-            return dict(options)
-        embedded = options.get("embedded", "local" if edge is None else "edge")
-        if embedded not in QDRANT_FOLDERS:
-            raise ValueError(f"engine_options['embedded'] must be one of {list(QDRANT_FOLDERS)}, found {embedded!r}.")
-        return {**options, "embedded": embedded}
-
     @property
     def client(self) -> Any:
         """The connection or the embedded store, opened again after `close`."""
         if self._connection is None:
-            self._connection = _connect(self.options, self.gallery.root)
+            self._connection = connect(self.options, self.gallery.root)
         return self._connection
 
     def __len__(self) -> int:
@@ -220,14 +178,14 @@ class QdrantBackend:
 
     def search(self, query: Query, top_k: int, candidates: int, mode: SearchMode) -> SearchResult:
         """Rank the gallery for checked queries; see `TGDTIndex.search`."""
-        condition = _filter(query.where)
+        condition = qdrant_filter(query.where)
         if mode == "local":
             return _result(self._exhaustive(query, top_k, condition))
         words = _words(query) if mode == "two_stage" and query.sum_over == "query" else [np.zeros(0)] * len(query)
-        pushed_down = [len(own) > 0 and self.settings["local_weight"] != 0 for own in words]
+        pushed_down = [len(own) > 0 and query.score.local_weight != 0 for own in words]
         limit = candidates if mode == "two_stage" else top_k
         requests = [
-            self._formula(vector, own, top_k, limit, condition)
+            self._formula(vector, own, query.score, top_k, limit, condition)
             if pushed
             else self._nearest(vector, limit, condition, ["global"] if mode == "global" else True)
             for vector, own, pushed in zip(query.globals, words, pushed_down, strict=True)
@@ -235,7 +193,7 @@ class QdrantBackend:
         found = [answer.points for answer in self._ask(requests)]
         return _result(
             [
-                sorted((self._row(point, query.globals[place]) for point in points), key=_rank_key)
+                sorted((_row(point, query.globals[place], query.score) for point in points), key=_rank_key)
                 if pushed_down[place]
                 else self._rank(query, place, points, mode)[:top_k]
                 for place, points in enumerate(found)
@@ -274,14 +232,16 @@ class QdrantBackend:
             with_payload=True,
         )
 
-    def _formula(self, vector: np.ndarray, words: np.ndarray, top_k: int, candidates: int, condition: Any) -> Any:
+    def _formula(
+        self, vector: np.ndarray, words: np.ndarray, score: ScoreConfig, top_k: int, candidates: int, condition: Any
+    ) -> Any:
         """Ask for the mixed score: stage one twice as prefetch, once re-scored by the tokens, then a weighted sum."""
         near = models.Prefetch(
             query=vector.tolist(), using="global", limit=candidates, filter=condition, params=self._search_params()
         )
         tokens = models.Prefetch(prefetch=[near], query=words.tolist(), using="tokens", limit=candidates)
-        per_word = 1 / len(words) if self.settings["reduction"] == "mean" else 1.0
-        weights = (self.settings["global_weight"], self.settings["local_weight"] * self.settings["scale"] * per_word)
+        one = np.ones(1, np.float32)
+        weights = score.global_weight, score.local_weight * float(score.local(one, np.array([len(words)]))[0])
         terms = [models.MultExpression(mult=[w, f"$score[{i}]"]) for i, w in enumerate(weights)]
         return models.QueryRequest(
             prefetch=[near, tokens],
@@ -292,21 +252,15 @@ class QdrantBackend:
         )
 
     def _search_params(self) -> Any:
-        chosen = {name: self.options[name] for name in _SEARCH if name in self.options}
+        chosen = {name: self.options[name] for name in SEARCH if name in self.options}
         return models.SearchParams(**chosen) if chosen else None
-
-    def _row(self, point: Any, vector: np.ndarray) -> tuple[Any, ...]:
-        dot = float(np.asarray(point.vector["global"], np.float32) @ vector)
-        local = (point.score - self.settings["global_weight"] * dot) / self.settings["local_weight"]
-        return point.payload["id"], point.score, dot, local, point.payload["meta"]
 
     def _rank(self, query: Query, place: int, points: list[Any], mode: SearchMode) -> list[tuple[Any, ...]]:
         if not points:
             return []
         dots = np.array([point.vector["global"] for point in points], np.float32) @ query.globals[place]
         local = np.full(len(points), np.nan) if mode == "global" else self._local_scores(query, place, points)
-        mixed = self.settings["global_weight"] * dots + self.settings["local_weight"] * local
-        scores = {"two_stage": mixed, "global": dots, "local": local}[mode]
+        scores = {"two_stage": query.score.mixed(dots, local), "global": dots, "local": local}[mode]
         scores = scores.astype(np.float32).tolist()
         names, metadata = zip(*((point.payload["id"], point.payload["meta"]) for point in points), strict=True)
         return sorted(zip(names, scores, dots, local, metadata, strict=True), key=_rank_key)
@@ -319,9 +273,8 @@ class QdrantBackend:
         asked = RaggedQueries(words, np.array([0, len(words)], dtype=np.int64))
         pairs = Pairs(np.zeros(len(points), np.int32), np.arange(len(points)), np.array([0, len(points)]))
         scores = maxsim([store], asked, pairs, sum_over=query.sum_over)
-        if self.settings["reduction"] == "mean":
-            scores = scores / np.maximum(np.diff(offsets) if query.sum_over == "stored" else len(words), 1)
-        return scores * self.settings["scale"]
+        counts = np.diff(offsets) if query.sum_over == "stored" else np.full(len(points), len(words))
+        return query.score.local(scores, counts)
 
     def _tokens(self, point: Any) -> np.ndarray:
         return np.array(point.vector.get("tokens", []), np.float32).reshape(-1, self.settings["dim"])
@@ -348,7 +301,7 @@ class QdrantBackend:
         )
         near = models.VectorParams(size=self.gallery.snapshot.manifest.global_dim, distance=models.Distance.DOT)
         vectors = {"global": near, "tokens": tokens}
-        cluster = {name: self.options[name] for name in _CLUSTER if name in self.options}
+        cluster = {name: self.options[name] for name in CLUSTER if name in self.options}
         self._call("create_collection", vectors_config=vectors, **cluster)
 
     def _index_fields(self, table: Any) -> None:
@@ -358,11 +311,11 @@ class QdrantBackend:
         for key, arrow_type in metadata_types(table.schema).items():
             if arrow_type in _FIELD_KINDS and key not in self._indexed:
                 kind = models.PayloadSchemaType(_FIELD_KINDS[arrow_type])
-                self._call("create_payload_index", _path(key), kind)
+                self._call("create_payload_index", field_path(key), kind)
                 self._indexed.add(key)
 
     def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
-        return _retry(lambda: getattr(self.client, method)(self.collection, *arguments, **options), self.options)
+        return retry(lambda: getattr(self.client, method)(self.collection, *arguments, **options), self.options)
 
 
 def _batches(counts: np.ndarray, dim: int, metadata: list[dict[str, Any]]) -> Iterator[slice]:
@@ -381,84 +334,11 @@ def _batches(counts: np.ndarray, dim: int, metadata: list[dict[str, Any]]) -> It
 _FIELD_KINDS = {"string": "keyword", "int64": "integer", "double": "float", "bool": "bool"}
 
 
-def _allowed_options(root: Path, stored: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
-    """Join the options of a manifest with the caller's, who alone says where to connect and whether to unpickle."""
-    url = named.get("url") or os.environ.get("QDRANT_URL")
-    if "url" in stored and not url:
-        raise ValueError(
-            f"the gallery in {str(root)!r} lies in a Qdrant server; its directory names {stored['url']!r}, which is "
-            "not taken on trust. Name the address yourself: engine_options={'url': ...}, --engine-option url=..., or "
-            "the environment variable QDRANT_URL."
-        )
-    known = {**stored, **named}
-    options = QdrantBackend.complete_options({**known, "url": url} if "url" in known else known)
-    if options.get("embedded") == "local" and named.get("embedded") != "local":
-        raise ValueError(
-            f"the gallery in {str(root)!r} is an emulated Qdrant store, whose files can run code when they are read. "
-            "If you wrote it, open it with engine_options={'embedded': 'local'} or --engine-option embedded=local."
-        )
-    return options
-
-
-def _check_url(url: Any) -> None:
-    parts = urlsplit(url) if isinstance(url, str) else None
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise ValueError(
-            f"engine_options['url'] must look like https://node:6333, without a name or password, found {url!r}."
-        )
-
-
-def _on_this_machine(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def point_id(name: str) -> str:
-    """Return the point of an id: the same on every machine, so a repeated upsert changes nothing."""
-    return str(uuid.uuid5(NAMESPACE, name))
-
-
-def _connect(options: Mapping[str, Any], root: Path) -> Any:
-    if "url" in options:
-        key, timeout = os.environ.get("QDRANT_API_KEY"), options.get("timeout", 60)
-        if key and not (options["url"].startswith("https://") or _on_this_machine(options["url"])):
-            raise ValueError(
-                f"QDRANT_API_KEY would go to {options['url']!r} in clear; give an address with https://, or unset the "
-                "key where the server has none."
-            )
-        return _qdrant.QdrantClient(url=options["url"], api_key=key, timeout=timeout)
-    tree_inside(root, QDRANT_FOLDERS[options["embedded"]])  # its own files are opened by Qdrant, which follows links
-    if options["embedded"] == "edge":
-        return EdgeClient(root / QDRANT_FOLDERS["edge"])
-    try:
-        return _qdrant.QdrantClient(path=str(root / QDRANT_FOLDERS["local"]))
-    except RuntimeError as error:
-        raise GalleryBusyError(f"{error} close() the index that holds it.") from error
-
-
-def _retry(call: Callable[[], _T], options: Mapping[str, Any]) -> _T:
-    """Repeat a call that a server refused for a passing reason; every call may be repeated without harm."""
-    for attempt in range(_ATTEMPTS if "url" in options else 1):
-        if attempt:
-            time.sleep(0.25 * 2 ** (attempt - 1))
-        try:
-            return call()
-        except Exception as error:  # the client raises its own types per transport
-            status = getattr(error, "status_code", None)
-            if "url" not in options or isinstance(error, TypeError | ValueError):
-                raise
-            if status in range(400, 429):
-                reason = " ".join(str(error).split())
-                raise ValueError(f"Qdrant at {options['url']} refused a request: {reason}") from error
-            last = error
-    reason = " ".join(str(last).split())
-    raise ConnectionError(
-        f"Qdrant at {options['url']} did not answer {_ATTEMPTS} times in a row: {reason}. Check that it runs and call "
-        "again; what was written stays, and items written twice are the same."
-    ) from last
+def _row(point: Any, vector: np.ndarray, score: ScoreConfig) -> tuple[Any, ...]:
+    """Return a point that Qdrant ranked; its local score is what the mixed one holds beside the global one."""
+    dot = float(np.asarray(point.vector["global"], np.float32) @ vector)
+    local = (point.score - score.mixed(dot, 0.0)) / score.local_weight
+    return point.payload["id"], point.score, dot, local, point.payload["meta"]
 
 
 def _words(query: Query) -> list[np.ndarray]:
@@ -467,62 +347,6 @@ def _words(query: Query) -> list[np.ndarray]:
 
 def _rank_key(row: tuple[Any, ...]) -> tuple[float, str]:
     return -row[1], row[0]
-
-
-def _filter(where: Filter | None) -> Any:
-    return None if where is None else models.Filter(must=[_condition(where)])
-
-
-def _condition(where: Filter) -> Any:
-    """Say a filter in Qdrant's words; it has none for functions and prefixes."""
-    if isinstance(where, Ids):
-        return models.HasIdCondition(has_id=[point_id(name) for name in where.ids])
-    if isinstance(where, Not):
-        return models.Filter(must_not=[_condition(where.part)])
-    if isinstance(where, All):
-        return models.Filter(must=[_condition(part) for part in where.parts])
-    if isinstance(where, OneOf):
-        return _one_of([_condition(part) for part in where.parts])
-    if isinstance(where, Call) or where.operator == "prefix":
-        kind = "a callable" if isinstance(where, Call) else "a prefix"
-        raise ValueError(
-            f"where[{where.key!r}] is {kind}, which Qdrant cannot run; give values, a list of values or a range."
-        )
-    field = _path(where.key)
-    if where.operator == "in":
-        return _one_of([_equal(field, where.key, item) for item in where.operand])
-    if where.operator == "eq":
-        return _equal(field, where.key, where.operand)
-    return _range(field, where)
-
-
-def _one_of(parts: list[Any]) -> Any:
-    """Join by or; of an empty list nothing is true."""
-    return models.Filter(should=parts) if parts else models.HasIdCondition(has_id=[])
-
-
-def _range(field: str, where: Compare) -> Any:
-    if isinstance(where.operand, bool) or not isinstance(where.operand, int | float | str):
-        raise TypeError(f"where[{where.key!r}]: {where.operator!r} takes a number or a time, found {where.operand!r}.")
-    kind = models.DatetimeRange if isinstance(where.operand, str) else models.Range
-    try:
-        return models.FieldCondition(key=field, range=kind(**{where.operator: where.operand}))
-    except ValueError as error:
-        raise TypeError(
-            f"where[{where.key!r}]: Qdrant orders numbers and ISO times, found {where.operand!r}."
-        ) from error
-
-
-def _path(key: str) -> str:
-    return f"meta.{key}" if re.fullmatch(r"[\w-]+", key, re.ASCII) else f'meta."{key}"'
-
-
-def _equal(field: str, key: str, value: Any) -> Any:
-    if isinstance(value, bool | str) or (isinstance(value, int) and abs(value) > 1 << 53):
-        return models.FieldCondition(key=field, match=models.MatchValue(value=value))
-    if isinstance(value, int | float):  # a match would tell 1 from 1.0
-        return models.FieldCondition(key=field, range=models.Range(gte=value, lte=value))
-    raise TypeError(f"where[{key!r}] must be a string, number or boolean, or a list of them, found {value!r}.")
 
 
 def _result(rows: Sequence[Sequence[tuple[Any, ...]]]) -> SearchResult:

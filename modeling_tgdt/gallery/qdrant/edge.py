@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from .storage import GalleryBusyError
+from ..storage import GalleryBusyError
 
 try:
     import qdrant_edge as _edge
