@@ -140,6 +140,12 @@ class TGDTConfig(PreTrainedConfig):
             `local_temperature / temperature` times as much.
         token_source (`str`, *optional*, defaults to `"local"`):
             Which encoder gives the token embeddings: `"local"` or `"global"` (what the reference does while training).
+        token_readout (`str`, *optional*, defaults to `"head"`):
+            Where a vision encoder's patches are read. `"last"`: its last layer. `"head"`: the last layer, each patch
+            alone through the attention pooling or pooler that the image passes through in a dual encoder (SigLIP,
+            ViT). Both are one where there is no such module (CLIP). `"value"`: the value path of the last attention
+            in place of the last layer, as MaskCLIP and ClearCLIP do without training; for encoders built like CLIP's
+            or ViT's.
         padding_mode (`str`, *optional*, defaults to `"masked"`):
             `"masked"`: padding never changes a result. `"reference"`: padded positions enter the global encoders and
             padded regions enter the region maximum with similarity 0, as in batched runs of the reference.
@@ -205,6 +211,7 @@ class TGDTConfig(PreTrainedConfig):
     distill_loss_weight: float | int = 0.0
     distill_temperature: float | int = 0.05
     token_source: Literal["local", "global"] = "local"
+    token_readout: Literal["head", "last", "value"] = "head"
     padding_mode: Literal["masked", "reference"] = "masked"
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -333,7 +340,7 @@ def backbone_width(config: PreTrainedConfig) -> int:
     Raises:
         ValueError: When the configuration names no width, such as a composite image-text configuration.
     """
-    for name in ("hidden_sizes", "hidden_size", "embed_dim", "hidden_dim"):
+    for name in ("hidden_sizes", "hidden_size", "embed_dim", "hidden_dim", "num_features"):  # the last is timm's
         width = getattr(config, name, None)
         if width is not None:
             return int(width if isinstance(width, int) else width[-1])

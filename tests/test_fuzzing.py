@@ -22,8 +22,7 @@ from hypothesis import strategies as st
 
 from modeling_tgdt import TGDTIndex
 from modeling_tgdt.gallery.storage import replace_json
-from modeling_tgdt.image_loading_tgdt import FORMATS, open_image
-from modeling_tgdt.picture_sources_tgdt import read_picture
+from modeling_tgdt.image_loading_tgdt import FORMATS, open_image, read_picture
 from modeling_tgdt.retriever.directory import REFERENCE, find_model, read_reference
 from modeling_tgdt.retriever.hubness import HubnessOptions
 from modeling_tgdt.retriever.loading import load_pretrained

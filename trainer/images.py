@@ -11,8 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from modeling_tgdt.image_loading_tgdt import open_encoded, rgb_picture
-from modeling_tgdt.picture_limits_tgdt import MAX_BYTES, check_pixels, read_regular_file
+from modeling_tgdt.image_loading_tgdt import MAX_BYTES, check_pixels, open_encoded, read_regular_file, rgb_picture
 
 OnError = Literal["raise", "skip", "placeholder"]
 ImageSource = Any  # path, bytes, PIL image, or {"bytes": ..., "path": ...} as `datasets` stores it

@@ -10,10 +10,10 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageOps
 
-from modeling_tgdt.image_loading_tgdt import known_formats, rgb_picture
-from modeling_tgdt.picture_sources_tgdt import looks_like_picture, picture_inside, read_picture
+from modeling_tgdt.drawing.fonts import readable
+from modeling_tgdt.image_loading_tgdt import known_formats, read_picture, rgb_picture
 from modeling_tgdt.retrieval_tgdt import TGDTRetriever
-from modeling_tgdt.retriever.fonts import readable
+from modeling_tgdt.retriever.picture_sources import looks_like_picture, picture_inside
 
 MAX_UPLOADS = 200
 MAX_BYTES = 16 * 1024 * 1024

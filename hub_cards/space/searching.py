@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from modeling_tgdt.picture_sources_tgdt import read_picture
+from modeling_tgdt.image_loading_tgdt import read_picture
 from modeling_tgdt.retriever.shown import markdown
 
 from .collection import Collection

@@ -16,6 +16,7 @@ from ..kernels.ranking import Ranked, best_places, offsets_of
 from .segment import Segment
 
 _SCAN_QUERIES = 48  # their packed codes stay in the cache
+_TIES = 1 << 22  # best rows that find room at first, of all queries
 _SCAN_VALUES = 1 << 25  # approximate scores held at a time: 128 MiB
 
 
@@ -104,7 +105,8 @@ def _best_int8(
     residual = max(segment.record.max_residual for segment in segments)
     error = np.linalg.norm(queries[:, :dim] - rounded, axis=1) * norm + np.linalg.norm(rounded, axis=1) * residual
     error = (1.0001 * error + 1e-5 * norm * np.linalg.norm(queries, axis=1)).astype(np.float32)
-    capacity, found = 2 * k, np.zeros(len(queries), dtype=np.int64)
+    found = np.zeros(len(queries), dtype=np.int64)
+    capacity = min(scores.shape[1], max(2 * k, _TIES // len(queries)))  # what is not written costs no memory
     while True:
         rows = np.empty((len(queries), capacity), dtype=np.int64)
         exact = np.empty((len(queries), capacity), dtype=np.float32)
@@ -127,8 +129,9 @@ def _best_int8(
             found,
         )
         if found.max() <= capacity:
-            keep = np.arange(capacity) < found[:, None]
-            return Ranked(rows[keep], exact[keep], offsets_of(found))
+            width = int(found.max())
+            keep = np.arange(width) < found[:, None]
+            return Ranked(rows[:, :width][keep], exact[:, :width][keep], offsets_of(found))
         capacity = int(found.max())
 
 

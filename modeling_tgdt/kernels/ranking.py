@@ -79,8 +79,8 @@ def best_by_id(
     """
     places, ends = best_places(scores, offsets, k)
     ranked = scores[places]
-    tied = np.flatnonzero(ranked[1:] == ranked[:-1])
-    for query in np.flatnonzero(np.bincount(np.searchsorted(ends, tied, side="right") - 1)) if len(tied) else ():
+    tied = offsets_of(np.append(ranked[1:] == ranked[:-1], False))  # neighbours that are equal, up to each place
+    for query in np.flatnonzero(tied[np.maximum(ends[1:] - 1, ends[:-1])] > tied[ends[:-1]]) if tied[-1] else ():
         own = slice(ends[query], ends[query + 1])
         if ranks is not None and ends[query + 1] - ends[query] > k + _FEW_TIES:
             first = _first_of(ranked[own], ranks(places[own]), k)
@@ -103,5 +103,6 @@ def _first_of(scores: np.ndarray, ranks: np.ndarray, k: int) -> np.ndarray:
 
 
 def _best_of(scores: np.ndarray, k: int) -> np.ndarray:
-    order = np.argsort(-scores, kind="stable")
-    return order if len(order) <= k else order[scores[order] >= scores[order[k - 1]]]
+    last = -np.inf if len(scores) < k else np.partition(scores, len(scores) - k)[len(scores) - k]
+    better = np.flatnonzero(scores > last)
+    return np.concatenate([better[np.argsort(-scores[better], kind="stable")], np.flatnonzero(scores == last)])

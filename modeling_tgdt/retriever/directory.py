@@ -20,7 +20,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, snapshot_download
 
 from ..configuration_tgdt import LOADING_OPTIONS
-from ..gallery.files import INDEX_FOLDER, MANIFEST, QDRANT_FOLDERS, Manifest
+from ..gallery.manifest import INDEX_FOLDER, MANIFEST, QDRANT_FOLDERS, Manifest
 from ..gallery.plain_files import read_inside, tree_inside, write_fresh
 from ..index_tgdt import TGDTIndex
 from .adapters import ADAPTER_CONFIG

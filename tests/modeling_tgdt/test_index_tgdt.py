@@ -374,7 +374,7 @@ def test_a_write_that_never_began_leaves_the_lock_free(tmp_path, monkeypatch) ->
     with TGDTIndex.open(tmp_path / "g") as other:
         other.add(["theirs"], *batch)
     with monkeypatch.context() as patch:
-        patch.setattr("modeling_tgdt.gallery.files.Manifest.read", lambda root: 1 / 0)
+        patch.setattr("modeling_tgdt.gallery.manifest.Manifest.read", lambda root: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             index.add(["ours"], *batch)
     index.add(["ours"], *batch)

@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from modeling_tgdt.image_loading_tgdt import open_image
-from modeling_tgdt.picture_limits_tgdt import MAX_BYTES, MAX_SCANS, check_scans
-from modeling_tgdt.picture_sources_tgdt import read_picture
+from modeling_tgdt.image_loading_tgdt import MAX_BYTES, MAX_SCANS, check_scans, open_image, read_picture
 from tests.tiny_retrieval import random_picture, tiny_retriever
 from trainer.images import read_image, why_unreadable
 

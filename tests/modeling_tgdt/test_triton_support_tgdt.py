@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from modeling_tgdt import triton_support_tgdt as support
+from modeling_tgdt import similarity_tgdt as support
 from modeling_tgdt.kernels import triton_check as kernel_check
 
 DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modeling_tgdt.picture_sources_tgdt import looks_like_picture
+from modeling_tgdt.retriever.picture_sources import looks_like_picture
 
 from .columns import nearest
 from .splits import NoSplitError, has_word, is_of_split, say_all_splits, word_for

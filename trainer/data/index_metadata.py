@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_tgdt.gallery.metadata import metadata_table
-from modeling_tgdt.picture_sources_tgdt import is_missing
+from modeling_tgdt.retriever.picture_sources import is_missing
 
 from .names import NameFinder
 from .text_files import json_rows, table_rows

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from modeling_tgdt.region_inputs_tgdt import BOX_SLACK
+from modeling_tgdt.processing_tgdt import BOX_SLACK
 
 _FEATURE_FOLDERS, _BOX_FOLDERS = ("bu_att", "features", "."), ("bu_box", "boxes", ".")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from modeling_tgdt.picture_sources_tgdt import looks_like_picture
+from modeling_tgdt.retriever.picture_sources import looks_like_picture
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from modeling_tgdt.pairs_tgdt import PairEmbeddings
+from modeling_tgdt.objectives_tgdt import PairEmbeddings
 
 Embed = Callable[[dict[str, Any]], PairEmbeddings]
 

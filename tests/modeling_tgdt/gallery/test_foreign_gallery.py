@@ -66,7 +66,7 @@ def test_an_emulated_store_is_opened_only_for_its_owner(
     tmp_path: Path, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """qdrant-client reads `storage.sqlite` with pickle."""
-    qdrant = pytest.importorskip("modeling_tgdt.gallery.qdrant")
+    connection = pytest.importorskip("modeling_tgdt.gallery.qdrant.connection")
     path = small_gallery(tmp_path / "g", engine="qdrant", engine_options={"embedded": "local"})
     (store,) = path.glob("qdrant/collection/*/storage.sqlite")
     with sqlite3.connect(store) as database:
@@ -75,7 +75,7 @@ def test_an_emulated_store_is_opened_only_for_its_owner(
     content = manifest_of(path)
     content["settings"]["engine_options"] = options
     forge(path, content)
-    monkeypatch.setattr(qdrant, "edge", None)  # without Qdrant Edge, "local" is what is left
+    monkeypatch.setattr(connection, "edge", None)  # without Qdrant Edge, "local" is what is left
     with pytest.raises(ValueError, match="files can run code when they are read.*--engine-option embedded=local"):
         TGDTIndex.open(path)
     assert not (tmp_path / "ran").exists()

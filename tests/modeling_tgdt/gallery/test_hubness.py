@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_tgdt.gallery.files import Manifest
+from modeling_tgdt.gallery.manifest import Manifest
 from modeling_tgdt.index_tgdt import TGDTIndex
 from tests.modeling_tgdt.gallery.index_twin import Twin, ragged, unit
 from tests.modeling_tgdt.gallery.test_exact import engine_settings

@@ -15,7 +15,6 @@ from modeling_tgdt.index_tgdt import TGDTIndex
 from tests.modeling_tgdt.gallery.index_twin import unit
 
 pytest.importorskip("qdrant_client")
-import modeling_tgdt.gallery.qdrant as qdrant_module  # noqa: E402
 from tests.modeling_tgdt.gallery.qdrant_server import KEY, Server, qdrant_server  # noqa: E402
 
 DIM = 8
@@ -38,7 +37,7 @@ def embedded(request, tmp_path):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("QDRANT_API_KEY", KEY)
-    monkeypatch.setattr(qdrant_module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("modeling_tgdt.gallery.qdrant.connection.time.sleep", lambda seconds: None)
     with qdrant_server() as running:
         yield running
 
