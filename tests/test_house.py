@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.mirror import TESTED_THROUGH
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("modeling_tgdt", "hub_cards", "trainer")
 
@@ -156,3 +158,17 @@ def test_the_architecture_page_names_the_right_files() -> None:
         assert re.search(rf"^ *(def|class) {name}\b|^{name}\b", (ROOT / file).read_text("utf-8"), re.MULTILINE), file
     for file in re.findall(r"`((?:modeling_tgdt|trainer|hub_cards)/[\w/.]*)`", page):
         assert (ROOT / file).exists(), file
+
+
+def test_tests_mirror_the_code() -> None:
+    through = {source: test for test, own in TESTED_THROUGH.items() for source in own}
+    for path in sources().values():
+        source = path.relative_to(ROOT)
+        if path.name == "__init__.py":
+            continue
+        own = ROOT / "tests" / source.parent / f"test_{source.name}"
+        assert own.exists() != (source.as_posix() in through), (
+            f"{source}: one test file, or one entry in tests/mirror.py"
+        )
+    for source, test in through.items():
+        assert (ROOT / source).exists() and (ROOT / "tests" / test).exists(), (source, test)
