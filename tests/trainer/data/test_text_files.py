@@ -111,6 +111,26 @@ def test_numbers_with_gaps_are_ids_like_whole_numbers() -> None:
     assert dict(zip(photos["image_id"], photos["captions"], strict=True)) == {"7": ["x", "z"], "b": ["y"]}
 
 
+@pytest.mark.parametrize("id_column", ["id", None])
+@pytest.mark.parametrize("embedded", [True, False])
+def test_captions_of_one_embedded_picture_are_one_photo(
+    id_column: str | None, embedded: bool, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture(2).save(folder / "2.jpg")
+    names = [str(folder / f"{number}.jpg") for number in (0, 1, 0, 2, 1)]
+    cells = [{"bytes": Path(name).read_bytes(), "path": None} for name in names] if embedded else names
+    rows = {"image": cells, "caption": list("abcde")} | ({id_column: list(range(10, 15))} if id_column else {})
+    table = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    for source in (table, table.select([0, 1, 2, 3, 4])):
+        assert load_captions(source)["captions"][:] == [["a", "c"], ["b", "e"], ["d"]]
+    assert ("'id' numbers the rows, of which 5 show 3 pictures" in caplog.text) == bool(id_column)
+    alone = load_captions(table.select([1, 2, 3]))
+    assert alone["captions"][:] == [["b"], ["c"], ["d"]]
+    assert alone["image_id"][:] == (["11", "12", "13"] if id_column else ["0", "1", "2"])
+    if id_column:
+        assert len(load_captions(table, columns={"image_id": "id"})) == 5
+
+
 def test_an_id_that_numbers_the_captions_is_no_photo(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "captions.csv").write_text("id,file_name,caption\n1,0.jpg,a\n2,0.jpg,b\n3,1.jpg,c\n")
     assert rows_of(folder) == [("0.jpg", ["a", "b"]), ("1.jpg", ["c"])]
