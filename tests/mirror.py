@@ -23,6 +23,7 @@ TESTED_THROUGH: dict[str, list[str]] = {
     f"{M}gallery/test_foreign_gallery.py": [
         f"{M}gallery/{name}.py" for name in ("manifest", "own_files", "plain_files")
     ],
+    f"{M}gallery/test_many_commits.py": [f"{M}gallery/mapping.py"],
     f"{M}gallery/test_parts.py": [f"{M}gallery/processes.py"],
     f"{M}gallery/qdrant/test_backend.py": [f"{M}gallery/qdrant/{n}.py" for n in ("connection", "edge", "filters")],
     f"{M}kernels/test_maxsim.py": [f"{M}kernels/{name}.py" for name in ("quantize", "ragged", "torch_maxsim")],
