@@ -13,7 +13,6 @@ import io
 import multiprocessing
 import os
 import random
-import signal
 import tempfile
 import time
 from pathlib import Path
@@ -115,7 +114,8 @@ def kill_one(size: int, seconds: float, chance: random.Random, *arguments: Any) 
     processes.insert(0, processes.pop(chance.randrange(size)))
     finished = all(process.exitcode == 0 for process in processes)
     for process in processes:
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
+    for process in processes:
         process.join()
     gallery = arguments[1]
     if finished:

@@ -18,7 +18,8 @@ from PIL import Image
 
 from modeling_tgdt import TGDTRetriever
 from modeling_tgdt.retriever.syncing import RECORD, sync_folder
-from trainer.scenes.weights import MODEL, shipped
+
+from .launch_index import tiny_retriever
 
 
 def write(path: Path, seed: int) -> None:
@@ -58,9 +59,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=1000)
     parser.add_argument("--changes", type=int, default=10)
-    parser.add_argument("--model", default=MODEL, help="default: the small model that comes with the package")
+    parser.add_argument("--model", help="default: a tiny random one, for which decoding counts more than embedding")
     options = parser.parse_args()
-    loaded = TGDTRetriever.from_pretrained(shipped(options.model))
+    loaded = TGDTRetriever.from_pretrained(options.model) if options.model else tiny_retriever()
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root, "photos")
         folder.mkdir()
@@ -75,12 +76,12 @@ def main() -> None:
             found = sync_folder(retriever, folder, Path(root, RECORD), progress=False)
             taken = time.perf_counter() - began
             counts = f"{found.new} new, {found.changed} changed, {found.renamed} renamed, {found.deleted} deleted"
-            print(f"{what}: {taken:.2f} s; {counts}, {found.unchanged} unchanged")
+            print(f"{what}: {taken:.2f} s; {counts}, {found.unchanged} unchanged", flush=True)
         rebuilt = TGDTRetriever(loaded.model, loaded.processor)
         rebuilt.create_index(Path(root, "rebuilt"))
         began = time.perf_counter()
         rebuilt.add_images(folder, progress=False)
-        print(f"built anew: {time.perf_counter() - began:.2f} s")
+        print(f"built anew: {time.perf_counter() - began:.2f} s", flush=True)
         print(f"equal; largest token difference {compare(retriever, rebuilt):.2g}")
 
 

@@ -1,5 +1,6 @@
 """Is there a match at all? A gallery of half the photos, captions of photos in it and not: AUROC, false positives.
 
+python -m benchmarks.threshold
 python -m benchmarks.threshold --model M --dataset FLICKR8K_PARQUET_DIR --split validation
 
 Half of the captions inside fit the threshold, without those outside; the other half and all outside are judged by it.
@@ -16,6 +17,8 @@ import numpy as np
 from modeling_tgdt import TGDTRetriever
 from modeling_tgdt.retriever.threshold import ScoreThreshold, auroc
 from trainer import load_captions
+from trainer.scenes import make_scenes
+from trainer.scenes.weights import MODEL, shipped
 
 
 def best_hits(retriever: TGDTRetriever, captions: list[str], threshold: ScoreThreshold) -> tuple[Any, Any]:
@@ -34,20 +37,24 @@ def report(name: str, inside: np.ndarray, outside: np.ndarray, rate: float) -> N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--model", default=MODEL, help="default: the small model that comes with the package")
+    parser.add_argument("--dataset", default="scenes", help="default: scenes drawn on the spot")
     parser.add_argument("--split", default="validation")
     parser.add_argument("--photos", type=int, default=1000, help="half of them are in the gallery")
+    parser.add_argument("--captions", type=int, default=5, help="per photo")
     parser.add_argument("--candidates", type=int, default=100)
     parser.add_argument("--rate", type=float, default=0.95)
     options = parser.parse_args()
-    photos = load_captions(options.dataset, split=options.split)
+    if options.dataset == "scenes":
+        photos = make_scenes(options.photos, seed=1)
+    else:
+        photos = load_captions(options.dataset, split=options.split)
     photos = photos.select(range(min(options.photos, len(photos))))
     half = len(photos) // 2
-    retriever = TGDTRetriever.from_pretrained(options.model)
+    retriever = TGDTRetriever.from_pretrained(shipped(options.model))
     names = [str(number) for number in range(half)]
     retriever.add_images([photos[row]["image"] for row in range(half)], ids=names)
-    captions = [list(photos[row]["captions"]) for row in range(len(photos))]
+    captions = [list(own)[: options.captions] for own in photos["captions"]]
     fitting = [(text, names[row]) for row in range(half // 2) for text in captions[row]]
     threshold = retriever.fit_threshold(*map(list, zip(*fitting, strict=True)), candidates=options.candidates)
     judged = [text for row in range(half // 2, half) for text in captions[row]]

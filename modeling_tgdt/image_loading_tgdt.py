@@ -62,7 +62,7 @@ def open_image(source: str | os.PathLike[str], timeout: float = 30.0) -> Image.I
     return image
 
 
-def read_picture(source: Any, *, max_pixels: int | None = None) -> Any:
+def read_picture(source: Any, *, max_pixels: int | None = None, draft: int | None = None) -> Any:
     """Open a picture from a file, encoded bytes or an undecoded data-set row, and decode it fully.
 
     Args:
@@ -70,6 +70,8 @@ def read_picture(source: Any, *, max_pixels: int | None = None) -> Any:
             tensor), which is passed through.
         max_pixels: Largest width x height, checked before anything is decoded. By default
             `PIL.Image.MAX_IMAGE_PIXELS`, 89 million unless you set it. A URL gives at most 256 MiB in 30 s.
+        draft: Pixels that either side of a JPEG must keep; it is decoded at a half, a quarter or an eighth where that
+            leaves as many. None: at its full size.
 
     Returns:
         Decoded PIL picture in its own mode, or what was passed through.
@@ -88,16 +90,17 @@ def read_picture(source: Any, *, max_pixels: int | None = None) -> Any:
         data = _encoded(source)
     except (OSError, ValueError) as error:
         raise ValueError(f"{name} cannot be read: {_reason(error)}") from error
-    return _decode(data, name, max_pixels)
+    return _decode(data, name, max_pixels, draft)
 
 
-def decode(data: bytes, name: str, max_pixels: int | None = None) -> Image.Image:
+def decode(data: bytes, name: str, max_pixels: int | None = None, draft: int | None = None) -> Image.Image:
     """Decode a picture's first frame, unless it would cost more than a picture may.
 
     Args:
         data: Content of a file in one of `FORMATS`.
         name: What to call it.
         max_pixels: See `check_pixels`.
+        draft: See `read_picture`.
 
     Raises:
         ValueError: When it is too large; anything else that Pillow raises when it is damaged.
@@ -105,6 +108,8 @@ def decode(data: bytes, name: str, max_pixels: int | None = None) -> Image.Image
     image = Image.open(BytesIO(data), formats=known_formats())
     check_pixels(image, name, max_pixels)
     check_scans(data, name)
+    if draft is not None:
+        image.draft(None, (draft, draft))
     image.load()
     return image
 
@@ -166,11 +171,11 @@ def _encoded(source: str | os.PathLike[str] | bytes | bytearray) -> bytes:
     return download(source) if isinstance(source, str) and "://" in source else read_regular_file(source)
 
 
-def _decode(data: bytes, name: str, max_pixels: int | None) -> Image.Image:
+def _decode(data: bytes, name: str, max_pixels: int | None, draft: int | None) -> Image.Image:
     if not data:
         raise ValueError(f"{name} has 0 bytes")
     try:
-        return decode(data, name, max_pixels)
+        return decode(data, name, max_pixels, draft)
     except ValueError:
         raise
     except Exception as error:  # Pillow's plugins raise nearly every type on broken files

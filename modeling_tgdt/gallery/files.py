@@ -41,6 +41,7 @@ except ImportError:
     pa = pc = None
 
 _COMPACT_BYTES = 1 << 26
+_SMALL_COMMITS, _JOINED_ROWS = 64, 1 << 12  # a segment of so many commits is joined; of so many rows, it is left alone
 
 
 class Snapshot:
@@ -127,6 +128,7 @@ class GalleryFiles:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.lock = WriterLock(root)
+        self._commits: dict[str, int] = {}  # how many each segment holds, as far as that was asked
         self.part: Part | None = None  # takes what is appended while this is one process of a group
         self.snapshot = self._load()
 
@@ -165,11 +167,10 @@ class GalleryFiles:
             snapshot, manifest = self.snapshot, self.snapshot.manifest
             schema = merged_schema(snapshot.schema, batch.table)
             old = [snapshot.row_of[name] for name in ids if name in snapshot.row_of]
-            *closed, record = manifest.segments or (new_record(),)
-            if record.rows >= manifest.settings["segment_rows"]:
-                closed, record = [*closed, record], new_record()
+            closed, record = self._room()
             record = append_to_segment(self.root, record, batch)
             self._commit(replace(manifest, segments=(*closed, record), deleted=self._log_deleted(old)))
+            self._commits[record.name] = self._commits.get(record.name, 0) + 1
             first = int(self.snapshot.bases[-1]) - len(batch)
             snapshot.row_of.update(zip(ids, range(first, first + len(batch)), strict=True))
             self._hand_over(snapshot, schema)
@@ -247,6 +248,27 @@ class GalleryFiles:
             except BaseException:  # the next attempt must see the newest commit too
                 self.lock.release()
                 raise
+
+    def _room(self) -> tuple[list[SegmentRecord], SegmentRecord]:
+        """Return the segments that stay, and the one to append to.
+
+        Ids and metadata of many small commits are slow to read, so a segment of them is written anew as one; rows keep
+        their numbers. The old files stay for open readers until the next time.
+        """
+        manifest = self.snapshot.manifest
+        if not manifest.segments:
+            return [], new_record()
+        *closed, last = manifest.segments
+        segment = self.snapshot.segments[-1]
+        commits = self._commits.setdefault(last.name, segment.commits)
+        if commits >= _SMALL_COMMITS and last.rows < 2 * _JOINED_ROWS:
+            self._remove_orphans()
+            last = append_to_segment(self.root, new_record(), select_rows(segment, np.arange(last.rows)))
+            self._commits[last.name] = 1
+        full = last.rows >= manifest.settings["segment_rows"]
+        if full or (commits >= _SMALL_COMMITS and last.rows >= _JOINED_ROWS):
+            return [*closed, last], new_record()
+        return closed, last
 
     def _adopt_parts(self) -> None:
         manifest = self.snapshot.manifest

@@ -14,6 +14,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from .mapping import map_bytes
+
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _AS_IT_IS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # Windows; a pipe must not be waited for
 
@@ -75,7 +77,7 @@ def map_inside(root: Path, name: str, dtype: Any, shape: tuple[int, ...]) -> np.
     with read_inside(root, name) as file:
         if os.fstat(file.fileno()).st_size < size:
             raise ValueError(f"{Path(name).name} is shorter than its {size} bytes")
-        return np.asarray(np.memmap(file, dtype=dtype, mode="r", shape=shape))
+        return map_bytes(file.fileno(), size).view(dtype).reshape(shape)
 
 
 def tree_inside(root: Path, name: str) -> list[str]:

@@ -127,8 +127,8 @@ def sync_folder(
     """
     index, folder, group = retriever.index, Path(folder), process_group()
     known = read_record(record)
-    plan = plan_sync(folder, known, index) if group is None or group.rank == 0 else None
-    plan = plan if group is None else group.gather(plan)[0]
+    own = plan_sync(folder, known, index) if group is None or group.rank == 0 else Plan()
+    plan = own if group is None else group.gather(own)[0]
     before = set(index)
     work = _Work(index, plan, record, known, before)
     work.begin() if group is None else group.first(work.begin)

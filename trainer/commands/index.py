@@ -57,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-pixels", type=int, metavar="N", help="largest picture that is read (default: 89 million pixels)"
     )
+    parser.add_argument(
+        "--draft",
+        action="store_true",
+        help="decode large JPEGs at a smaller scale: faster, with nearly the same embeddings",
+    )
     parser.add_argument("--batch-size", type=int, default=32, help="items per forward pass (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="threads that decode pictures (default: number of cores)")
     add_device_argument(parser)
@@ -101,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
         group.first(partial(_set_up, loaded, args))  # the others open what it made
     retriever = _set_up(loaded, args) if group is None else _open(loaded, args)
     options = {"batch_size": args.batch_size, "on_error": args.on_error, "progress": not args.quiet}
+    if not args.texts:
+        options |= {"workers": args.workers, "draft": args.draft}
     report = _sync(retriever, args, row_of, options) if args.sync else _add(retriever, args, texts, row_of, options)
     if is_main_process():
         _build_engine(retriever.index, report.added)
@@ -118,7 +125,7 @@ def _add(
     if args.texts:
         report = retriever.add_texts([text for _, text in texts], ids=[name for name, _ in texts], **options)
     else:
-        report = retriever.add_images(Path(args.source), workers=args.workers, **options)
+        report = retriever.add_images(Path(args.source), **options)
     if is_main_process():
         known = f", {report.unchanged} there already" if args.resume else ""
         known += f", {report.updated} with new metadata" if report.updated else ""
@@ -134,7 +141,7 @@ def _sync(retriever: TGDTRetriever, args: argparse.Namespace, row_of: RowOf, opt
     from modeling_tgdt.retriever.syncing import RECORD, sync_folder
     from trainer.scoring.sharding import is_main_process
 
-    found = sync_folder(retriever, args.source, Path(args.out, RECORD), row_of, workers=args.workers, **options)
+    found = sync_folder(retriever, args.source, Path(args.out, RECORD), row_of, **options)
     if is_main_process():
         if args.metadata is not None and row_of is not None:
             with retriever.index as index:
@@ -240,7 +247,7 @@ def _build_engine(index: TGDTIndex, added: int) -> None:
 
 def _check_source(source: Path, args: argparse.Namespace) -> None:
     texts = args.texts
-    for flag in ("sync", "exif"):
+    for flag in ("sync", "exif", "draft"):
         if texts and getattr(args, flag):
             raise ValueError(f"--{flag} expects a folder of pictures, found --texts; leave one of the two out.")
     if texts and not source.is_file():

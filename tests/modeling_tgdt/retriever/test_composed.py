@@ -121,7 +121,7 @@ def test_a_threshold_is_fitted_where_scores_alone_mislead() -> None:
 
 
 def test_a_fitted_threshold_is_kept_and_leaves_hits_out(retriever: TGDTRetriever, tmp_path: Path) -> None:
-    best = [retriever.search(caption)[0].id for caption in CAPTIONS]
+    best = [retriever.search(caption, top_k=6, candidates=6)[0].id for caption in CAPTIONS]
     threshold = retriever.fit_threshold([*CAPTIONS, "a red sea"], [*best[:3], [best[3], "x"], None], candidates=6)
     threshold.save(tmp_path)
     assert ScoreThreshold.load(tmp_path) == threshold
