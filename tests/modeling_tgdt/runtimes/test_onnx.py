@@ -18,7 +18,7 @@ pytest.importorskip("onnxruntime", reason="needs the extra `export`")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A retriever with a gallery, and its export."""
     folder = tmp_path_factory.mktemp("onnx")
-    retriever = tiny_retriever()
+    retriever = tiny_retriever(num_local_layers=1, num_global_layers=1)  # the time of an export is that of its layers
     retriever.add_images(picture_folder(folder / "pictures", 5), progress=False)
     retriever.save_pretrained(folder / "torch")
     assert main(["--quiet", "export", str(folder / "torch"), "--output", str(folder / "exported")]) == 0
