@@ -130,6 +130,10 @@ def _add(
         known = f", {report.unchanged} there already" if args.resume else ""
         known += f", {report.updated} with new metadata" if report.updated else ""
         _print_report(f"{report.added} added, {len(report.skipped)} skipped{known}", report, retriever.index, args)
+        if not len(retriever.index):
+            raise ValueError(
+                f"nothing was indexed: found no {'text' if args.texts else 'picture'} in {args.source!r}."
+            )
     return report
 
 

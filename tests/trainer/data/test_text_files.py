@@ -1,6 +1,7 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """Tables and texts as people's programs save them: what the file says, or one line that names it."""
 
+import gzip
 import unicodedata
 from pathlib import Path
 
@@ -68,7 +69,8 @@ def test_several_tables_are_read_as_text_by_split(folder: Path) -> None:
         ('file_name,caption\n0.jpg,"a dog\n1.jpg,a cat\n', "Line 2 of .*captions.csv: a quote is not closed"),
         ('file_name,caption\n0.jpg,"a dog\n1.jpg,"a cat"\n', "Line 2 of .*captions.csv: a quote is not closed"),
         ("file_name,caption,x\n\n0.jpg,a\n", "Line 3 of .*captions.csv has 2 fields, the header has 3"),
-        ("a stray note", "captions.csv: The data set needs a picture column"),
+        ("a stray note", "captions.csv has a header, 'a stray note', and no rows below it"),
+        ("a stray note\nof two lines", "captions.csv: The data set needs a picture column"),
         ("", "captions.csv is empty"),
     ],
 )
@@ -183,3 +185,23 @@ def test_half_a_surrogate_pair_is_refused_by_name(folder: Path) -> None:
 def test_boxes_outside_the_photo_are_refused() -> None:
     with pytest.raises(ValueError, match="Boxes of photo '7' reach"):
         normalise_boxes([[0, 0, 30, 40]], (30, 40), "7")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"file_name,caption\n0.jpg,a\x00b\n", "is no text: byte 26 is NUL"),
+        (gzip.compress(b"file_name,caption\n0.jpg,a\n", mtime=0), "is no text: byte .* is NUL. Unpack it"),
+        (b"file_name,caption\n", "has a header, 'file_name,caption', and no rows below it"),
+    ],
+)
+def test_files_that_hold_no_table_say_so(content: bytes, message: str, folder: Path) -> None:
+    (folder / "captions.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"captions\.csv {message}"):
+        load_captions(folder)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_table_in_utf_16_needs_no_mark(encoding: str, folder: Path) -> None:
+    (folder / "captions.csv").write_bytes("file_name,caption\n0.jpg,a\u2019b\n".encode(encoding))
+    assert rows_of(folder) == [("0.jpg", ["a\u2019b"])]
