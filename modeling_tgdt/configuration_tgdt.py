@@ -87,10 +87,10 @@ class TGDTConfig(PreTrainedConfig):
         detach_global_encoder (`bool`, *optional*, defaults to `False`):
             Whether gradients of the global encoder stop before the local encoder.
         num_prefix_tokens (`int`, *optional*, defaults to 1):
-            Attended text positions at the start that are no words ([CLS]). While both counts are 1, the processor's
+            Attended text positions at the start that are not words ([CLS]). While both counts are 1, the processor's
             `text_token_mask` says which positions are words, and the counts matter only where it is not given.
         num_suffix_tokens (`int`, *optional*, defaults to 1):
-            Attended text positions at the end that are no words ([SEP]). Reference checkpoints use 2: they also drop
+            Attended text positions at the end that are not words ([SEP]). Reference checkpoints use 2: they also drop
             the last word piece.
         word_weighting (`str`, *optional*, defaults to `"none"`):
             `"learned"`: a linear map of a word's embedding says how much it counts among the words of its caption. It
@@ -232,7 +232,7 @@ class TGDTConfig(PreTrainedConfig):
             **kwargs: Fields that replace those; with `return_unused_kwargs=True` others are given back.
 
         Raises:
-            TypeError: For a name that is no field.
+            TypeError: For a name that is not a field.
         """
         if not kwargs.get("return_unused_kwargs"):
             refuse_unknown(kwargs, cls.option_names() | LOADING_OPTIONS | _OF_MODELS, cls.__name__)

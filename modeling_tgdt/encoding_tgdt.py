@@ -65,8 +65,8 @@ def check_text(text: Any) -> str:
     """Return a text that can be tokenized.
 
     Raises:
-        TypeError: When it is no string.
-        ValueError: When it holds half of a surrogate pair: a cut emoji, or a byte that is no UTF-8.
+        TypeError: When it is not a string.
+        ValueError: When it holds half of a surrogate pair: a cut emoji, or a byte that is not UTF-8.
     """
     if not isinstance(text, str):
         raise TypeError(f"expected texts as strings, found {type(text).__name__}")
@@ -74,7 +74,7 @@ def check_text(text: Any) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"the text {text[:80]!r} is no valid Unicode: half of a surrogate pair at position {error.start}"
+            f"the text {text[:80]!r} is not valid Unicode: half of a surrogate pair at position {error.start}"
         ) from error
     return text
 
@@ -113,7 +113,7 @@ class Encoder:
 
         Raises:
             ValueError: When it cannot be read; the message says why.
-            TypeError: When it is no picture.
+            TypeError: When it is not a picture.
         """
         if isinstance(picture, PreparedImage):
             return picture
@@ -145,8 +145,8 @@ class Encoder:
             batch_size: Texts per forward pass.
 
         Raises:
-            TypeError: For a single string, or when an item is no string.
-            ValueError: When a text is no valid Unicode.
+            TypeError: For a single string, or when an item is not a string.
+            ValueError: When a text is not valid Unicode.
         """
         if isinstance(texts, str):
             raise TypeError(f"expected a list of texts, found the single string {texts!r}; pass [{texts!r}].")

@@ -106,7 +106,7 @@ def explain(
 
     Raises:
         ValueError: When the text has no word, or the picture cannot be read.
-        TypeError: When the text is no string.
+        TypeError: When the text is not a string.
     """
     if not isinstance(text, str):
         raise TypeError(f"expected one text as a string, found {type(text).__name__}.")

@@ -179,7 +179,7 @@ def _decode(data: bytes, name: str, max_pixels: int | None, draft: int | None) -
     except ValueError:
         raise
     except Exception as error:  # Pillow's plugins raise nearly every type on broken files
-        raise ValueError(f"{name} is no readable picture: {_reason(error)}") from error
+        raise ValueError(f"{name} is not a readable picture: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -409,7 +409,7 @@ def read_regular_file(path: str | os.PathLike[str]) -> bytes:
     try:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is no regular file")
+            raise ValueError("it is not a regular file")
         if found.st_size > MAX_BYTES:
             raise ValueError(f"it has {found.st_size} bytes, more than the {MAX_BYTES} allowed")
         with open(handle, "rb", closefd=False) as file:

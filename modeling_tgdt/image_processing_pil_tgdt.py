@@ -41,7 +41,7 @@ class TGDTImageInputMixin:
 
         Raises:
             ValueError: When a file is missing, damaged or not a picture.
-            TypeError: When an item is no picture at all.
+            TypeError: When an item is not a picture at all.
         """
         if isinstance(image_url_or_urls, (list, tuple)):
             return [self.fetch_images(item) for item in image_url_or_urls]
@@ -176,7 +176,7 @@ def timm_preprocessing(settings: dict[str, Any]) -> dict[str, Any]:
         settings: The `pretrained_cfg` of its configuration; what it leaves out has timm's default.
 
     Raises:
-        ValueError: For pictures that are no squares, or cropped in another way than at the centre.
+        ValueError: For pictures that are not squares, or cropped in another way than at the centre.
 
     Example:
         >>> timm_preprocessing({"input_size": [3, 224, 224], "crop_pct": 0.9})["size"]

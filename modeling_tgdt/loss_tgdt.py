@@ -196,7 +196,7 @@ class CMCLoss(nn.Module):
             image_mask: Boolean (Bi, R), true for real regions.
             text_mask: Boolean (Bt, W), true for real words.
             image_ids: Integers (Bi,). Rows of one id show one photo and are never each other's negatives.
-            caption_ids: Integers (Bt,). Captions of one id say the same, and are no negatives of each other's images.
+            caption_ids: Integers (Bt,). Captions of one id say the same, and are not negatives of each other's images.
             num_pairs: B; all rows when omitted.
 
         Returns:

@@ -343,7 +343,7 @@ class TGDTModel(TGDTPreTrainedModel):
             inputs_embeds: Embedded tokens (Bt, W, H) in place of `input_ids`.
             return_loss: Whether to compute the CMC loss; row i of the images belongs to row i of the captions.
             return_logits: Whether to score every pair. Training that computes its loss outside does not need it.
-            caption_ids: Integers (Bt,) naming each row's text: captions that say the same are no negatives either.
+            caption_ids: Integers (Bt,) naming each row's text: captions that say the same are not negatives either.
             num_pairs: Aligned pairs at the start of both sides; the loss takes rows beyond them as hard negatives, see
                 [`CMCLoss.forward`]. All rows when omitted.
             text_token_mask: (Bt, W), true for words, as the processor says.
@@ -559,7 +559,7 @@ class TGDTModel(TGDTPreTrainedModel):
             The model in evaluation mode; the same one in every call.
 
         Raises:
-            ValueError: When it is no dual encoder of a known family.
+            ValueError: When it is not a dual encoder of a known family.
             TypeError: For an option that is none of these.
 
         Example:
@@ -777,7 +777,7 @@ def text_word_mask(config: TGDTConfig, attention_mask: Tensor, text_token_mask: 
         config: Configuration of the model.
         attention_mask: (B, W), true for tokens.
         text_token_mask: (B, W), true for words, as the processor says; it holds unless the configuration counts
-            special tokens otherwise. Without it the first and the last attended position are no words.
+            special tokens otherwise. Without it the first and the last attended position are not words.
 
     Returns:
         Boolean (B, W).

@@ -260,7 +260,7 @@ def intra_modal_consistency(image_embeds: Tensor, text_embeds: Tensor, margin: f
     """Return by how much image-image and caption-caption similarities disagree (paper, Eq. 10), summed over rows.
 
     Each row counts its largest |caption similarity - image similarity| beyond `margin`. Pairs of one photo count like
-    all others: they are no negatives here, their captions are asked to be as alike as the photo is to itself.
+    all others: they are not negatives here, their captions are asked to be as alike as the photo is to itself.
 
     Args:
         image_embeds: Global image embeddings (B, D).

@@ -135,7 +135,7 @@ class TGDTProcessor(ProcessorMixin):
             **options: Of this class, such as `max_caption_length`; the others are download options such as `token`.
 
         Raises:
-            ValueError: When it is no model of images and texts.
+            ValueError: When it is not a model of images and texts.
 
         Example:
             `TGDTProcessor.from_dual_encoder_pretrained("openai/clip-vit-base-patch32")`
@@ -247,7 +247,7 @@ def batch_regions(regions: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> d
         with boxes also `region_boxes` (B, R, 4) float32 in [0, 1].
 
     Raises:
-        TypeError: When an item is no mapping.
+        TypeError: When an item is not a mapping.
         ValueError: On missing keys, wrong shapes, values that are not finite, boxes outside the image, or boxes on
             some images only.
     """

@@ -184,7 +184,7 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
 
         Raises:
             ValueError: For an unreadable picture, or when the gallery holds texts.
-            TypeError: When the source is no collection of pictures.
+            TypeError: When the source is not a collection of pictures.
         """
         index = self._writable("image")
         prepare = partial(self.prepare_image, max_pixels=max_pixels, draft=draft)
@@ -213,7 +213,7 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
 
         Raises:
             ValueError: When the gallery holds pictures.
-            TypeError: When an item is no string.
+            TypeError: When an item is not a string.
         """
         if isinstance(texts, str):
             raise TypeError(f"expected a list of texts, found the single string {texts!r}; pass [{texts!r}].")

@@ -25,7 +25,7 @@ _marks: WeakKeyDictionary[Any, Marks] = WeakKeyDictionary()
 
 
 def special_ids(tokenizer: Any) -> set[int]:
-    """Return the ids that are no words. The unknown token stands for a word, unless it has another office as well.
+    """Return the ids that are not words. The unknown token stands for a word, unless it has another office as well.
 
     Args:
         tokenizer: Tokenizer of transformers.

@@ -237,7 +237,7 @@ def test_names_in_a_manifest_stay_in_its_directory(gallery: Path, tmp_path: Path
     content["segments"][0]["name"] = name
     shutil.copytree(gallery, tmp_path / "gallery")
     replace_json(tmp_path / "gallery" / "manifest.json", content)
-    with pytest.raises(ValueError, match="is no file of a gallery"):
+    with pytest.raises(ValueError, match="is not a file of a gallery"):
         TGDTIndex.open(tmp_path / "gallery")
 
 
@@ -300,7 +300,7 @@ def test_a_deep_file_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_features_with_code_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", feat=np.array([{"code": 1}], dtype=object))
-    with pytest.raises(ValueError, match="no readable NumPy file.*allow_pickle"):
+    with pytest.raises(ValueError, match="not a readable NumPy file.*allow_pickle"):
         open_region_store(tmp_path).read("a")
 
 

@@ -62,6 +62,6 @@ def make_backend(gallery: GalleryFiles, named: Mapping[str, Any]) -> Backend:
             return LocalBackend(gallery, FaissEngine(**settings["engine_options"]))
         except TypeError as error:
             raise ValueError(
-                f"{MANIFEST} in {str(gallery.root)!r} is no manifest that tgdt wrote: {error}."
+                f"{MANIFEST} in {str(gallery.root)!r} is not a manifest that tgdt wrote: {error}."
             ) from error
     return LocalBackend(gallery, ExactEngine())

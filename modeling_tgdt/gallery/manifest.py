@@ -58,7 +58,7 @@ class Manifest:
             manifest = cls(**content)
             manifest.check()
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{str(path)!r} is no manifest that tgdt wrote: {error}. {RESTORE}") from error
+            raise ValueError(f"{str(path)!r} is not a manifest that tgdt wrote: {error}. {RESTORE}") from error
         return manifest
 
     def check(self) -> None:
@@ -74,7 +74,7 @@ class Manifest:
         for pattern, found in ((_SEGMENT, names), (_DELETED, self.deleted), (_ENGINE, self.engine_files)):
             for name in found:
                 if not pattern.fullmatch(name):
-                    raise ValueError(f"{name!r} is no file of a gallery")
+                    raise ValueError(f"{name!r} is not a file of a gallery")
         for files in (self.deleted, self.engine_files):
             if len(files) > 1:
                 raise ValueError(f"{len(files)} files where one is")
@@ -127,7 +127,7 @@ def _check_lengths(files: dict[str, list[int]]) -> None:
 
 def _check_count(number: Any) -> None:
     if type(number) is not int or not 0 <= number < _LARGEST:
-        raise ValueError(f"{number!r} is no count")
+        raise ValueError(f"{number!r} is not a count")
 
 
 def _check_settings(settings: dict[str, Any]) -> None:

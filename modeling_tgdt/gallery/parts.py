@@ -71,6 +71,6 @@ def read_parts(root: Path) -> list[SegmentRecord]:
             found += [SegmentRecord(**record) for record in read_json(path)["segments"]]
         except (KeyError, TypeError) as error:
             raise ValueError(
-                f"{str(path)!r} is no list of segments that tgdt wrote: {error}. Remove it to go on."
+                f"{str(path)!r} is not a list of segments that tgdt wrote: {error}. Remove it to go on."
             ) from error
     return found

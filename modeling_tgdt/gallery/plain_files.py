@@ -105,6 +105,6 @@ def _leads_into_the_cache(path: Path) -> bool:
 
 def _refusal(path: Path) -> ValueError:
     return ValueError(
-        f"{str(path)!r} is no regular file of its directory (a link, a folder, a pipe or a device); nothing is read "
-        "from it or written to it. Put the file itself there, or leave this directory alone."
+        f"{str(path)!r} is not a regular file of its directory (a link, a folder, a pipe or a device); nothing is "
+        "read from it or written to it. Put the file itself there, or leave this directory alone."
     )

@@ -25,7 +25,7 @@ def find_duplicates(index: TGDTIndex, threshold: float = THRESHOLD) -> list[list
         Groups of at least two ids, the largest first, each in the order of the ids.
 
     Raises:
-        ValueError: For a threshold that is no cosine.
+        ValueError: For a threshold that is not a cosine.
     """
     check_threshold(threshold)
     names = list(index)
@@ -77,7 +77,7 @@ def group_hits(vectors: np.ndarray, threshold: float) -> list[list[int]]:
 
 
 def check_threshold(threshold: float) -> None:
-    """Raise ValueError for a threshold that is no cosine above 0."""
+    """Raise ValueError for a threshold that is not a cosine above 0."""
     if not 0 < threshold <= 1:
         raise ValueError(f"expected a cosine above 0 and at most 1 as threshold, found {threshold!r}.")
 

@@ -34,7 +34,7 @@ class AddReport:
         skipped: (id, why) of items left out, files among them that are pictures by their name and cannot be read.
         unchanged: With `resume=True`, items that were there already and were not read again.
         updated: Those among them whose metadata differed and was replaced.
-        no_pictures: Suffix to number of the folder's other files, which are no pictures by name and content.
+        no_pictures: Suffix to number of the folder's other files, which are not pictures by name and content.
     """
 
     added: int = 0

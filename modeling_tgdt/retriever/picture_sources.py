@@ -43,7 +43,7 @@ def looks_like_picture(name: str) -> bool:
 
 
 def picture_inside(folder: Path, name: str) -> Path | None:
-    """Return the file of an id below a folder; None for an id that leads out of it, or that is no name of a file.
+    """Return the file of an id below a folder; None for an id that leads out of it, or that is not a name of a file.
 
     Args:
         folder: Folder that was indexed.
@@ -66,7 +66,7 @@ def list_pictures(
 
     Args:
         folder: The folder.
-        left_out: Receives the relative path of every other file, and why it is no picture.
+        left_out: Receives the relative path of every other file, and why it is not a picture.
 
     Raises:
         ValueError: When the folder does not exist.
@@ -89,7 +89,7 @@ def list_pictures(
 
 
 def row_id(value: Any, row: int) -> str:
-    """Return the id of a row as text; a missing one (None, NaN, empty) is no identity, so the row's number stands in.
+    """Return the id of a row as text; where it is missing (None, NaN, empty), the row's number stands in.
 
     Example:
         >>> row_id(7, 0), row_id(7.0, 0), row_id(None, 3), row_id(float("nan"), 4)
@@ -115,7 +115,7 @@ def picture_items(source: Any, left_out: dict[str, str] | None = None) -> Iterat
         left_out: See `list_pictures`.
 
     Raises:
-        TypeError: When the source is no collection of pictures.
+        TypeError: When the source is not a collection of pictures.
         ValueError: When a folder is missing or a data set has no image column.
     """
     if isinstance(source, str | os.PathLike):
@@ -156,9 +156,9 @@ def _dataset_items(dataset: Any) -> Iterator[tuple[str | None, Any]]:
 
 
 def _why_no_picture(path: Path) -> str | None:
-    """Return why a file whose suffix is not among `SUFFIXES` is no picture, or None when its first bytes say one."""
+    """Return why a file of an unknown suffix is not a picture, or None when its first bytes say that it is one."""
     if not path.is_file():
-        return "it is no file"
+        return "it is not a file"
     try:
         with path.open("rb") as file:
             kind = _format_of(file.read(_HEAD))
@@ -168,7 +168,7 @@ def _why_no_picture(path: Path) -> str | None:
         return None
     if kind == "HEIF":
         return HEIF_HINT
-    return f"it is no picture of a known format by its content; its suffix is {path.suffix or 'missing'}"
+    return f"it is not a picture of a known format by its content; its suffix is {path.suffix or 'missing'}"
 
 
 def _format_of(head: bytes) -> str | None:

@@ -66,7 +66,7 @@ class Plan:
         fresh: Pictures to embed.
         copies: Name of a picture to the item that has its content.
         gone: Items without a picture.
-        left_out: The folder's other files, and why they are no pictures.
+        left_out: The folder's other files, and why they are not pictures.
     """
 
     contents: dict[str, Content] = field(default_factory=dict)
@@ -195,7 +195,7 @@ def read_record(path: Path) -> dict[str, Content]:
 
 
 def write_record(path: Path, contents: Mapping[str, Content]) -> None:
-    """Replace the file that says which contents a gallery was made of; names that are no Unicode are no ids either."""
+    """Replace the file that says which contents a gallery was made of; names that are not Unicode cannot be ids."""
     contents = {name: own for name, own in contents.items() if _is_unicode(name)}
     columns = [list(contents), *zip(*((own.size, own.time, own.digest) for own in contents.values()), strict=True)]
     table = pa.table(columns, schema=_SCHEMA) if contents else _SCHEMA.empty_table()
@@ -207,7 +207,7 @@ def write_record(path: Path, contents: Mapping[str, Content]) -> None:
 
 
 def _is_unicode(name: str) -> bool:
-    """Tell whether a file's name can be an id: not where it has bytes that are no UTF-8."""
+    """Tell whether a file's name can be an id: not where it has bytes that are not UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:

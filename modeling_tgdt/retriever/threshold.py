@@ -33,7 +33,7 @@ class ScoreThreshold:
         candidates: Size of the shortlists.
         true_positive_rate: Share of the sample's matches that are kept.
         false_positive_rate: Share of the sample's queries without a match that keep a hit.
-        auroc: Of the probabilities of best hits, matches against the best of what is no match.
+        auroc: Of the probabilities of best hits, matches against the best of what is not a match.
         raw_false_positive_rate: What the same share is with a threshold on the score alone.
         raw_auroc: Of the scores alone.
     """

@@ -194,7 +194,7 @@ def test_tokens_that_are_no_grid_are_refused(config: PreTrainedConfig, message: 
     ("shape", "prefix"), [((1, 16, 32), 0), ((1, 21, 32), 5), ((1, 32, 4, 4), 0), ((1, 4, 4, 32), 0)]
 )
 def test_tokens_of_timm_encoders_are_a_grid(shape: tuple[int, ...], prefix: int) -> None:
-    """As timm's SigLIP, DINOv2 with registers, ResNet and Swin give them; timm itself is no dependency."""
+    """As timm's SigLIP, DINOv2 with registers, ResNet and Swin give them; timm itself is not a dependency."""
     config = TimmWrapperConfig(num_features=32, patch_size=[8, 8], num_cls_tokens=prefix)
     hidden = torch.rand(shape)
     tokens, grid = grid_tokens(hidden, torch.zeros(1, 3, IMAGE, IMAGE), config)

@@ -245,7 +245,7 @@ def test_mini_batches_give_the_gradient_of_the_whole_batch(tmp_path, objective, 
 
 
 def test_a_trained_batch_norm_sees_the_whole_batch(tmp_path):
-    """Parts of a batch have another mean: a batch norm that trains gets all of it; one that is frozen is no matter."""
+    """Parts of a batch have another mean: a batch norm that trains gets all of it; a frozen one keeps its own."""
     torch.manual_seed(0)
     norm = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
     trainer = make_trainer(tmp_path, tiny_model(), mini_batch_size=2)

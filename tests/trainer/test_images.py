@@ -226,7 +226,7 @@ def test_files_that_are_no_pictures_are_named_or_counted(tmp_path: Path) -> None
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.png")
     for source in ([path for _, path in list_pictures(tmp_path)], [str(tmp_path / "x.png")]):
-        with pytest.raises(ValueError, match="no regular file"):
+        with pytest.raises(ValueError, match="not a regular file"):
             read_picture(source[0])
     assert "no such file" in str(why_unreadable(tmp_path / "x.png"))
 

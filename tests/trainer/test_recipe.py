@@ -65,7 +65,7 @@ def test_unknown_recipes_and_broken_overrides():
         load_recipe("flickr9k")
     with pytest.raises(ValueError, match="Expected key=value"):
         load_recipe("flickr8k", ["training.learning_rate"])
-    with pytest.raises(ValueError, match="which is no mapping"):
+    with pytest.raises(ValueError, match="which is not a mapping"):
         load_recipe("flickr8k", ["description.text=x"])
 
 

@@ -146,7 +146,7 @@ def parse_where(conditions: list[str]) -> dict[str, Any] | None:
     """Read `--where` arguments: `year>=2021`, `year!=2021`, `place^=New`, `year=[2023,2024]`, or a filter as JSON.
 
     Raises:
-        ValueError: When one is no condition.
+        ValueError: When one is not a condition.
 
     Example:
         >>> parse_where(["year>=2021", "tag=sea"])

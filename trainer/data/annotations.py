@@ -68,7 +68,7 @@ def read_annotations(path: Path, split: str | None, *, restval: bool = True) -> 
                 if not isinstance(error, RecursionError)
                 else "it is nested too deep"
             )
-            raise ValueError(f"{path} is no captions file in Karpathy's or COCO's form ({reason}).") from error
+            raise ValueError(f"{path} is not a captions file in Karpathy's or COCO's form ({reason}).") from error
         return None
     if suffix in (".txt", ".token"):
         lines = text_lines(path)
@@ -222,7 +222,7 @@ def _json_document(path: Path) -> Any:
         try:
             json.loads(first)
         except ValueError:
-            raise ValueError(f"{path} is no JSON, and neither is its first line: {first[:80]!r}.") from None
+            raise ValueError(f"{path} is not JSON, and neither is its first line: {first[:80]!r}.") from None
         return None
 
 

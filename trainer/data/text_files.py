@@ -195,7 +195,7 @@ def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is no JSON ({error}). Found {text.strip()[:80]!r}.") from error
+        raise ValueError(f"{where} is not JSON ({error}). Found {text.strip()[:80]!r}.") from error
 
 
 def _object(row: Any, where: str) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def _caption_positions(embeddings: RetrievalEmbeddings, images: Tensor, scores: 
     rows = (owners[mine] - (images[0] if len(images) else 0)).numpy()
     own = np.zeros(len(owners), dtype=np.float32)
     own[mine] = scores[rows, mine]
-    own = sum_over_processes(torch.from_numpy(own)).numpy()
+    own = sum_over_processes(torch.from_numpy(own)).numpy()  # (T,), each from the process that has its photo
     ahead = np.zeros(len(owners), dtype=np.int64)
     for start in range(0, len(scores), _QUERY_BLOCK):
         ahead += (scores[start : start + _QUERY_BLOCK] >= own).sum(axis=0)
@@ -167,12 +167,12 @@ def _two_stage_block(
     relevant: NDArray[np.int64],
 ) -> tuple[Positions, Positions]:
     query, gallery = _global_sides(embeddings, direction)
-    similarity = query[queries].float() @ gallery.float().T
+    similarity = query[queries].float() @ gallery.float().T  # (queries, gallery)
     relevant = relevant[queries.numpy()]
     first = relevant_positions(similarity.cpu().numpy(), relevant)
-    inside = ((first >= 0) & (first < candidates)).sum(axis=1)
+    inside = ((first >= 0) & (first < candidates)).sum(axis=1)  # (queries,), relevant items on the shortlist
     shortlist = _shortlist(similarity, relevant, inside, min(candidates, similarity.shape[1]))
-    mixed = np.stack(
+    mixed = np.stack(  # (queries, K)
         [
             _mixed_scores(embeddings, direction, int(number), items, values[items], score)
             for number, items, values in zip(queries, shortlist, similarity, strict=True)

@@ -17,7 +17,7 @@ Embed = Callable[[dict[str, Any]], PairEmbeddings]
 
 
 def split_inputs(inputs: dict[str, Any], size: int) -> list[dict[str, Any]]:
-    """Cut a batch into mini-batches; values that are no tensors go to each of them.
+    """Cut a batch into mini-batches; values that are not tensors go to each of them.
 
     Args:
         inputs: Model inputs: Bi rows of every tensor of the image side, Bt rows of every other.

@@ -1,6 +1,8 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """The best of many scores, with many ties, against a sort in Python."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -12,10 +14,10 @@ OFFSETS = ranking.offsets_of(np.array(SIZES))
 
 
 @pytest.fixture(params=["numpy", pytest.param("kernel", marks=pytest.mark.skipif(kernel is None, reason="no kernel"))])
-def scores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+def scores(request: pytest.FixtureRequest, without_kernel: Callable[[], None]) -> np.ndarray:
     """Scores of few values, in the order of nothing."""
     if request.param == "numpy":
-        monkeypatch.setattr(ranking, "kernel", None)
+        without_kernel()
     return np.random.default_rng(0).integers(0, 6, OFFSETS[-1]).astype(np.float32)
 
 

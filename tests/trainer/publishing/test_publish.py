@@ -17,7 +17,7 @@ from tests.hub_cards.recording_hub import RecordingHub, recording_hub
 from tests.tiny_retrieval import CAPTIONS, random_picture, tiny_retriever
 from trainer.cli import main
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FULL, APART, GALLERY, TRAINED = (f"tester/{name}" for name in ("full", "apart", "gallery", "trained"))
 
 PUSHER = """

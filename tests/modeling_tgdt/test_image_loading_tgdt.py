@@ -74,5 +74,5 @@ def test_what_is_no_picture_file_is_skipped_and_listed(tmp_path: Path) -> None:
     assert report.added == 2
     reasons = dict(report.skipped)
     assert set(reasons) == {"zero.png", "gone.png", "pipe.png", "sparse.png"}
-    assert "no regular file" in reasons["zero.png"] and "no regular file" in reasons["pipe.png"]
+    assert "not a regular file" in reasons["zero.png"] and "not a regular file" in reasons["pipe.png"]
     assert f"more than the {MAX_BYTES} allowed" in reasons["sparse.png"]
