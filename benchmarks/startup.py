@@ -82,12 +82,12 @@ def measure(root: Path, rounds: int) -> dict[str, float]:
             times["search"].append(cpu_seconds(CLI, "search", gallery, "a red ball", root=root))
             times["help"].append(cpu_seconds(CLI, "--help", root=root))
             for verb in verbs:
-                times[verb].append(cpu_seconds(CLI, verb, "--help", root=root))
+                times[f"help of {verb}"].append(cpu_seconds(CLI, verb, "--help", root=root))
             print(f"round {number + 1} of {rounds} in {root}", flush=True)
     found = {name: statistics.median(values) for name, values in times.items()}
     return {
         "`tgdt --help`": found["help"],
-        "slowest `tgdt VERB --help`": max(found[verb] for verb in verbs),
+        "slowest `tgdt VERB --help`": max(found[f"help of {verb}"] for verb in verbs),
         f"`{CLIP}`": found[CLIP],
         f"`{PACKAGE}`": found[PACKAGE],
         "`tgdt search` of 30 pictures": found["search"],
