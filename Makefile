@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard modeling_tgdt/kerne
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (once; a few minutes on a slow connection)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,faiss,qdrant,plot,serve,demo,interop]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,faiss,heif,qdrant,plot,serve,demo,interop]'
 	@touch $@
 
 # transformers' own common suites ship only in its source distribution.
@@ -38,7 +38,8 @@ test: $(HF_TESTS)/.complete
 
 # Some 10,000 forged galleries, models, pictures, records and recipes; `make test` takes some hundred of them.
 fuzz: $(STAMP)
-	@OMP_NUM_THREADS=1 FUZZ_EXAMPLES=450 $(BIN)/python -m pytest -n 2 -q tests/test_fuzzing.py
+	@OMP_NUM_THREADS=1 FUZZ_EXAMPLES=450 $(BIN)/python -m pytest -n 2 -q --timeout 3600 tests/test_fuzzing.py \
+		tests/modeling_tgdt/gallery/test_forged_edge.py
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -108,11 +108,20 @@ def decode_versions(folder: Path, count: int = 64) -> Versions:
     tokenizer = build_word_tokenizer(texts)
     small = TGDTModel(TGDTConfig(text_config=BertConfig(num_hidden_layers=1), vision_config=size, **HEADS["recipe"]))
 
-    def index(workers: int) -> None:
+    def index(workers: int, draft: bool = False) -> None:
         retriever = TGDTRetriever(small.eval(), TGDTProcessor(TGDTImageProcessor(), tokenizer))
-        retriever.add_images(folder, workers=workers, progress=False)
+        retriever.add_images(folder, workers=workers, draft=draft, progress=False)
 
-    return {f"1600 x 1200 JPEG, {workers} worker(s)": (lambda w=workers: index(w), count) for workers in (1, 2, 4)}
+    encoder, files = Encoder(small.eval(), TGDTProcessor(TGDTImageProcessor(), tokenizer)), sorted(folder.iterdir())
+    prepared = [encoder.prepare_image(file) for file in files]
+    versions: Versions = {
+        f"1600 x 1200 JPEG, {workers} worker(s)": (lambda w=workers: index(w), count) for workers in (1, 2, 4)
+    }
+    versions["the same, 1 worker, --draft"] = (lambda: index(1, draft=True), count)
+    versions["decoding alone"] = (lambda: [encoder.prepare_image(file) for file in files], count)
+    versions["decoding alone, --draft"] = (lambda: [encoder.prepare_image(file, draft=True) for file in files], count)
+    versions["model alone"] = (lambda: encoder.encode_images(prepared), count)
+    return versions
 
 
 def rates(versions: Versions, rounds: int) -> list[tuple[str, float]]:

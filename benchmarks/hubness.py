@@ -14,11 +14,11 @@ from typing import Any
 
 from modeling_tgdt import TGDTModel, TGDTProcessor
 from modeling_tgdt.retriever.hubness import HubnessOptions
+from modeling_tgdt.similarity_tgdt import ScoreConfig
 from trainer import load_captions
 from trainer.data.splits import hashed_order
 from trainer.evaluation import retrieval_metrics
 from trainer.scoring.encoding import EncodeOptions, encode_dataset
-from trainer.scoring.positions import ScoreConfig
 
 SHORTLISTS = (10, 20, 50, 100)
 

@@ -13,13 +13,13 @@ import torch
 
 from modeling_tgdt import TGDTModel, TGDTProcessor
 from modeling_tgdt.kernels.quantize import bytes_per_token, decode_tokens, encode_tokens, pool_tokens
+from modeling_tgdt.similarity_tgdt import ScoreConfig
 from trainer.datasets import load_captions
 from trainer.evaluation import retrieval_metrics
 from trainer.recipe import load_recipe
 from trainer.run import load_split
 from trainer.scoring.embeddings import RaggedTokens
 from trainer.scoring.encoding import EncodeOptions, encode_dataset
-from trainer.scoring.positions import ScoreConfig
 
 COLUMNS = ("i2t_r1", "i2t_r10", "t2i_r1", "t2i_r10", "rsum")
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from modeling_tgdt.index_tgdt import TGDTIndex
-from trainer.commands.search import parse_pairs
+from trainer.commands.common import parse_pairs
 
 from .report import command, machine, write_section
 

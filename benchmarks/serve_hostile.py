@@ -37,7 +37,7 @@ def attacks() -> dict[str, Iterable[bytes]]:
     chunk = f"{_MIB:x}\r\n".encode() + bytes(_MIB) + b"\r\n"
     header = b"GET /search?text=sea HTTP/1.1\r\nhost: 127.0.0.1\r\nx: "
     return {
-        "not a picture": [upload(b"this is no picture" * 1000)],
+        "not a picture": [upload(b"this is not a picture" * 1000)],
         "0 bytes": [upload(b"")],
         "PNG of 60000 x 60000 pixels": [upload(png(60_000))],
         "PNG with a text of 500 MB": [upload(png(64, bytes(500_000_000)))],

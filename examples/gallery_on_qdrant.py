@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from modeling_tgdt import Hit, TGDTRetriever
-from modeling_tgdt.picture_sources_tgdt import list_pictures
+from modeling_tgdt.retriever.picture_sources import list_pictures
 
 
 def main(arguments: list[str] | None = None) -> list[Hit]:

@@ -20,7 +20,7 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 from modeling_tgdt import TGDTRetriever
-from modeling_tgdt.picture_sources_tgdt import list_pictures
+from modeling_tgdt.retriever.picture_sources import list_pictures
 
 
 class FirstStage:

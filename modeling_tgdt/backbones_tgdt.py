@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForTextEncoding, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .configuration_tgdt import LOADING_OPTIONS
-from .dual_encoders_tgdt import tower_traits
+from .configuration_tgdt import LOADING_OPTIONS, backbone_width
+from .dual_encoders_tgdt import absent_weights, load_whole, tower_traits
 
 # Modules that only the pooled output passes through, by model type. Left in, they would never get a gradient.
 _POOLED_ONLY = {
@@ -25,6 +25,8 @@ _POOLED_ONLY = {
 }
 # The projection of these text towers, which is `text_projection` here.
 _PROJECTED = {"siglip_text_model": "head", "siglip2_text_model": "head"}
+# What an encoder of timm runs behind its last hidden state.
+_TIMM_HEADS = ("attn_pool", "fc_norm", "head")
 # Towers whose positions see no later ones, where neither a module nor the configuration tells.
 _CAUSAL = ("clip_text_model", "metaclip_2_text_model")
 # Text encoders that count positions from the padding id on.
@@ -56,6 +58,10 @@ def build_backbone(config: PreTrainedConfig, pooled: bool = False) -> PreTrained
     unused = _PROJECTED if pooled else _PROJECTED | _POOLED_ONLY
     if config.model_type in unused:
         setattr(model, unused[config.model_type], nn.Identity())
+    if config.model_type == "timm_wrapper":
+        heads: Any = [name for name in _TIMM_HEADS if isinstance(getattr(model.timm_model, name, None), nn.Module)]
+        for name in heads:
+            setattr(model.timm_model, name, nn.Identity())
     for module in model.modules():
         if config.model_type == "aimv2_text_model" and hasattr(module, "is_causal"):
             module.is_causal = True  # transformers leaves the causal mask out where no text is padded
@@ -95,17 +101,14 @@ def load_tower(name_or_path: str, tower: str, dtype: torch.dtype | str, **loadin
 
     Raises:
         ValueError: When an image-text model keeps that tower under another name than `text_model` or `vision_model`,
-            the encoder is of the other kind, or one of timm.
+            or the encoder is of the other kind.
     """
-    model = AutoModel.from_pretrained(name_or_path, dtype=dtype, **{"trust_remote_code": False, **loading})
+    model = load_whole(AutoModel, name_or_path, dtype=dtype, **{"trust_remote_code": False, **loading})
     if model.config.model_type == "timm_wrapper":
-        raise ValueError(
-            f"Expected an encoder of transformers, found {name_or_path!r} of timm, whose configuration tells neither "
-            "width nor patch size. Pass one that transformers implements, such as 'facebook/dinov2-base'."
-        )
+        _describe_timm(model)
     if model.config.is_encoder_decoder and type(model.config) in AutoModelForTextEncoding._model_mapping:
-        encoders = AutoModelForTextEncoding  # of T5 and its kin the encoder alone
-        return encoders.from_pretrained(name_or_path, dtype=dtype, **loading)
+        # of T5 and its kin the encoder alone
+        return load_whole(AutoModelForTextEncoding, name_or_path, dtype=dtype, **loading)
     if not hasattr(model.config, f"{tower}_config"):
         if (model.main_input_name == "pixel_values") != (tower == "vision"):
             raise ValueError(
@@ -119,6 +122,16 @@ def load_tower(name_or_path: str, tower: str, dtype: torch.dtype | str, **loadin
             f"without. Save its {tower} encoder by itself and pass that directory."
         )
     return getattr(model, f"{tower}_model")
+
+
+def _describe_timm(model: Any) -> None:
+    """Note in the configuration of an encoder of timm what that leaves out: width, patches, tokens before the grid."""
+    timm_model, config = model.timm_model, model.config
+    config.num_features, config.do_pooling = timm_model.num_features, False
+    config.num_cls_tokens = getattr(timm_model, "num_prefix_tokens", 0)
+    patches = getattr(timm_model, "patch_embed", None)
+    if patches is not None:
+        config.patch_size = list(patches.patch_size)
 
 
 def is_causal(model: PreTrainedModel) -> bool:
@@ -154,11 +167,15 @@ def copy_weights(source: nn.Module, target: nn.Module) -> None:
         target: The same encoder in a TGDT model.
 
     Raises:
-        ValueError: When a weight of `target` is absent from `source`.
+        ValueError: When a weight of `target` is absent from `source`, or from the files that it was loaded from.
     """
-    missing = target.load_state_dict(source.state_dict(), strict=False).missing_keys
+    missing = set(target.load_state_dict(source.state_dict(), strict=False).missing_keys)
+    missing = sorted(missing | (absent_weights(source) & target.state_dict().keys()))
     if missing:
-        raise ValueError(f"The pretrained encoder lacks {len(missing)} weights: {missing[:5]}.")
+        raise ValueError(
+            f"Expected all weights of the {type(target).__name__}, found {len(missing)} missing, such as "
+            f"{', '.join(missing[:3])}. Save the encoder whole."
+        )
 
 
 def run_vision_backbone(model: PreTrainedModel, pixel_values: Tensor, **kwargs: Any) -> ModelOutput:
@@ -183,7 +200,8 @@ def grid_tokens(hidden: Tensor, pixel_values: Tensor, config: PreTrainedConfig) 
     """Return a backbone's spatial tokens (B, rows * columns, H) and their grid: prefix tokens are dropped.
 
     Args:
-        hidden: Last hidden state (B, tokens, H) or feature map (B, H, rows, columns).
+        hidden: Last hidden state (B, tokens, H) or feature map (B, H, rows, columns), of timm also (B, rows, columns,
+            H).
         pixel_values: The images (B, C, height, width) it was computed from.
         config: Configuration of the backbone.
 
@@ -191,6 +209,8 @@ def grid_tokens(hidden: Tensor, pixel_values: Tensor, config: PreTrainedConfig) 
         ValueError: When the tokens are not a grid that follows from the configuration.
     """
     if hidden.ndim == 4:
+        if config.model_type == "timm_wrapper" and hidden.shape[1] != backbone_width(config):
+            hidden = hidden.permute(0, 3, 1, 2)
         return hidden.flatten(2).transpose(1, 2), (hidden.shape[2], hidden.shape[3])
     rows, columns = _grid(pixel_values, config)
     prefix = hidden.shape[1] - rows * columns

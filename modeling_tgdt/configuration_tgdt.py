@@ -87,10 +87,10 @@ class TGDTConfig(PreTrainedConfig):
         detach_global_encoder (`bool`, *optional*, defaults to `False`):
             Whether gradients of the global encoder stop before the local encoder.
         num_prefix_tokens (`int`, *optional*, defaults to 1):
-            Attended text positions at the start that are no words ([CLS]). While both counts are 1, the processor's
+            Attended text positions at the start that are not words ([CLS]). While both counts are 1, the processor's
             `text_token_mask` says which positions are words, and the counts matter only where it is not given.
         num_suffix_tokens (`int`, *optional*, defaults to 1):
-            Attended text positions at the end that are no words ([SEP]). Reference checkpoints use 2: they also drop
+            Attended text positions at the end that are not words ([SEP]). Reference checkpoints use 2: they also drop
             the last word piece.
         word_weighting (`str`, *optional*, defaults to `"none"`):
             `"learned"`: a linear map of a word's embedding says how much it counts among the words of its caption. It
@@ -140,6 +140,12 @@ class TGDTConfig(PreTrainedConfig):
             `local_temperature / temperature` times as much.
         token_source (`str`, *optional*, defaults to `"local"`):
             Which encoder gives the token embeddings: `"local"` or `"global"` (what the reference does while training).
+        token_readout (`str`, *optional*, defaults to `"head"`):
+            Where a vision encoder's patches are read. `"last"`: its last layer. `"head"`: the last layer, each patch
+            alone through the attention pooling or pooler that the image passes through in a dual encoder (SigLIP,
+            ViT). Both are one where there is no such module (CLIP). `"value"`: the value path of the last attention
+            in place of the last layer, as MaskCLIP and ClearCLIP do without training; for encoders built like CLIP's
+            or ViT's.
         padding_mode (`str`, *optional*, defaults to `"masked"`):
             `"masked"`: padding never changes a result. `"reference"`: padded positions enter the global encoders and
             padded regions enter the region maximum with similarity 0, as in batched runs of the reference.
@@ -205,6 +211,7 @@ class TGDTConfig(PreTrainedConfig):
     distill_loss_weight: float | int = 0.0
     distill_temperature: float | int = 0.05
     token_source: Literal["local", "global"] = "local"
+    token_readout: Literal["head", "last", "value"] = "head"
     padding_mode: Literal["masked", "reference"] = "masked"
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -225,7 +232,7 @@ class TGDTConfig(PreTrainedConfig):
             **kwargs: Fields that replace those; with `return_unused_kwargs=True` others are given back.
 
         Raises:
-            TypeError: For a name that is no field.
+            TypeError: For a name that is not a field.
         """
         if not kwargs.get("return_unused_kwargs"):
             refuse_unknown(kwargs, cls.option_names() | LOADING_OPTIONS | _OF_MODELS, cls.__name__)
@@ -290,6 +297,14 @@ class TGDTConfig(PreTrainedConfig):
         return cast(PreTrainedConfig | None, self.vision_config)
 
 
+class UnknownOptionError(TypeError, ValueError):
+    """Raised for a keyword argument that nothing would read.
+
+    A `TypeError` to users; transformers' Auto classes, which hand their own options to every configuration on the way,
+    go on at a `ValueError`.
+    """
+
+
 def refuse_unknown(given: Iterable[str], known: Iterable[str], owner: str) -> None:
     """Refuse names that nothing would read.
 
@@ -299,19 +314,21 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], owner: str) -> No
         owner: What they are names of, for the message.
 
     Raises:
-        TypeError: For the first unknown name, with the nearest known one.
+        UnknownOptionError: A TypeError, for the first unknown name, with the nearest known one.
 
     Example:
-        >>> refuse_unknown(["projection_dimm"], ["projection_dim"], "TGDTConfig")
-        Traceback (most recent call last):
-        TypeError: Expected options of TGDTConfig, found 'projection_dimm'. Did you mean 'projection_dim'?
+        >>> try:
+        ...     refuse_unknown(["projection_dimm"], ["projection_dim"], "TGDTConfig")
+        ... except TypeError as error:
+        ...     print(error)
+        Expected options of TGDTConfig, found 'projection_dimm'. Did you mean 'projection_dim'?
     """
     known = set(known)
     unknown = [name for name in given if name not in known and not name.startswith("_")]
     if unknown:
         near = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else "Leave it out."
-        raise TypeError(f"Expected options of {owner}, found {unknown[0]!r}. {hint}")
+        raise UnknownOptionError(f"Expected options of {owner}, found {unknown[0]!r}. {hint}")
 
 
 def backbone_width(config: PreTrainedConfig) -> int:
@@ -323,7 +340,7 @@ def backbone_width(config: PreTrainedConfig) -> int:
     Raises:
         ValueError: When the configuration names no width, such as a composite image-text configuration.
     """
-    for name in ("hidden_sizes", "hidden_size", "embed_dim", "hidden_dim"):
+    for name in ("hidden_sizes", "hidden_size", "embed_dim", "hidden_dim", "num_features"):  # the last is timm's
         width = getattr(config, name, None)
         if width is not None:
             return int(width if isinstance(width, int) else width[-1])

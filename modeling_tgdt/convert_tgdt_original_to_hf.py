@@ -86,7 +86,7 @@ def convert_checkpoint(
 
     Raises:
         FileNotFoundError: When `path` does not exist.
-        ValueError: When the file is no TGDT checkpoint: a tensor is unknown, missing or of another shape.
+        ValueError: When the file is not a TGDT checkpoint: a tensor is unknown, missing or of another shape.
     """
     state, report = convert_state_dict(read_tensors(path))
     config = infer_config(state, text_config)
@@ -132,7 +132,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is no readable TGDT checkpoint: {reason}") from error
+        raise ValueError(f"{path} is not a readable TGDT checkpoint: {reason}") from error
     state = content.get("model", content) if isinstance(content, dict) else {}
     tensors = {str(name).removeprefix("module."): value for name, value in state.items()}
     if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):

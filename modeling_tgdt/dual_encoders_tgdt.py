@@ -1,6 +1,12 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
-"""Pretrained dual encoders of transformers (CLIP, SigLIP, ...): what differs between their families, in two tables."""
+"""Pretrained dual encoders of transformers (CLIP, SigLIP, ...): what differs between families, and how they load.
 
+Of most encoders a part is kept: loading says nothing about what is dropped on purpose, and refuses what is missing.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +81,12 @@ _TOWERS = {
     "siglip_text_model": Tower(has_fixed_length=True),
     "siglip_vision_model": _ATTENTION_POOLED,
 }
+_PARTS = ("vision_model", "text_model")
+# Norm, value and output projection of a layer's attention, in the families that have such a path.
+_VALUE_PATHS = (
+    ("layer_norm1", "self_attn.v_proj", "self_attn.out_proj"),
+    ("layernorm_before", "attention.v_proj", "attention.o_proj"),
+)
 # BERT, ViT and their kin pool the first position with this module.
 _DEFAULT = Tower(head="pooler")
 
@@ -110,7 +122,40 @@ def pooled_state(outputs: Any, config: PreTrainedConfig) -> Tensor:
     return pooled.flatten(1)  # convolutional towers keep two axes of one cell
 
 
-def head_tokens(tower: PreTrainedModel, tokens: Tensor) -> Tensor:
+def value_layer(tower: PreTrainedModel | None) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Return the norm, value and output projection of a vision tower's last attention.
+
+    Raises:
+        ValueError: When it has no such path.
+    """
+    layers = getattr(getattr(tower, "encoder", tower), "layers", None)
+    for names in _VALUE_PATHS if isinstance(layers, nn.ModuleList) and len(layers) else ():
+        found = [module for module in map(dict(layers[-1].named_modules()).get, names) if module is not None]
+        if len(found) == len(names):
+            return found[0], found[1], found[2]
+    raise ValueError(
+        "token_readout='value' reads the last attention of a vision encoder that is built like CLIP's or ViT's, found "
+        f"{'none' if tower is None else type(tower).__name__}. Choose 'head' or 'last'."
+    )
+
+
+def value_tokens(tower: PreTrainedModel, states: Tensor) -> Tensor:
+    """Return what the last attention would give to tokens (B, T, H) that attend to themselves alone.
+
+    As MaskCLIP (arXiv 2112.01071) reads patches; without the residual and the perceptron behind, which ClearCLIP
+    (arXiv 2407.12442) found to be noise for them.
+
+    Args:
+        tower: A vision tower.
+        states: Input of its last layer.
+    """
+    norm, value, output = value_layer(tower)
+    tokens = output(value(norm(states)))
+    final = next((name for name in ("post_layernorm", "layernorm") if hasattr(tower, name)), None)
+    return tokens if final in (None, tower_traits(tower.config).head) else getattr(tower, final)(tokens)
+
+
+def head_tokens(tower: PreTrainedModel, tokens: Tensor, readout: str = "head") -> Tensor:
     """Bring tokens (B, T, H) to the space of the pooled output: each passes alone through what only that passes.
 
     Of an attention pooling (SigLIP) this is the value path and the perceptron: attention over one token has no choice.
@@ -118,13 +163,65 @@ def head_tokens(tower: PreTrainedModel, tokens: Tensor) -> Tensor:
     Args:
         tower: A whole tower of a dual encoder.
         tokens: Part of its last hidden state.
+        readout: With `"last"` they pass through a final norm, but through no pooling.
     """
     head: Any = getattr(tower, tower_traits(tower.config).head or "", None)
     if not isinstance(head, nn.Module) or not list(head.parameters()):
         return tokens
     if isinstance(head, nn.LayerNorm):
         return head(tokens)
+    if readout == "last":
+        return tokens
     return head(tokens.reshape(-1, 1, tokens.shape[-1])).view(*tokens.shape[:2], -1)
+
+
+def load_whole(loader: Any, name_or_path: str, **options: Any) -> PreTrainedModel:
+    """Load a model whose heads and poolers may be absent from its files, or have no place in it.
+
+    Args:
+        loader: Class with `from_pretrained`.
+        name_or_path: Hub id or directory.
+        **options: Of `from_pretrained`.
+
+    Returns:
+        The model. It and its towers have an attribute `absent_weights`, the names of those that are new and random;
+        see `absent_weights`.
+    """
+    with _held_report():
+        model, info = loader.from_pretrained(name_or_path, output_loading_info=True, **options)
+    absent = {name if isinstance(name, str) else name[0] for name in info["missing_keys"]}
+    model.absent_weights = absent
+    for tower in _PARTS:
+        if isinstance(getattr(model, tower, None), PreTrainedModel):
+            getattr(model, tower).absent_weights = {
+                name.removeprefix(f"{tower}.") for name in absent if name.startswith(f"{tower}.")
+            }
+    return model
+
+
+def absent_weights(model: Any) -> set[str]:
+    """Return which weights of a model that `load_whole` gave were in none of its files."""
+    return set(getattr(model, "absent_weights", ()))
+
+
+@contextlib.contextmanager
+def _held_report() -> Iterator[None]:
+    """Hold transformers' report of a load back; where the load fails it is what the error refers to, and shown."""
+    logger, held = logging.getLogger("transformers.modeling_utils"), []
+
+    def hold(record: logging.LogRecord) -> bool:
+        is_report = "LOAD REPORT" in record.getMessage()
+        held.extend([record] if is_report else [])
+        return not is_report
+
+    logger.addFilter(hold)
+    try:
+        yield
+        held.clear()
+    finally:
+        logger.removeFilter(hold)
+        for record in held:
+            logger.handle(record)
 
 
 def load_dual_encoder(
@@ -138,10 +235,18 @@ def load_dual_encoder(
         **options: Of `PreTrainedModel.from_pretrained`, such as `token` and `revision`.
 
     Raises:
-        ValueError: When it is none of the known families.
+        ValueError: When it is none of the known families, or its files lack a projection or its scale.
     """
-    source = AutoModel.from_pretrained(name_or_path, dtype=dtype, **{"trust_remote_code": False, **options})
-    return source.eval(), family_of(source.config, name_or_path)
+    source = load_whole(AutoModel, name_or_path, dtype=dtype, **{"trust_remote_code": False, **options})
+    family = family_of(source.config, name_or_path)
+    used = (family.visual_projection, family.text_projection, family.scale, family.bias)
+    absent = [name for name in sorted(absent_weights(source)) if name.startswith(tuple(filter(None, used)))]
+    if absent:
+        raise ValueError(
+            f"Expected all weights of a dual encoder in {name_or_path!r}, found {', '.join(absent)} missing. Save it "
+            "whole, or put a new model on its towers with TGDTModel.from_vision_text_pretrained and train it."
+        )
+    return source.eval(), family
 
 
 def family_of(config: PreTrainedConfig, name_or_path: str) -> DualEncoder:
@@ -204,14 +309,18 @@ def copy_projection(source: nn.Linear | None, target: nn.Linear) -> None:
 __all__ = [
     "FAMILIES",
     "DualEncoder",
+    "absent_weights",
     "Tower",
     "copy_projection",
     "dual_encoder_fields",
     "family_of",
     "head_tokens",
     "load_dual_encoder",
+    "load_whole",
     "pooled_state",
     "projection",
     "text_width",
     "tower_traits",
+    "value_layer",
+    "value_tokens",
 ]

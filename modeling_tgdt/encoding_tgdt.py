@@ -15,8 +15,8 @@ import torch
 from torch.nn import functional as F
 
 from .backbones_tgdt import text_positions
+from .image_loading_tgdt import read_picture
 from .modeling_tgdt import TGDTModel
-from .picture_sources_tgdt import read_picture
 from .processing_tgdt import TGDTProcessor
 from .tokenizing_tgdt import check_padding
 
@@ -35,6 +35,10 @@ class Embeddings:
 
     def __len__(self) -> int:
         return len(self.global_embeds)
+
+    def item(self, row: int) -> Embeddings:
+        """Return the embeddings of one item."""
+        return Embeddings(self.global_embeds[[row]], [self.token_embeds[row]])
 
     def __repr__(self) -> str:
         tokens = sum(map(len, self.token_embeds))
@@ -61,8 +65,8 @@ def check_text(text: Any) -> str:
     """Return a text that can be tokenized.
 
     Raises:
-        TypeError: When it is no string.
-        ValueError: When it holds half of a surrogate pair: a cut emoji, or a byte that is no UTF-8.
+        TypeError: When it is not a string.
+        ValueError: When it holds half of a surrogate pair: a cut emoji, or a byte that is not UTF-8.
     """
     if not isinstance(text, str):
         raise TypeError(f"expected texts as strings, found {type(text).__name__}")
@@ -70,7 +74,7 @@ def check_text(text: Any) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"the text {text[:80]!r} is no valid Unicode: half of a surrogate pair at position {error.start}"
+            f"the text {text[:80]!r} is not valid Unicode: half of a surrogate pair at position {error.start}"
         ) from error
     return text
 
@@ -99,23 +103,30 @@ class Encoder:
         self.model = model
         self.processor = fitted_processor(processor, model)
 
-    def prepare_image(self, picture: Any, max_pixels: int | None = None) -> PreparedImage:
+    def prepare_image(self, picture: Any, max_pixels: int | None = None, *, draft: bool = False) -> PreparedImage:
         """Read and preprocess one picture; safe to call from many threads.
 
         Args:
             picture: Path, URL, bytes, PIL picture, array, tensor, or `{"features", "boxes", "image_size"}` regions.
             max_pixels: Largest picture that is decoded, width x height; see `read_picture`.
+            draft: Decode a JPEG at the smallest scale that leaves twice the model's pixels: faster, nearly the same.
 
         Raises:
             ValueError: When it cannot be read; the message says why.
-            TypeError: When it is no picture.
+            TypeError: When it is not a picture.
         """
         if isinstance(picture, PreparedImage):
             return picture
         if isinstance(picture, Mapping) and "features" in picture:
             return PreparedImage(self.processor(regions=picture, return_tensors="pt"))
-        decoded = read_picture(picture, max_pixels=max_pixels)
+        decoded = read_picture(picture, max_pixels=max_pixels, draft=self._draft_side() if draft else None)
         return PreparedImage(dict(self.processor(images=decoded, return_tensors="pt")))
+
+    def _draft_side(self) -> int | None:
+        """Return twice the longer side of the model's input; None where that follows from the picture."""
+        sides = dict(self.processor.image_processor.size or {})
+        known = [sides[key] for key in ("height", "width", "shortest_edge") if sides.get(key)]
+        return 2 * max(known) if known else None
 
     def encode_images(self, images: Iterable[Any], batch_size: int = 32) -> Embeddings:
         """Embed pictures or regions; see `prepare_image` for what is accepted.
@@ -134,8 +145,8 @@ class Encoder:
             batch_size: Texts per forward pass.
 
         Raises:
-            TypeError: For a single string, or when an item is no string.
-            ValueError: When a text is no valid Unicode.
+            TypeError: For a single string, or when an item is not a string.
+            ValueError: When a text is not valid Unicode.
         """
         if isinstance(texts, str):
             raise TypeError(f"expected a list of texts, found the single string {texts!r}; pass [{texts!r}].")

@@ -12,13 +12,12 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from .drawing.overlay import draw_alignment
 from .encoding_tgdt import evaluating
-from .image_loading_tgdt import rgb_picture
-from .modeling_tgdt import TGDTModel
-from .picture_sources_tgdt import read_picture
+from .image_loading_tgdt import read_picture, rgb_picture
+from .modeling_tgdt import TGDTModel, text_word_mask
 from .processing_tgdt import TGDTProcessor
-from .retriever.overlay import draw_alignment
-from .word_groups_tgdt import merge_pieces
+from .tokenizing_tgdt import merge_pieces
 
 
 @dataclass(frozen=True, repr=False)
@@ -107,14 +106,14 @@ def explain(
 
     Raises:
         ValueError: When the text has no word, or the picture cannot be read.
-        TypeError: When the text is no string.
+        TypeError: When the text is not a string.
     """
     if not isinstance(text, str):
         raise TypeError(f"expected one text as a string, found {type(text).__name__}.")
     if merge not in ("mean", "max"):
         raise ValueError(f"merge must be 'mean' or 'max', found {merge!r}.")
     with evaluating(model):
-        tokens, words = scored_words(model, processor, text)
+        tokens, words = encoded_words(model, processor, text)
         regions, boxes, grid, shown = picture_regions(model, processor, image)
     if not words:
         raise ValueError(f"the text {text!r} has no word to explain; give at least one.")
@@ -124,15 +123,28 @@ def explain(
     return Alignment(matrix, [word for word, _ in words], boxes, grid, canvas)
 
 
-def scored_words(model: TGDTModel, processor: TGDTProcessor, text: str) -> tuple[Any, list[tuple[str, list[int]]]]:
-    """Return token embeddings (T, D) of a text and, per word that the score counts, its text and its pieces' rows."""
-    inputs = processor(text=[text], return_tensors="pt").to(model.device)
-    features = model.get_text_features(**inputs)
-    scored = set(features.token_mask[0].nonzero()[:, 0].tolist())
-    groups = [
-        (word, [p for p in pieces if p in scored]) for word, pieces in processor.words(inputs["input_ids"].cpu())
-    ]
-    return features.last_hidden_state[0], [(word, pieces) for word, pieces in groups if pieces]
+def encoded_words(model: TGDTModel, processor: TGDTProcessor, text: str) -> tuple[Any, list[tuple[str, list[int]]]]:
+    """Return the word tokens (T, D) of a text and, per word that the score counts, its text and its pieces' rows."""
+    features = model.get_text_features(**processor(text=[text], return_tensors="pt").to(model.device))
+    return features.last_hidden_state[0][features.token_mask[0]], scored_words(model, processor, text)
+
+
+def scored_words(model: Any, processor: TGDTProcessor, text: str) -> list[tuple[str, list[int]]]:
+    """Return the words of a text that the score counts; the text is not embedded.
+
+    Args:
+        model: The model, whose configuration says what counts as a word.
+        processor: Its processor.
+        text: The text.
+
+    Returns:
+        Per word its text, and the rows of its pieces among the text's word tokens.
+    """
+    inputs = processor(text=[text], return_tensors="pt")
+    mask = text_word_mask(model.config, inputs["attention_mask"], inputs.get("text_token_mask"))[0]
+    row_of = {position: row for row, position in enumerate(mask.nonzero()[:, 0].tolist())}
+    groups = [(word, [row_of[p] for p in ps if p in row_of]) for word, ps in processor.words(inputs["input_ids"])]
+    return [(word, rows) for word, rows in groups if rows]
 
 
 def picture_regions(model: TGDTModel, processor: TGDTProcessor, image: Any) -> tuple[Any, Any, Any, Any]:
@@ -187,4 +199,4 @@ def _inside(boxes: np.ndarray, seen: tuple[float, float, float, float]) -> np.nd
     return start + boxes * (end - start)
 
 
-__all__ = ["Alignment", "explain", "picture_regions", "scored_words", "visible_box"]
+__all__ = ["Alignment", "encoded_words", "explain", "picture_regions", "scored_words", "visible_box"]

@@ -1,24 +1,34 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
-"""From any accepted picture (file, URL, PIL, array, tensor) to an upright 8-bit one."""
+"""From any accepted picture (file, URL, PIL, array, tensor) to an upright 8-bit one.
+
+What a picture may cost is limited here for index, service and page alike, before anything is decoded.
+"""
 
 import base64
 import binascii
 import os
+import re
+import stat
 import struct
 import time
+from collections.abc import Mapping
 from functools import cache
 from io import BytesIO
 from typing import Any
 
-import httpx
 import numpy as np
 import torch
 from PIL import Image
 
-from .picture_limits_tgdt import MAX_BYTES, check_pixels, check_scans, read_regular_file
-
 # Decoders that only decode: Pillow would start Ghostscript for EPS.
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+MAX_SIDE = 65_535  # as in JPEG; a longer side costs memory of its own, whatever the other one is
+MAX_BYTES = 1 << 28  # the largest picture, uncompressed in RGB
+MAX_SCANS = 100  # passes over a progressive JPEG; encoders write about ten, each costs as much as the whole picture
+FEW_SCANS = 16  # as many are always allowed
+MAX_SCANNED = 1 << 30  # pixels times scans: seconds, not minutes
+LARGER = "set PIL.Image.MAX_IMAGE_PIXELS (`tgdt index --max-pixels`) for larger ones that you trust"
+_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")  # in entropy-coded data: no stuffed byte, no restart
 _SIXTEEN_BIT = 257  # 65535 / 255
 _ORIENTATION_TAG, _SHORT = 0x0112, 3  # EXIF 2.3, section 4.6.4
 _TURNS = {
@@ -54,20 +64,60 @@ def open_image(source: str | os.PathLike[str], timeout: float = 30.0) -> Image.I
     return image
 
 
-def decode(data: bytes, name: str, max_pixels: int | None = None) -> Image.Image:
-    """Decode a picture's first frame, unless it would cost more than a picture may.
+def read_picture(source: Any, *, max_pixels: int | None = None, draft: int | None = None) -> Any:
+    """Open a picture from a file, encoded bytes or an undecoded data-set row, and decode it fully.
+
+    Args:
+        source: Path, URL, bytes, `{"bytes": ..., "path": ...}`, or a picture that is decoded already (PIL, array,
+            tensor), which is passed through.
+        max_pixels: Largest width x height, checked before anything is decoded. By default
+            `PIL.Image.MAX_IMAGE_PIXELS`, 89 million unless you set it. A URL gives at most 256 MiB in 30 s.
+        draft: Pixels that either side of a JPEG must keep; it is decoded at a half, a quarter or an eighth where that
+            leaves as many. None: at its full size.
+
+    Returns:
+        Decoded PIL picture in its own mode, or what was passed through.
+
+    Raises:
+        ValueError: When there is no picture, or it is empty, damaged, too large or of an unknown format.
+    """
+    if isinstance(source, Mapping):
+        source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
+    if source is None:
+        raise ValueError("there is no picture in this row")
+    if not isinstance(source, str | os.PathLike | bytes | bytearray):
+        return source
+    name = "the picture" if isinstance(source, bytes | bytearray) else repr(os.fspath(source))
+    try:
+        data = _encoded(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} cannot be read: {_reason(error)}") from error
+    return _decode(data, name, max_pixels, draft)
+
+
+def open_encoded(data: bytes, name: str, max_pixels: int | None = None) -> Image.Image:
+    """Open an encoded picture, not yet decoded, unless decoding it would cost more than a picture may.
 
     Args:
         data: Content of a file in one of `FORMATS`.
         name: What to call it.
         max_pixels: See `check_pixels`.
+        draft: See `read_picture`.
 
     Raises:
         ValueError: When it is too large; anything else that Pillow raises when it is damaged.
     """
     image = Image.open(BytesIO(data), formats=known_formats())
     check_pixels(image, name, max_pixels)
-    check_scans(data, name)
+    check_scans(data, name, image.width * image.height)
+    return image
+
+
+def decode(data: bytes, name: str, max_pixels: int | None = None, draft: int | None = None) -> Image.Image:
+    """Decode a picture's first frame; arguments and errors as for `open_encoded`, `draft` as for `read_picture`."""
+    image = open_encoded(data, name, max_pixels)
+    if draft is not None:
+        image.draft(None, (draft, draft))
     image.load()
     return image
 
@@ -96,6 +146,8 @@ def download(url: str, timeout: float = 30.0, max_bytes: int = MAX_BYTES) -> byt
     Raises:
         ValueError: When there is no answer, too late an answer, or more than `max_bytes`.
     """
+    import httpx  # with its command line it takes a tenth of a second, and few pictures come from a URL
+
     deadline, data = time.monotonic() + timeout, bytearray()
     try:
         with httpx.stream("GET", url, timeout=timeout, follow_redirects=True) as answer:
@@ -119,6 +171,33 @@ def _read(name: str, timeout: float) -> bytes:
         return base64.b64decode(name.split(",", 1)[1] if name.startswith("data:image/") else name, validate=True)
     except (binascii.Error, ValueError, IndexError) as error:
         raise FileNotFoundError("neither a file, a URL, nor base64 text") from error
+
+
+def _encoded(source: str | os.PathLike[str] | bytes | bytearray) -> bytes:
+    if isinstance(source, bytes | bytearray):
+        return bytes(source)
+    return download(source) if isinstance(source, str) and "://" in source else read_regular_file(source)
+
+
+def _decode(data: bytes, name: str, max_pixels: int | None, draft: int | None) -> Image.Image:
+    if not data:
+        raise ValueError(f"{name} has 0 bytes")
+    try:
+        return decode(data, name, max_pixels, draft)
+    except ValueError:
+        raise
+    except Exception as error:  # Pillow's plugins raise nearly every type on broken files
+        raise ValueError(f"{name} is not a readable picture: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"expected one of the formats {', '.join(FORMATS)}"
+    if isinstance(error, ValueError):
+        return str(error)
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit, twice the number that is set
+        return f"{error} {LARGER}"
+    return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
 
 
 def rgb_picture(image: Any) -> Image.Image:
@@ -298,3 +377,72 @@ def _from_floats(values: np.ndarray) -> np.ndarray:
             "normalised, pass do_resize=False, do_rescale=False and do_normalize=False."
         )
     return np.rint(values * 255 if high <= 1 else values).astype(np.uint8)
+
+
+def check_pixels(image: Image.Image, name: str, max_pixels: int | None = None) -> None:
+    """Refuse a picture whose pixels are too many to decode, or one of whose sides is too long.
+
+    Args:
+        image: Opened, not yet decoded.
+        name: What to call it.
+        max_pixels: Most width x height; by default `PIL.Image.MAX_IMAGE_PIXELS`, where None means any number.
+
+    Raises:
+        ValueError: When it has more.
+    """
+    limit = Image.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels
+    if limit is not None and image.width * image.height > limit:
+        raise ValueError(f"{name} has {image.width} x {image.height} pixels, more than the {limit} allowed; {LARGER}")
+    if max(image.size) > MAX_SIDE:
+        raise ValueError(f"{name} has {image.width} x {image.height} pixels, more than {MAX_SIDE} on a side")
+
+
+def check_scans(data: bytes, name: str, pixels: int) -> None:
+    """Refuse a JPEG of so many scans that it would be decoded for minutes.
+
+    Args:
+        data: Content of the file.
+        name: What to call it.
+        pixels: Width x height; a small picture may have more scans.
+
+    Raises:
+        ValueError: When there are more.
+    """
+    most = min(MAX_SCANS, max(FEW_SCANS, MAX_SCANNED // max(1, pixels)))
+    if data.startswith(b"\xff\xd8") and _count_scans(data, most) > most:
+        raise ValueError(f"{name} is a JPEG of more than {most} scans, as no camera and no editor writes")
+
+
+def read_regular_file(path: str | os.PathLike[str]) -> bytes:
+    """Read a picture's file.
+
+    Args:
+        path: A file, or a link to one.
+
+    Raises:
+        ValueError: When it is a device, a pipe or a folder, or larger than any picture.
+        OSError: When it cannot be read.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+    try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is not a regular file")
+        if found.st_size > MAX_BYTES:
+            raise ValueError(f"it has {found.st_size} bytes, more than the {MAX_BYTES} allowed")
+        with open(handle, "rb", closefd=False) as file:
+            return file.read(MAX_BYTES)
+    finally:
+        os.close(handle)
+
+
+def _count_scans(data: bytes, most: int) -> int:
+    """Count the scans of the first picture in a JPEG, as far as one more than allowed."""
+    place, scans = 2, 0
+    while scans <= most and (found := _MARKER.search(data, place)):
+        marker, place = found.group(1), found.end()
+        if marker == b"\xd9":
+            break
+        scans += marker == b"\xda"
+        place += int.from_bytes(data[place : place + 2], "big")  # the segment after the marker
+    return scans

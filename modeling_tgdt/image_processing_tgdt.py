@@ -6,8 +6,7 @@ from typing import Any
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.utils import is_torchvision_available
 
-from .image_options_tgdt import TGDTImageInputMixin
-from .image_processing_pil_tgdt import TGDTImageProcessorPil
+from .image_processing_pil_tgdt import TGDTImageInputMixin, TGDTImageProcessorPil
 
 if is_torchvision_available():
 

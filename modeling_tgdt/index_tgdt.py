@@ -4,28 +4,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
-from .gallery.exact import ExactEngine
-from .gallery.faiss_engine import FaissEngine
-from .gallery.files import INDEX_FOLDER, MANIFEST, Gallery
+from .gallery.backend import Backend, SearchMode, SearchResult
+from .gallery.engines import complete_engine_options, make_backend
+from .gallery.files import GalleryFiles
 from .gallery.filters import Where, parse_filter
-from .gallery.local import LocalBackend, Query, SearchMode, SearchResult
+from .gallery.manifest import CHOICES, INDEX_FOLDER, MANIFEST
 from .gallery.metadata import metadata_rows, metadata_table
-from .gallery.validate import check_globals, check_hubness, check_ids, ragged_tokens
+from .gallery.processes import ProcessGroup
+from .gallery.validate import (
+    check_choice,
+    check_globals,
+    check_ids,
+    check_positive,
+    check_query,
+    check_score,
+    ragged_tokens,
+    with_hubness,
+)
 from .kernels.quantize import check_token_dtype, pool_tokens
-from .kernels.ragged import RaggedQueries
-
-if TYPE_CHECKING:
-    from .gallery.qdrant import QdrantBackend
 
 Kind = Literal["image", "text"]
-ENGINES = ("exact", "faiss", "qdrant")
 
 
 class TGDTIndex:
@@ -50,7 +58,7 @@ class TGDTIndex:
         'cat'
     """
 
-    def __init__(self, path: Path, backend: LocalBackend | QdrantBackend) -> None:
+    def __init__(self, path: Path, backend: Backend) -> None:
         self.path = path
         self._backend = backend
 
@@ -102,23 +110,23 @@ class TGDTIndex:
             OSError: When the directory cannot be written, or a Qdrant server does not answer.
         """
         settings: dict[str, Any] = {
-            "dim": _positive(dim, "dim"),
+            "dim": check_positive(dim, "dim"),
             "token_dtype": check_token_dtype(token_dtype),
-            "engine": _choice(engine, ENGINES, "engine"),
-            "kind": _choice(kind, get_args(Kind), "kind"),
+            "engine": check_choice(engine, CHOICES["engine"], "engine"),
+            "kind": check_choice(kind, CHOICES["kind"], "kind"),
             "model_id": model_id,
             "model_revision": model_revision,
             "global_weight": float(global_weight),
             "local_weight": float(local_weight),
-            "reduction": _choice(reduction, ("mean", "sum"), "reduction"),
+            "reduction": check_choice(reduction, CHOICES["reduction"], "reduction"),
             "scale": float(scale),
-            "pool_factor": _positive(pool_factor, "pool_factor"),
-            "segment_rows": _positive(segment_rows, "segment_rows"),
+            "pool_factor": check_positive(pool_factor, "pool_factor"),
+            "segment_rows": check_positive(segment_rows, "segment_rows"),
             "engine_options": complete_engine_options(engine, engine_options or {}),
         }
         if hubness:  # recorded where it is used: galleries without it stay readable by earlier releases
             settings["hubness"] = True
-        gallery = Gallery.create(Path(path), settings)
+        gallery = GalleryFiles.create(Path(path), settings)
         try:
             return cls(Path(path), make_backend(gallery, settings["engine_options"]))
         except BaseException:  # such as a server that does not answer: leave no gallery that was never whole
@@ -143,7 +151,7 @@ class TGDTIndex:
         inner = folder / INDEX_FOLDER
         if not (folder / MANIFEST).exists() and (inner / MANIFEST).exists():
             folder = inner
-        return cls(folder, make_backend(Gallery(folder), engine_options or {}))
+        return cls(folder, make_backend(GalleryFiles(folder), engine_options or {}))
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -234,7 +242,7 @@ class TGDTIndex:
         globals_ = check_globals(global_embeds, self.dim, "global_embeds")
         if len(globals_) != len(names):
             raise ValueError(f"global_embeds has {len(globals_)} rows for {len(names)} ids; give one row per id.")
-        globals_ = self._with_hubness(globals_, hubness)
+        globals_ = with_hubness(globals_, hubness, self.has_hubness)
         tokens, counts = ragged_tokens(token_embeds, token_mask, len(names), self.dim, "token_embeds")
         table = metadata_table(names, metadata)
         if not names:
@@ -243,6 +251,42 @@ class TGDTIndex:
             parts = [pool_tokens(t, self.settings["pool_factor"]) for t in np.split(tokens, np.cumsum(counts)[:-1])]
             tokens, counts = np.concatenate(parts), np.array([len(part) for part in parts], dtype=np.int64)
         self._backend.add(names, table, globals_, tokens, counts)
+
+    @contextmanager
+    def filled_by(self, group: ProcessGroup | None) -> Iterator[None]:
+        """Add items from every process of a launch; at the end they become visible together, in one commit.
+
+        Each process opens the gallery and enters; inside it may `add` and `update_metadata` items of its own, which
+        are stored as they come. When a process dies before the end, the next writer adopts what was stored. Other
+        writers are refused meanwhile. A Qdrant server shows items at once.
+
+        Args:
+            group: What `gallery.processes.process_group` returned; None for this process alone, which commits every
+                `add`. The lock is given back in the end either way.
+
+        Raises:
+            RuntimeError: When another writer is at work, in all processes.
+            TypeError: When a metadata key has types in several processes that do not fit; what fits is kept.
+            ValueError: For a store that one process holds: Qdrant's embedded ones.
+        """
+        if group is None:
+            try:
+                yield
+            finally:
+                self.close()
+            return
+        group.first(partial(self._backend.join, first=True))
+        if group.rank:
+            self._backend.join()
+        group.gather(None)  # the lock is everyone's before anybody can leave
+        try:
+            yield
+        finally:
+            self._backend.leave()
+        group.gather(None)
+        group.first(self._backend.begin)
+        self.close()
+        self.refresh()
 
     def update_metadata(self, ids: Sequence[str], metadata: Any) -> int:
         """Replace the metadata of items, whose embeddings stay as they are, bit for bit.
@@ -266,8 +310,28 @@ class TGDTIndex:
         changed = [place for place, row in enumerate(rows) if row != known[place]]
         if changed:
             own = [names[place] for place in changed]
-            self._backend.set_metadata(own, metadata_table(own, [rows[place] for place in changed]))
+            self._backend.store_again(own, metadata_table(own, [rows[place] for place in changed]))
         return len(changed)
+
+    def copy(self, sources: Sequence[str], ids: Sequence[str]) -> None:
+        """Store items once more under other ids, embeddings bit for bit and with their metadata.
+
+        Args:
+            sources: N ids that are there, one as often as it is to be copied.
+            ids: N ids of the copies; one that is there already is replaced, after its item was copied where it is a
+                source.
+
+        Raises:
+            KeyError: When a source is not there.
+            ValueError: When an id is given twice.
+        """
+        names, wanted = check_ids(ids), check_ids(list(dict.fromkeys(sources)))
+        if len(names) != len(sources):
+            raise ValueError(f"expected one id per source, found {len(names)} ids for {len(sources)} sources.")
+        self._backend.begin()
+        self._check_present(wanted, "add them first")
+        if names:
+            self._backend.store_again(list(sources), metadata_table(names, self._backend.metadata(list(sources))))
 
     def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Read embeddings back, as precise as they are stored.
@@ -382,6 +446,8 @@ class TGDTIndex:
         where: Where | None = None,
         query_kind: Kind | None = None,
         hubness: bool = True,
+        global_weight: float | None = None,
+        local_weight: float | None = None,
     ) -> SearchResult:
         """Rank the gallery for Q queries.
 
@@ -398,6 +464,8 @@ class TGDTIndex:
                 of the stored texts for an image query, are summed over. Between items of one kind the query's are.
             hubness: Whether what the items carry is subtracted from their global scores; between items of one kind it
                 never is.
+            global_weight: Weight of the global score in this call; the gallery's own by default.
+            local_weight: Weight of the local score in this call.
 
         Returns:
             Ranked ids with scores; empty lists for an empty gallery.
@@ -405,12 +473,14 @@ class TGDTIndex:
         Raises:
             ValueError: For a wrong shape, NaN, infinity, an unknown mode or metadata key.
         """
-        _choice(mode, get_args(SearchMode), "mode")
-        _positive(top_k, "top_k")
-        _positive(candidates, "candidates")
+        check_choice(mode, get_args(SearchMode), "mode")
+        check_positive(top_k, "top_k")
+        check_positive(candidates, "candidates")
         if mode == "global" and query_tokens is None:
             query_tokens = [np.zeros((0, self.dim), np.float32)] * len(query_global)
-        query = self._query(query_global, query_tokens, query_mask, query_kind, where, hubness)
+        query = check_query(self.settings, query_global, query_tokens, query_mask, query_kind, hubness)
+        score = check_score(self.settings, global_weight, local_weight)
+        query = replace(query, score=score, where=parse_filter(where))
         return self._backend.search(query, top_k, candidates, mode)
 
     def rerank(
@@ -439,7 +509,7 @@ class TGDTIndex:
         Raises:
             KeyError: When a candidate is not in the gallery.
         """
-        query = self._query(query_global, query_tokens, query_mask, query_kind, None, hubness)
+        query = check_query(self.settings, query_global, query_tokens, query_mask, query_kind, hubness)
         if isinstance(candidate_ids, str) or any(isinstance(names, str) for names in candidate_ids):
             raise TypeError("candidate_ids must be one list of ids per query, such as [['a', 'b']] for one query.")
         if len(candidate_ids) != len(query):
@@ -473,76 +543,3 @@ class TGDTIndex:
         names = check_ids(ids)
         self._check_present(names, "refresh() the index or leave them out")
         return self._backend.get(names)
-
-    def _with_hubness(self, globals_: np.ndarray, hubness: Any) -> np.ndarray:
-        """Append minus the hubness to global embeddings (N, D): one more dimension of the dot product is a bias."""
-        if (hubness is not None) != self.has_hubness:
-            expected = "one number per item" if self.has_hubness else "none, this gallery was made without"
-            raise ValueError(f"hubness: expected {expected}, found {'none' if hubness is None else 'some'}.")
-        return globals_ if hubness is None else np.column_stack([globals_, -check_hubness(hubness, len(globals_))])
-
-    def _query(
-        self,
-        globals_: Any,
-        tokens: Any,
-        mask: Any,
-        query_kind: Kind | None,
-        where: Where | None,
-        hubness: bool,
-    ) -> Query:
-        kind = query_kind or ("text" if self.kind == "image" else "image")
-        _choice(kind, get_args(Kind), "query_kind")
-        vectors = check_globals(globals_, self.dim, "query_global")
-        if self.has_hubness:
-            factor = np.full(len(vectors), hubness and kind != self.kind, np.float32)
-            vectors = np.column_stack([vectors, factor])
-        if tokens is None:
-            raise ValueError(f"query_tokens are needed, (Q, T, {self.dim}); only search(mode='global') goes without.")
-        rows, counts = ragged_tokens(tokens, mask, len(vectors), self.dim, "query_tokens")
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        sum_over: Literal["query", "stored"] = "stored" if (self.kind, kind) == ("text", "image") else "query"
-        return Query(vectors, RaggedQueries(rows, offsets), sum_over, parse_filter(where))
-
-
-def complete_engine_options(engine: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the options of an engine, and that it has its library, before anything is written."""
-    if engine == "qdrant":
-        from .gallery.qdrant import QdrantBackend  # its library takes seconds to import
-
-        return QdrantBackend.complete_options(options)
-    if engine == "faiss":
-        FaissEngine(**options)
-    elif options:
-        raise ValueError(f"engine 'exact' takes no options, found {dict(options)!r}.")
-    return dict(options)
-
-
-def make_backend(gallery: Gallery, named: Mapping[str, Any]) -> LocalBackend | QdrantBackend:
-    """Make the backend that a gallery's settings name, with the options that the caller names for Qdrant."""
-    settings = gallery.snapshot.manifest.settings
-    if settings["engine"] == "qdrant":
-        from .gallery.qdrant import QdrantBackend
-
-        return QdrantBackend(gallery, named)
-    if settings["engine"] == "faiss":
-        try:
-            return LocalBackend(gallery, FaissEngine(**settings["engine_options"]))
-        except TypeError as error:
-            raise ValueError(
-                f"{MANIFEST} in {str(gallery.root)!r} is no manifest that tgdt wrote: {error}."
-            ) from error
-    return LocalBackend(gallery, ExactEngine())
-
-
-def _choice(value: str, choices: Sequence[str], name: str) -> str:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {list(choices)}, found {value!r}.")
-    return value
-
-
-def _positive(value: int, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an integer, found {value!r}.")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, found {value!r}.")
-    return int(value)

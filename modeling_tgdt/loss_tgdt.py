@@ -1,17 +1,20 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """Consistent Multimodal Contrastive (CMC) loss (arXiv 2306.08789, section III-C)."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 
-from .logit_scales_tgdt import LogitScales
 from .objectives_tgdt import (
     Directions,
     Number,
+    PairEmbeddings,
+    PairSizes,
     distillation,
     dot_products,
     hardest_pairs,
@@ -21,8 +24,53 @@ from .objectives_tgdt import (
     negative_masks,
     sigmoid,
 )
-from .pairs_tgdt import PairEmbeddings, PairSizes
 from .similarity_tgdt import Reduction, token_similarity, token_similarity_pairs
+
+# Learned temperatures (CLIP, arXiv 2103.00020) and biases (SigLIP, arXiv 2303.15343).
+# Temperatures from 0.002 to 1; CLIP stops at 0.01, but a mean over words needs less than a cosine.
+_MIN_LOG_SCALE, _MAX_LOG_SCALE = 0.0, math.log(500.0)
+
+
+class LogitScales(nn.Module):
+    """Learned logit scale of the global and of the token term, and their biases under the sigmoid.
+
+    Args:
+        temperatures: Temperatures to start from, global and token.
+        biases: Biases to start from, or `None` for an objective without one.
+
+    Example:
+        >>> [round(value, 3) for value in LogitScales((0.05, 0.015), None)(1)[0].exp().tolist()]
+        [20.0, 66.667]
+    """
+
+    def __init__(self, temperatures: tuple[float, float], biases: tuple[float, float] | None) -> None:
+        super().__init__()
+        self.temperatures, self.biases = temperatures, biases
+        self.log_scale = nn.Parameter(torch.empty(2))
+        if biases is not None:
+            self.bias = nn.Parameter(torch.empty(2))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the start values; what a checkpoint holds stays."""
+        init.copy_(self.log_scale, -torch.tensor(self.temperatures).log())
+        if self.biases is not None:
+            init.copy_(self.bias, torch.tensor(self.biases))
+
+    def forward(self, rows: int) -> Tensor:
+        """Return the log scales and then the biases, in at least float32 and once per row: (rows, 2) or (rows, 4).
+
+        A loss reads their mean over rows. As a column of the batch they take the way of the embeddings: through a
+        wrapped forward, mini-batches, and a gather over processes, each of which hands the gradient back.
+        """
+        dtype = torch.promote_types(self.log_scale.dtype, torch.float32)
+        values = self.log_scale.to(dtype)
+        # The value stops at the bounds, the gradient does not: a scale beyond them finds its way back.
+        columns = [values + (values.clamp(_MIN_LOG_SCALE, _MAX_LOG_SCALE) - values).detach()]
+        if self.biases is not None:
+            columns.append(self.bias.to(dtype))
+        return torch.cat(columns).expand(rows, -1)
+
 
 Objective = Literal["hinge", "infonce", "sigmoid"]
 
@@ -148,7 +196,7 @@ class CMCLoss(nn.Module):
             image_mask: Boolean (Bi, R), true for real regions.
             text_mask: Boolean (Bt, W), true for real words.
             image_ids: Integers (Bi,). Rows of one id show one photo and are never each other's negatives.
-            caption_ids: Integers (Bt,). Captions of one id say the same, and are no negatives of each other's images.
+            caption_ids: Integers (Bt,). Captions of one id say the same, and are not negatives of each other's images.
             num_pairs: B; all rows when omitted.
 
         Returns:
@@ -276,4 +324,4 @@ def _check_present(pairs: PairEmbeddings, kind: str, is_needed: bool) -> None:
             raise ValueError(f"{name} is missing, and a term with a weight needs it. Pass it or set that weight to 0.")
 
 
-__all__ = ["CMCLoss", "CMCTerms", "Objective"]
+__all__ = ["CMCLoss", "CMCTerms", "LogitScales", "Objective"]

@@ -38,13 +38,23 @@ from .dual_encoders_tgdt import (
     projection,
     text_width,
     tower_traits,
+    value_layer,
+    value_tokens,
 )
-from .heads_tgdt import TGDTAttention, TGDTBoxEmbedding, TGDTEncoder, TGDTEncoderLayer, TGDTLinear, pick, run_layers
-from .logit_scales_tgdt import LogitScales
-from .loss_tgdt import CMCLoss
-from .outputs_tgdt import TGDTFeatures, TGDTOutput
-from .pairs_tgdt import PairEmbeddings
-from .similarity_tgdt import token_similarity
+from .heads_tgdt import (
+    TGDTAttention,
+    TGDTBoxEmbedding,
+    TGDTEncoder,
+    TGDTEncoderLayer,
+    TGDTFeatures,
+    TGDTLinear,
+    TGDTOutput,
+    pick,
+    run_layers,
+)
+from .loss_tgdt import CMCLoss, LogitScales
+from .objectives_tgdt import PairEmbeddings
+from .similarity_tgdt import mixed_score, token_similarity
 
 
 class TGDTKwargs(TypedDict, total=False):
@@ -88,6 +98,7 @@ class TGDTPreTrainedModel(PreTrainedModel):
 class TGDTRegionEncoder(TGDTPreTrainedModel):
     """The transformer over regions, at the width of their features: what a backbone is to pixels."""
 
+    gradient_checkpointing = False  # its layers say so too, but there may be none
     _can_record_outputs = {
         "hidden_states": OutputRecorder(TGDTEncoderLayer),
         "attentions": OutputRecorder(TGDTAttention, index=1),
@@ -130,6 +141,8 @@ class TGDTModel(TGDTPreTrainedModel):
         text_config, vision_config = config.get_text_config(), config.get_vision_config()
         pools = config.image_global_token == "pooled"
         self.vision_model = None if vision_config is None else build_backbone(vision_config, pools)
+        if config.token_readout == "value":
+            value_layer(self.vision_model)
         self.text_model = build_backbone(text_config, config.text_global_token == "pooled")
         if config.text_global_token == "first" and is_causal(self.text_model):
             raise ValueError(
@@ -154,6 +167,17 @@ class TGDTModel(TGDTPreTrainedModel):
             biases = (config.sigmoid_bias, config.local_sigmoid_bias) if config.objective == "sigmoid" else None
             self.logit_scales = LogitScales((config.temperature, config.local_temperature), biases)
         self.post_init()
+
+    def initialize_weights(self) -> None:
+        """Initialise what no checkpoint holds, backbones first.
+
+        Below custom code transformers passes over modules without parameters of their own, such as CLIP's and SigLIP's
+        `MLP`, which have a say in those of their layers.
+        """
+        for backbone in (self.vision_model, self.text_model):
+            if isinstance(backbone, PreTrainedModel):
+                backbone.initialize_weights()
+        super().initialize_weights()
 
     # Embedding table of the text side, as resizing and PEFT expect it.
     def get_input_embeddings(self) -> nn.Module:
@@ -284,7 +308,7 @@ class TGDTModel(TGDTPreTrainedModel):
         hidden, whole, outputs = self._run_text_model(inputs, **kwargs)
         attended = attention_mask.bool()
         tokens, pooled = self._encode_words(hidden, attended, whole)
-        mask = self._word_mask(attended, text_token_mask)
+        mask = text_word_mask(self.config, attended, text_token_mask)
         tokens = self._weigh_words(_unit(tokens, mask), mask)
         return TGDTFeatures(
             last_hidden_state=tokens,
@@ -331,7 +355,7 @@ class TGDTModel(TGDTPreTrainedModel):
             inputs_embeds: Embedded tokens (Bt, W, H) in place of `input_ids`.
             return_loss: Whether to compute the CMC loss; row i of the images belongs to row i of the captions.
             return_logits: Whether to score every pair. Training that computes its loss outside does not need it.
-            caption_ids: Integers (Bt,) naming each row's text: captions that say the same are no negatives either.
+            caption_ids: Integers (Bt,) naming each row's text: captions that say the same are not negatives either.
             num_pairs: Aligned pairs at the start of both sides; the loss takes rows beyond them as hard negatives, see
                 [`CMCLoss.forward`]. All rows when omitted.
             text_token_mask: (Bt, W), true for words, as the processor says.
@@ -394,8 +418,8 @@ class TGDTModel(TGDTPreTrainedModel):
                 scale=config.similarity_scale,
             )
         global_similarity = images.pooler_output @ texts.pooler_output.T
-        mixed = config.global_score_weight * global_similarity + config.local_score_weight * local_similarity
-        return mixed.to(images.pooler_output.dtype)
+        weights = config.global_score_weight, config.local_score_weight
+        return mixed_score(global_similarity, local_similarity, *weights).to(images.pooler_output.dtype)
 
     def loss_module(self) -> CMCLoss:
         """Return the CMC loss that the configuration describes."""
@@ -547,7 +571,7 @@ class TGDTModel(TGDTPreTrainedModel):
             The model in evaluation mode; the same one in every call.
 
         Raises:
-            ValueError: When it is no dual encoder of a known family.
+            ValueError: When it is not a dual encoder of a known family.
             TypeError: For an option that is none of these.
 
         Example:
@@ -600,20 +624,28 @@ class TGDTModel(TGDTPreTrainedModel):
                 "This model reads region features, not pixels: its vision_config is None. Pass region_features, or "
                 "build it with TGDTModel.from_vision_text_pretrained(vision, text)."
             )
-        outputs: Any = run_vision_backbone(self.vision_model, pixel_values, **kwargs)
+        reads_value = self.config.token_readout == "value"
+        options = kwargs | ({"output_hidden_states": True} if reads_value else {})
+        outputs: Any = run_vision_backbone(self.vision_model, pixel_values, **options)
+        hidden = (
+            value_tokens(self.vision_model, outputs.hidden_states[-2]) if reads_value else outputs.last_hidden_state
+        )
         if pixel_values.ndim == 3:
-            features, mask = outputs.last_hidden_state, kwargs["pixel_attention_mask"].bool()
+            features, mask = hidden, kwargs["pixel_attention_mask"].bool()
             boxes = patch_boxes(kwargs["spatial_shapes"], features.shape[1])
         else:
-            features, (rows, columns) = grid_tokens(outputs.last_hidden_state, pixel_values, config)
+            features, (rows, columns) = grid_tokens(hidden, pixel_values, config)
             boxes = grid_boxes(rows, columns, device=features.device).repeat(features.shape[0], 1, 1)
             mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
         boxes = boxes.to(features.dtype)
         if self.config.image_global_token == "pooled":
             whole = pooled_state(outputs, config)[:, None]
-            features = torch.cat([whole, head_tokens(self.vision_model, features)], dim=1)
+            features = head_tokens(self.vision_model, features, self.config.token_readout)
+            features = torch.cat([whole, features], dim=1)
             boxes = torch.cat([boxes.new_tensor([0, 0, 1, 1]).expand(features.shape[0], 1, 4), boxes], dim=1)
             mask = F.pad(mask, (1, 0), value=True)
+        if reads_value and not kwargs.get("output_hidden_states"):
+            outputs = {**outputs, "hidden_states": None}  # nobody asked for them
         return features, boxes, mask, outputs
 
     def _run_text_model(
@@ -636,13 +668,6 @@ class TGDTModel(TGDTPreTrainedModel):
         if self.config.text_global_token != "pooled":
             return hidden, None, outputs
         return head_tokens(self.text_model, hidden), pooled_state(outputs, config), outputs
-
-    def _word_mask(self, attended: Tensor, text_token_mask: Tensor | None) -> Tensor:
-        """Return which positions are words: by the mask that was given, unless the configuration counts otherwise."""
-        counts = self.config.num_prefix_tokens, self.config.num_suffix_tokens
-        if text_token_mask is not None and counts == (1, 1):
-            return attended & text_token_mask.bool()
-        return word_mask(attended, *counts)
 
     def _check_regions(self, features: Tensor, boxes: Tensor | None, mask: Tensor | None) -> None:
         if features.ndim != 3 or features.shape[-1] != self.config.region_feature_size:
@@ -757,6 +782,25 @@ def word_mask(attended: Tensor, num_prefix_tokens: int, num_suffix_tokens: int) 
     return attended & (rank > num_prefix_tokens) & (rank <= attended.sum(-1, keepdim=True) - num_suffix_tokens)
 
 
+def text_word_mask(config: TGDTConfig, attention_mask: Tensor, text_token_mask: Tensor | None) -> Tensor:
+    """Return which positions of texts are words, whose embeddings the score counts.
+
+    Args:
+        config: Configuration of the model.
+        attention_mask: (B, W), true for tokens.
+        text_token_mask: (B, W), true for words, as the processor says; it holds unless the configuration counts
+            special tokens otherwise. Without it the first and the last attended position are not words.
+
+    Returns:
+        Boolean (B, W).
+    """
+    attended = attention_mask.bool()
+    counts = config.num_prefix_tokens, config.num_suffix_tokens
+    if text_token_mask is not None and counts == (1, 1):
+        return attended & text_token_mask.bool()
+    return word_mask(attended, *counts)
+
+
 def _attended_somewhere(mask: Tensor) -> Tensor:
     """Let texts of no token attend to their first position: attention to nothing is not a number."""
     first = torch.arange(mask.shape[1], device=mask.device)[None] == 0
@@ -795,4 +839,4 @@ def _recording(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return asked | {"return_dict": True}
 
 
-__all__ = ["TGDTFeatures", "TGDTModel", "TGDTOutput", "TGDTPreTrainedModel", "word_mask"]
+__all__ = ["TGDTFeatures", "TGDTModel", "TGDTOutput", "TGDTPreTrainedModel", "text_word_mask", "word_mask"]

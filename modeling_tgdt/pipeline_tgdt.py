@@ -68,7 +68,7 @@ class ImageTextRetrievalPipeline(_Pipeline):
 
         Raises:
             ValueError: For both or no candidates, a picture that cannot be read, or a top_k below 1.
-            TypeError: For a text that is no string.
+            TypeError: For a text that is not a string.
         """
         if texts is None and images is None:
             texts, images = self.texts, self.images

@@ -1,6 +1,7 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """TGDT processor: captions with pixels or detector regions to model inputs."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,17 +12,18 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BatchFea
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
-from .image_options_tgdt import TGDTImageInputMixin, plain_pictures
+from .configuration_tgdt import LOADING_OPTIONS, refuse_unknown
+from .image_processing_pil_tgdt import IMAGE_OPTIONS, TGDTImageInputMixin, plain_pictures
 from .image_processing_tgdt import TGDTImageProcessor
-from .region_inputs_tgdt import batch_regions
-from .tokenizing_tgdt import tokenize
-from .word_groups_tgdt import group_words
+from .tokenizing_tgdt import group_words, tokenize
 
 logger = logging.get_logger(__name__)
 _MOST_WORKERS = 1024
 # Dual encoders whose texts have one length, padding included.
 _FIXED_LENGTH = ("siglip", "siglip2")
 _FIELDS = ("max_caption_length", "caption_padding", "attends_padding")
+# Options of `from_pretrained` that are of no part.
+_OF_LOADING = LOADING_OPTIONS | {"backend", "config", "use_fast"}
 
 
 class TGDTProcessor(ProcessorMixin):
@@ -115,8 +117,22 @@ class TGDTProcessor(ProcessorMixin):
         """Load a processor; see transformers' `ProcessorMixin`.
 
         Code of the repository runs only where the caller says `trust_remote_code=True`; nobody is asked on the way.
+
+        Args:
+            pretrained_model_name_or_path: Hub id or directory.
+            *args: Of `ProcessorMixin.from_pretrained`.
+            **kwargs: Download options (`revision`, `token`, ...); options of this class, its image processor or its
+                tokenizer override what was saved.
+
+        Raises:
+            TypeError: For an option of none of them.
         """
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **{"trust_remote_code": False, **kwargs})
+        options = {"trust_remote_code": False, **kwargs}
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **options)
+        tokenizer = loaded.tokenizer
+        of_tokenizer = [name for name in kwargs if hasattr(tokenizer, name)] + _arguments(type(tokenizer))
+        refuse_unknown(kwargs, {*_OF_LOADING, *_FIELDS, *IMAGE_OPTIONS, *of_tokenizer}, cls.__name__)
+        return loaded
 
     @staticmethod
     def get_possibly_dynamic_module(module_name: str) -> Any:
@@ -137,7 +153,7 @@ class TGDTProcessor(ProcessorMixin):
             **options: Of this class, such as `max_caption_length`; the others are download options such as `token`.
 
         Raises:
-            ValueError: When it is no model of images and texts.
+            ValueError: When it is not a model of images and texts.
 
         Example:
             `TGDTProcessor.from_dual_encoder_pretrained("openai/clip-vit-base-patch32")`
@@ -222,6 +238,12 @@ class TGDTProcessor(ProcessorMixin):
         )
 
 
+def _arguments(kind: type) -> list[str]:
+    """Name what the constructors of a class and its bases take."""
+    constructors = [base.__init__ for base in kind.__mro__ if "__init__" in vars(base)]  # type: ignore[misc]
+    return [name for call in constructors for name in inspect.signature(call).parameters if name != "kwargs"]
+
+
 def _positions(text_config: Any) -> int:
     return getattr(text_config, "max_position_embeddings", None) or 1 << 30
 
@@ -230,6 +252,101 @@ def _kind(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"a {type(value).__name__} of {sorted({type(item).__name__ for item in value})}"
     return type(value).__name__
+
+
+_EXPECTED = '{"features": (R, F), "boxes": (R, 4) in pixels or None, "image_size": (height, width)}'
+BOX_SLACK = 0.05  # detectors overshoot the border by a few pixels; more than that means a wrong size
+
+
+def batch_regions(regions: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Check and pad the regions of one or several images.
+
+    Args:
+        regions: Per image, a mapping with `features` (R, F); `boxes` (R, 4), pixel corners x1, y1, x2, y2, or `None`;
+            `image_size` (height, width) in pixels. For boxes that are already in [0, 1], pass an `image_size` of
+            (1, 1). R differs between images, F does not.
+
+    Returns:
+        `region_features` (B, R, F) float32 and `region_mask` (B, R) bool, R the largest count, padding 0 and `False`;
+        with boxes also `region_boxes` (B, R, 4) float32 in [0, 1].
+
+    Raises:
+        TypeError: When an item is not a mapping.
+        ValueError: On missing keys, wrong shapes, values that are not finite, boxes outside the image, or boxes on
+            some images only.
+    """
+    samples = [regions] if isinstance(regions, Mapping) else list(regions)
+    if not samples:
+        raise ValueError(f"Expected the regions of at least one image, found none. Pass a list of {_EXPECTED}.")
+    features = [_features(sample, index) for index, sample in enumerate(samples)]
+    widths = sorted({array.shape[1] for array in features})
+    if len(widths) > 1:
+        raise ValueError(f"Expected region features of one width in a batch, found {widths}. Use one detector.")
+    mask = np.zeros((len(samples), max(map(len, features))), dtype=bool)
+    for row, array in zip(mask, features, strict=True):
+        row[: len(array)] = True
+    batch = {"region_features": _padded(features, mask), "region_mask": mask}
+    boxes = [_boxes(sample, len(features[index]), index) for index, sample in enumerate(samples)]
+    given = [array for array in boxes if array is not None]
+    if given and len(given) < len(samples):
+        missing = [index for index, array in enumerate(boxes) if array is None]
+        raise ValueError(f"Expected boxes on all images of a batch or on none, found none on {missing[:8]}.")
+    if given:
+        batch["region_boxes"] = _padded(given, mask)
+    return batch
+
+
+def _padded(arrays: list[np.ndarray], mask: np.ndarray) -> np.ndarray:
+    batch = np.zeros((*mask.shape, arrays[0].shape[1]), dtype=np.float32)
+    for row, array in zip(batch, arrays, strict=True):
+        row[: len(array)] = array
+    return batch
+
+
+def _array(value: Any, dtype: type) -> np.ndarray:
+    if hasattr(value, "detach"):  # tensors; numpy has no bfloat16
+        value = value.detach().cpu().float().numpy() if value.is_floating_point() else value.detach().cpu().numpy()
+    return np.asarray(value, dtype=dtype)
+
+
+def _features(sample: Mapping[str, Any], index: int) -> np.ndarray:
+    if not isinstance(sample, Mapping):
+        raise TypeError(f"Expected regions[{index}] as {_EXPECTED}, found {type(sample).__name__}.")
+    if sample.get("features") is None:
+        raise ValueError(f"Expected regions[{index}] as {_EXPECTED}, found the keys {sorted(sample)}.")
+    features = _array(sample["features"], np.float32)
+    if features.ndim != 2 or 0 in features.shape:
+        raise ValueError(
+            f"Expected regions[{index}]['features'] of shape (R, F) with at least one region, found {features.shape}."
+        )
+    if not np.isfinite(features).all():
+        raise ValueError(f"Expected finite features, found NaN or infinity in regions[{index}]. Leave that image out.")
+    return features
+
+
+def _boxes(sample: Mapping[str, Any], count: int, index: int) -> np.ndarray | None:
+    if sample.get("boxes") is None:
+        return None
+    # Divided in double precision, as the reference does.
+    boxes = _array(sample["boxes"], np.float64)
+    if boxes.shape != (count, 4):
+        raise ValueError(
+            f"Expected regions[{index}]['boxes'] of shape ({count}, 4), one box per feature, found {boxes.shape}."
+        )
+    size = sample.get("image_size")
+    if size is None or len(size) != 2 or not all(float(side) > 0 for side in size):
+        raise ValueError(
+            f"Expected regions[{index}]['image_size'] = (height, width) in pixels, found {size!r}. For boxes that are "
+            "already in [0, 1], pass (1, 1)."
+        )
+    height, width = (float(side) for side in size)
+    boxes = boxes / np.array([width, height, width, height])
+    if not ((boxes >= -BOX_SLACK) & (boxes <= 1 + BOX_SLACK)).all():
+        raise ValueError(
+            f"Expected boxes (x1, y1, x2, y2) inside image_size (height, width) = {tuple(size)}, found "
+            f"{boxes.min():.3g}..{boxes.max():.3g} of it in regions[{index}]. Are height and width swapped?"
+        )
+    return boxes.astype(np.float32)
 
 
 __all__ = ["TGDTProcessor"]

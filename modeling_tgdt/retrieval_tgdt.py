@@ -4,68 +4,49 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-import weakref
-from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Iterable, Mapping, Sized
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from .encoding_tgdt import Embeddings, Encoder, PreparedImage, check_text, evaluating
+from .encoding_tgdt import Embeddings, Encoder, PreparedImage, check_text
 from .explain_tgdt import Alignment, explain, scored_words
-from .gallery.local import SearchMode
+from .gallery.backend import SearchMode
+from .gallery.processes import ProcessGroup, process_group
+from .gallery.storage import GalleryBusyError
 from .index_tgdt import Kind, TGDTIndex
 from .modeling_tgdt import TGDTModel
-from .picture_sources_tgdt import picture_items
 from .processing_tgdt import TGDTProcessor
-from .retriever.adapters import save_model
-from .retriever.card import new_card
+from .retriever.composed import ComposedQuery, EncodedPart, search_composed
 from .retriever.directory import (
     find_directory,
     find_model,
     open_index,
-    push_folder,
     read_reference,
-    save_gallery,
     split_options,
 )
+from .retriever.duplicates import check_threshold, group_hits
 from .retriever.filling import AddReport, GalleryFiller, OnError, name_items
 from .retriever.fingerprint import check_gallery_model, model_identity, weights_state
-from .retriever.hubness import HubnessGain, HubnessOptions
-from .retriever.loading import load_pretrained
-from .retriever.matches import Match, match_words
-from .retriever.pooling import PoolingCost, pooling_costs
-from .retriever.shortlist import shortlist_ranks, smallest_shortlist
-from .retriever.temporary import own_prefix
+from .retriever.hubness import HubnessOptions
+from .retriever.loading import load_backend
+from .retriever.matches import Hit, Match, hits_of, match_words
+from .retriever.picture_sources import picture_items
+from .retriever.publishing import PublishingMixin
+from .retriever.temporary import temporary_index
+from .retriever.threshold import ScoreThreshold
+from .retriever.tuning import TuningMixin
+from .runtimes.onnx import OnnxModel
+
+_TEXT_BATCHES = 16
 
 
-@dataclass(frozen=True)
-class Hit:
-    """One result.
-
-    Attributes:
-        id: Id in the gallery.
-        score: What the ranking is by: the mixed score, or the one that the mode names.
-        global_score: Dot product of the global embeddings.
-        local_score: Token similarity; NaN in mode "global", which does not compute it.
-        metadata: What was stored with the item.
-        matches: For each word of the query its best region, of `search(..., explain=True)`.
-    """
-
-    id: str
-    score: float
-    global_score: float
-    local_score: float
-    metadata: dict[str, Any] = field(default_factory=dict)
-    matches: tuple[Match, ...] = ()
-
-
-class TGDTRetriever:
+class TGDTRetriever(TuningMixin, PublishingMixin):
     """Indexes and searches pictures or texts.
 
     Args:
@@ -129,11 +110,8 @@ class TGDTRetriever:
             FileExistsError: When there is a gallery, without `exist_ok`.
             ValueError: When another model built the gallery that is there.
         """
-        named = options.get("engine_options")
-        if exist_ok and path is not None and (found := open_index(Path(path), named)) is not None:
-            check_gallery_model(found, self.model)
-            self.index = found
-            return found
+        if exist_ok and path is not None and self._open_index(Path(path), options.get("engine_options")):
+            return self._searchable()
         self._weights = weights_state(self.model)
         config = self.model.config
         model_id, revision = model_identity(self.model)
@@ -148,8 +126,22 @@ class TGDTRetriever:
             "hubness": self.hubness is not None,
         }
         settings |= {"kind": kind, **options}
-        self.index = _temporary_index(settings) if path is None else TGDTIndex.create(Path(path), **settings)
-        return self.index
+        try:
+            self.index = temporary_index(settings) if path is None else TGDTIndex.create(Path(path), **settings)
+        except (FileExistsError, GalleryBusyError):
+            if not exist_ok or path is None:
+                raise
+            while not self._open_index(Path(path), options.get("engine_options")):  # another process is making it
+                time.sleep(0.05)
+        return self._searchable()
+
+    def _open_index(self, path: Path, engine_options: Mapping[str, Any] | None) -> bool:
+        """Use the gallery that is there; return whether there is one."""
+        found = open_index(path, engine_options)
+        if found is not None:
+            check_gallery_model(found, self.model)
+            self.index = found
+        return found is not None
 
     def add_images(
         self,
@@ -163,8 +155,13 @@ class TGDTRetriever:
         workers: int | None = None,
         progress: bool = True,
         max_pixels: int | None = None,
+        draft: bool = False,
+        share: bool = True,
     ) -> AddReport:
         """Read, embed and store pictures; memory stays bounded whatever the source.
+
+        In a program of several processes (`torch.distributed`) every process makes this call with the same source and
+        gallery: each embeds a share, and all become visible in one commit. Galleries that differ are filled apart.
 
         Args:
             images: Folder, list or generator of pictures (path, URL, bytes, PIL, array, tensor, or
@@ -178,17 +175,22 @@ class TGDTRetriever:
             workers: Threads that decode; the number of cores by default.
             progress: Whether to show a progress bar.
             max_pixels: Largest picture that is decoded, width x height; `PIL.Image.MAX_IMAGE_PIXELS` by default.
+            draft: Decode large JPEGs at a smaller scale, which leaves twice the model's pixels: faster, and embeddings
+                that are nearly those of the full size.
+            share: False where one process of several makes this call alone.
 
         Returns:
             What was added and what was skipped, with reasons.
 
         Raises:
             ValueError: For an unreadable picture, or when the gallery holds texts.
-            TypeError: When the source is no collection of pictures.
+            TypeError: When the source is not a collection of pictures.
         """
         index = self._writable("image")
-        prepare = partial(self.prepare_image, max_pixels=max_pixels)
-        filler = self._filler(index, prepare, self.encode_images, batch_size, on_error, resume, workers, progress)
+        prepare = partial(self.prepare_image, max_pixels=max_pixels, draft=draft)
+        filler = self._filler(
+            index, prepare, self.encode_images, batch_size, on_error, resume, workers, progress, share
+        )
         left_out: dict[str, str] = {}
         items = name_items(picture_items(images, left_out), index, ids, metadata, resume)
         report = filler.fill(items, _length(images))
@@ -205,17 +207,19 @@ class TGDTRetriever:
         *,
         resume: bool = False,
         progress: bool = True,
+        share: bool = True,
     ) -> AddReport:
         """Embed and store texts; see `add_images`. Ids are running numbers by default.
 
         Raises:
             ValueError: When the gallery holds pictures.
-            TypeError: When an item is no string.
+            TypeError: When an item is not a string.
         """
         if isinstance(texts, str):
             raise TypeError(f"expected a list of texts, found the single string {texts!r}; pass [{texts!r}].")
         index = self._writable("text")
-        filler = self._filler(index, check_text, self.encode_texts, batch_size, on_error, resume, 1, progress)
+        filler = self._filler(index, check_text, self.encode_texts, batch_size, on_error, resume, 1, progress, share)
+        filler.batch_size *= _TEXT_BATCHES  # of which the encoder makes batches of like length
         return filler.fill(name_items(((None, text) for text in texts), index, ids, metadata, resume), _length(texts))
 
     def encode_images(self, images: Iterable[Any], batch_size: int = 32) -> Embeddings:
@@ -230,9 +234,9 @@ class TGDTRetriever:
         """Embed N texts: global embeddings (N, D) and N ragged word arrays (Wi, D), input order."""
         return self._encoder.encode_texts(texts, batch_size)
 
-    def prepare_image(self, picture: Any, max_pixels: int | None = None) -> PreparedImage:
+    def prepare_image(self, picture: Any, max_pixels: int | None = None, *, draft: bool = False) -> PreparedImage:
         """Read and preprocess a picture in any thread; the result is a query or an item of `encode_images`."""
-        return self._encoder.prepare_image(picture, max_pixels)
+        return self._encoder.prepare_image(picture, max_pixels, draft=draft)
 
     def search(
         self,
@@ -246,12 +250,14 @@ class TGDTRetriever:
         local_weight: float | None = None,
         hubness: bool = True,
         explain: bool = False,
+        min_score: float | ScoreThreshold | None = None,
+        group_similar: float | None = None,
     ) -> Any:
         """Rank the gallery for one query or a list of queries.
 
         Args:
             query: Text (every `str` is words), or a picture: PIL, array, tensor, bytes, `pathlib.Path` or regions.
-                A list may mix them.
+                A list may mix them. Several parts make one query as `ComposedQuery(["a beach", "snow"], [1, -1])`.
             top_k: Hits per query.
             candidates: Size of the shortlist that the global score picks, at least `top_k`.
             mode: "two_stage", "global" (stage one alone) or "local" (every item by its tokens alone). Two
@@ -261,6 +267,10 @@ class TGDTRetriever:
             local_weight: Weight of the local score in this call.
             hubness: Whether to lower the items that are near every query, in a gallery that knows which they are.
             explain: Give every hit of a text its `matches`; read from the stored tokens of the returned hits alone.
+            min_score: Leave out hits with a lower score, or by a threshold that `fit_threshold` found, which names
+                the `candidates` too.
+            group_similar: Cosine of global embeddings from which a hit is put under the better one that it nearly
+                equals, as its `similar`; near-duplicates have 0.95 and more. Looks at `candidates` hits.
 
         Returns:
             `list[Hit]`, best first; for a list of queries a list of them.
@@ -276,137 +286,42 @@ class TGDTRetriever:
             mode = "global"
         queries = list(query) if isinstance(query, list | tuple) else [query]
         candidates = max(candidates, top_k) if candidates > 0 else candidates
-        remix = mode == "two_stage" and not (global_weight is None and local_weight is None)
-        wanted = max(top_k, candidates) if remix and top_k > 0 else top_k
+        if isinstance(min_score, ScoreThreshold):  # it looks at a whole shortlist, of the size that it was fitted on
+            candidates = min_score.candidates
+        whole = group_similar is not None or isinstance(min_score, ScoreThreshold)
+        how: dict[str, Any] = {
+            "top_k": max(top_k, candidates) if whole and top_k > 0 else top_k,
+            "candidates": candidates,
+            "mode": mode,
+            "where": where,
+            "hubness": hubness,
+            "global_weight": global_weight,
+            "local_weight": local_weight,
+        }
         hits: list[list[Hit]] = [[] for _ in queries]
+        words: dict[int, np.ndarray] = {}  # word tokens of the queries that are texts
+        for row, own in enumerate(queries):
+            if isinstance(own, ComposedQuery):
+                (hits[row],) = hits_of(search_composed(index, self._parts(own), **how))
         for kind, rows, embeds in self._encode_queries(queries):
-            result = index.search(
-                embeds.global_embeds, embeds.token_embeds,
-                top_k=wanted, candidates=candidates, mode=mode, where=where, query_kind=kind, hubness=hubness,
-            )  # fmt: skip
-            fields = (result.ids, result.scores, result.global_scores, result.local_scores, result.metadata)
-            for row, *columns in zip(rows, *fields, strict=True):
-                hits[row] = [
-                    Hit(name, float(score), float(first), float(second), data)
-                    for name, score, first, second, data in zip(*columns, strict=True)
-                ]
-        if remix:
-            weights = self._weight("global_weight", global_weight), self._weight("local_weight", local_weight)
-            hits = [_remix(own, *weights)[:top_k] for own in hits]
-        if explain:
-            hits = [self._matched(query, own) for query, own in zip(queries, hits, strict=True)]
+            result = index.search(embeds.global_embeds, embeds.token_embeds, query_kind=kind, **how)
+            for row, tokens, found in zip(rows, embeds.token_embeds, hits_of(result), strict=True):
+                hits[row] = found
+                words |= {row: tokens} if kind == "text" else {}
+        if min_score is not None:
+            hits = [_above(own, min_score) for own in hits]
+        if group_similar is not None:
+            hits = [self._grouped(own, group_similar) for own in hits]
+        hits = [own[:top_k] for own in hits]
+        for row, tokens in words.items() if explain else ():
+            hits[row] = self._matched(queries[row], tokens, hits[row])
         return hits if isinstance(query, list | tuple) else hits[0]
-
-    def suggest_candidates(self, sample_queries: Sequence[Any], recall: float = 0.99, top_k: int = 10) -> int:
-        """Find the smallest shortlist that keeps a share of what an exhaustive search returns.
-
-        Args:
-            sample_queries: Queries like those to come; the more, the surer. Each costs an exhaustive search.
-            recall: Share of the exhaustive top `top_k` that must be in the shortlist.
-            top_k: Items that matter.
-
-        Returns:
-            A value for `candidates`.
-        """
-        ranks = [
-            shortlist_ranks(self._searchable(), embeds, kind, top_k)
-            for kind, _, embeds in self._encode_queries(list(sample_queries))
-        ]
-        return smallest_shortlist(
-            np.concatenate([np.zeros((0, 0 if not ranks else ranks[0].shape[1]), np.int64), *ranks]), recall
-        )
-
-    def pooling_costs(
-        self,
-        sample_queries: Sequence[Any],
-        factors: Iterable[int] = (2, 3, 4),
-        *,
-        top_k: int = 10,
-        candidates: int = 100,
-    ) -> list[PoolingCost]:
-        """Tell what fewer tokens per item (`create_index(pool_factor=...)`) would save and cost.
-
-        Args:
-            sample_queries: Queries of one kind, words or pictures, like those to come.
-            factors: Pooling factors to try.
-            top_k: Items that matter.
-            candidates: Size of the shortlists that are ranked again.
-
-        Returns:
-            One entry per factor: tokens and bytes per item, share of the unpooled ranking that is kept.
-        """
-        encoded = self._encode_queries(list(sample_queries))
-        if len(encoded) != 1:
-            raise ValueError(f"expected sample queries of one kind, words or pictures, found {len(encoded)} kinds.")
-        ((kind, _, embeds),) = encoded
-        return pooling_costs(self._searchable(), embeds, kind, factors, top_k=top_k, candidates=candidates)
-
-    def hubness_gain(
-        self, sample_queries: Sequence[Any], relevant: Sequence[str], *, top_k: int = 10, candidates: int = 100
-    ) -> HubnessGain:
-        """Tell whether the hubness correction helps, on queries whose match is known.
-
-        Args:
-            sample_queries: Queries like those to come, which are not among the reference queries.
-            relevant: For each query the id of the item that it looks for.
-            top_k: How far down a match counts.
-            candidates: Size of the shortlists.
-
-        Returns:
-            Share of the queries whose match is found with the correction, and without it.
-
-        Raises:
-            ValueError: When the items of the gallery carry no hubness, or there is not one id per query.
-        """
-        if not self._searchable().has_hubness:
-            raise ValueError("the items of this gallery carry no hubness: build it with a model that has a bank.")
-        if len(relevant) != len(sample_queries) or not len(relevant):
-            raise ValueError(f"expected one id per query, found {len(relevant)} for {len(sample_queries)} queries.")
-        shares = []
-        for on in (True, False):
-            hits = self.search(list(sample_queries), top_k, candidates, hubness=on)
-            found = [name in {hit.id for hit in own} for name, own in zip(relevant, hits, strict=True)]
-            shares.append(float(np.mean(found)))
-        return HubnessGain(*shares)
 
     def explain(self, image: Any, text: str, **options: Any) -> Alignment:
         """Show which word of a text matches which region of a picture; see `explain_tgdt.explain`."""
+        if isinstance(self.model, OnnxModel):
+            raise ValueError("explain needs boxes, which the ONNX graphs do not give; load the model with PyTorch.")
         return explain(self.model, self.processor, image, text, **options)
-
-    def save_pretrained(
-        self,
-        directory: str | os.PathLike[str],
-        *,
-        max_shard_size: int | str = "50GB",
-        push_to_hub: bool = False,
-        repo_id: str | None = None,
-        **push_options: Any,
-    ) -> None:
-        """Save model, processor and gallery (in `index/`) in the layout that `from_pretrained` and the Hub read.
-
-        An adapter of PEFT is saved beside the model that it adapts.
-
-        Args:
-            directory: Made when missing. A gallery that is there already is replaced. In the directory of this gallery
-                itself only model and processor are written beside it.
-            max_shard_size: Of the weights' files.
-            push_to_hub: Publish it, too.
-            repo_id: Where to; the name of the directory by default.
-            **push_options: Of [`TGDTRetriever.push_to_hub`].
-
-        Raises:
-            ValueError: For another directory inside the gallery's own.
-            TypeError: For options of a push without one.
-        """
-        if push_options and not push_to_hub:
-            raise TypeError(f"expected push_to_hub=True for the option {next(iter(push_options))!r}, found False.")
-        folder = Path(directory)
-        self._check_weights()
-        if self.index is not None:  # first: what it refuses leaves nothing behind
-            save_gallery(self.index.path, folder)
-        self.save_model(folder, max_shard_size=max_shard_size)
-        if push_to_hub:
-            self.push_to_hub(repo_id or folder.resolve().name, max_shard_size=max_shard_size, **push_options)
 
     @classmethod
     def from_pretrained(
@@ -418,6 +333,7 @@ class TGDTRetriever:
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
         engine_options: Mapping[str, Any] | None = None,
+        backend: Literal["torch", "onnx"] | None = None,
         **options: Any,
     ) -> TGDTRetriever:
         """Load a retriever, with its gallery when there is one.
@@ -430,6 +346,8 @@ class TGDTRetriever:
             device: Where the model runs.
             dtype: Data type of the weights; that of the files by default.
             engine_options: How to reach a gallery in Qdrant, see `TGDTIndex.open`.
+            backend: "onnx" runs the graphs that `tgdt export` wrote. By default "torch", and "onnx" where there are
+                graphs and no weights.
             **options: Of the download (`token`, `cache_dir`, `local_files_only`, ...) and of
                 `TGDTModel.from_pretrained` (`attn_implementation`, `device_map`, `quantization_config`, ...).
 
@@ -438,71 +356,14 @@ class TGDTRetriever:
             TypeError: For an option of neither.
         """
         download, loading = split_options(options)
+        if backend == "onnx":
+            download = {"ignore_patterns": [], **download}  # the graphs are not among what is downloaded by default
         folder = find_directory(name, revision, **download)
         source = find_directory(model, **download) if model else find_model(folder, read_reference(folder), **download)
         loading |= {} if dtype is None else {"dtype": dtype}
-        loaded, processor = load_pretrained(str(source), **loading)
+        loaded, processor = load_backend(source, backend, **loading)
         index, hubness = open_index(folder, engine_options), HubnessOptions.from_pretrained(source)
         return cls(loaded, processor, index, device, hubness=hubness)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str | None = None,
-        commit_description: str | None = None,
-        private: bool | None = None,
-        token: bool | str | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-        max_shard_size: int | str = "50GB",
-        tags: Sequence[str] | None = None,
-    ) -> str:
-        """Publish model, processor and gallery in one commit of one repository; one without a card gets one.
-
-        Args:
-            repo_id: `user/name`; made when missing.
-            commit_message: Of the commit.
-            commit_description: Its second part.
-            private: Whether a new repository is private.
-            token: Hub token; the one logged in by default.
-            revision: Branch to push to, made when missing; the default one when omitted.
-            create_pr: Open a pull request instead of committing.
-            max_shard_size: Of the weights' files.
-            tags: For the front matter of the card.
-
-        Returns:
-            Address of the commit.
-        """
-        items = None if self.index is None else f"{len(self.index):,} {self.index.kind}s"
-        adapter = hasattr(self.model, "get_base_model") or getattr(self.model, "_hf_peft_config_loaded", False)
-        commit: dict[str, Any] = {"commit_description": commit_description, "create_pr": create_pr}
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_model(Path(folder), max_shard_size=max_shard_size)
-            return push_folder(
-                repo_id,
-                Path(folder),
-                None if self.index is None else self.index.path,
-                private=private,
-                token=token,
-                message=commit_message or "Upload retriever",
-                card=new_card(repo_id, items, adapter=adapter),
-                tags=tags or (),
-                revision=revision,
-                **{name: value for name, value in commit.items() if value},
-            )
-
-    def save_model(self, directory: str | os.PathLike[str], **options: Any) -> None:
-        """Save model, processor and reference queries, without the gallery.
-
-        Args:
-            directory: Made when missing.
-            **options: Of `PreTrainedModel.save_pretrained`, such as `max_shard_size`.
-        """
-        save_model(self.model, Path(directory), **options)
-        self.processor.save_pretrained(directory)
-        if self.hubness is not None:
-            self.hubness.save_pretrained(directory)
 
     def _searchable(self) -> TGDTIndex:
         if self.index is None:
@@ -537,7 +398,7 @@ class TGDTRetriever:
 
     def _filler(
         self, index: TGDTIndex, prepare: Any, encode: Any, batch_size: int, on_error: OnError, resume: bool,
-        workers: int | None, progress: bool,
+        workers: int | None, progress: bool, share: bool,
     ) -> GalleryFiller:  # fmt: skip
         bank = self.hubness if index.has_hubness else None
         return GalleryFiller(
@@ -547,9 +408,10 @@ class TGDTRetriever:
             batch_size=batch_size,
             on_error=on_error,
             resume=resume,
-            workers=workers or os.cpu_count() or 1,
+            workers=workers or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
             progress=progress,
             hubness=None if bank is None else partial(bank.corrections, kind=index.kind),
+            group=_sharing_group(index) if share else None,
         )
 
     def _encode_queries(self, queries: list[Any]) -> list[tuple[Kind, list[int], Embeddings]]:
@@ -557,43 +419,51 @@ class TGDTRetriever:
         for row, query in enumerate(queries):
             if isinstance(query, str) and not query.strip():
                 raise ValueError("the query is empty; pass a few words, or a picture.")
+            if isinstance(query, ComposedQuery):
+                continue
             kinds["text" if isinstance(query, str) else "image"].append(row)
         encoders = {"text": self.encode_texts, "image": self.encode_images}
         return [(kind, rows, encoders[kind]([queries[row] for row in rows])) for kind, rows in kinds.items() if rows]
 
-    def _matched(self, query: Any, hits: list[Hit]) -> list[Hit]:
-        """Return the hits of one query with its words' best regions; those of a picture as they are."""
-        if not isinstance(query, str) or not hits:
+    def _parts(self, query: ComposedQuery) -> list[EncodedPart]:
+        """Embed the parts of a query."""
+        return [
+            EncodedPart(kind, embeds.item(place), query.weights[row])
+            for kind, rows, embeds in self._encode_queries(list(query.parts))
+            for place, row in enumerate(rows)
+        ]
+
+    def _grouped(self, hits: list[Hit], threshold: float) -> list[Hit]:
+        """Put hits under the better ones that they nearly equal."""
+        check_threshold(threshold)
+        if not hits:
             return hits
-        with evaluating(self.model):
-            embeds, words = scored_words(self.model, self.processor, query)
-        tokens, stored = embeds.float().cpu().numpy(), self._searchable().tokens([hit.id for hit in hits])
+        groups = group_hits(self._searchable().get([hit.id for hit in hits])[0], threshold)
+        return [replace(hits[own[0]], similar=tuple(hits[row].id for row in own[1:])) for own in groups]
+
+    def _matched(self, text: str, tokens: np.ndarray, hits: list[Hit]) -> list[Hit]:
+        """Return the hits of a text, of whose word tokens (W, D) each word gets its best region."""
+        words, stored = scored_words(self.model, self.processor, text), self._searchable().tokens([h.id for h in hits])
         return [replace(hit, matches=match_words(tokens, words, own)) for hit, own in zip(hits, stored, strict=True)]
 
-    def _weight(self, name: str, given: float | None) -> float:
-        return float(self._searchable().settings[name] if given is None else given)
+
+def _above(hits: list[Hit], least: float | ScoreThreshold) -> list[Hit]:
+    """Return the hits of a shortlist that are good enough."""
+    if not isinstance(least, ScoreThreshold):
+        return [hit for hit in hits if hit.score >= least]
+    chances = least.probabilities(np.array([hit.score for hit in hits[: least.candidates]]))
+    return [hit for hit, chance in zip(hits, chances, strict=False) if chance >= least.probability]
 
 
-def _remix(hits: list[Hit], global_weight: float, local_weight: float) -> list[Hit]:
-    mixed = [(global_weight * hit.global_score + local_weight * hit.local_score, hit) for hit in hits]
-    mixed.sort(key=lambda pair: (-pair[0], pair[1].id))
-    return [Hit(hit.id, score, hit.global_score, hit.local_score, hit.metadata) for score, hit in mixed]
+def _sharing_group(index: TGDTIndex) -> ProcessGroup | None:
+    """Return the processes that have the same gallery open as this one; None where each has its own."""
+    group = process_group()
+    same = group is not None and len(set(group.gather(str(index.path.resolve())))) == 1
+    return group if same else None
 
 
 def _length(source: Any) -> int | None:
     return len(source) if isinstance(source, Sized) and not isinstance(source, str) else None
 
 
-def _temporary_index(settings: Mapping[str, Any]) -> TGDTIndex:
-    """Make a gallery in a directory that goes when nobody holds the index any more."""
-    folder = tempfile.mkdtemp(prefix=own_prefix("gallery"))
-    try:
-        index = TGDTIndex.create(Path(folder), **settings)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    weakref.finalize(index, shutil.rmtree, folder, ignore_errors=True)
-    return index
-
-
-__all__ = ["AddReport", "Alignment", "Embeddings", "Hit", "Match", "TGDTRetriever"]
+__all__ = ["AddReport", "Alignment", "ComposedQuery", "Embeddings", "Hit", "Match", "ScoreThreshold", "TGDTRetriever"]

@@ -3,23 +3,105 @@
 
 Both kernels remember which region won and nothing else, so that neither the B x B x R x W products nor expanded copies
 of the embeddings stay alive: memory is that of the inputs, their gradients and one byte or two per (image, word) pair.
-On a CUDA device all pairs and their gradients are computed by Triton kernels, where those work.
+On NVIDIA devices of compute capability 8.0 and newer, Triton kernels compute all pairs and their gradients. Each is
+tried once per dtype on numbers whose results are exact; PyTorch does the work where that fails, where the package
+triton or the C compiler that it needs is missing, and where the environment says `TGDT_TRITON=0`.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.util import find_spec
+from math import prod
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from transformers.utils import logging
 from transformers.utils.import_utils import is_torchdynamo_exporting
-
-from .triton_support_tgdt import triton_trains
 
 Reduction = Literal["sum", "mean"]
 
 # Elements of the largest temporary of one chunk: 4 Mi float32 are 16 MiB.
 _CHUNK_ELEMENTS = 1 << 22
+CHECK_DIM = 24  # of the tokens that the Triton kernels are tried on
+
+logger = logging.get_logger(__name__)
+
+
+def mixed_score(global_score: Any, local_score: Any, global_weight: float, local_weight: float) -> Any:
+    """Return `global_weight * S_global + local_weight * S_local`, by which all is ranked (paper, section III-D).
+
+    Args:
+        global_score: Dot products of global embeddings: a number, an array or a tensor.
+        local_score: Token similarities of the same pairs.
+        global_weight: Weight of the global score.
+        local_weight: Weight of the local score.
+
+    Example:
+        >>> mixed_score(0.5, 0.25, 1.0, 2.0)
+        1.0
+    """
+    return global_weight * global_score + local_weight * local_score
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """How a score is mixed, for whatever ranks outside the model: galleries and evaluations.
+
+    Attributes:
+        global_weight: Weight of the global cosine.
+        local_weight: Weight of the token similarity.
+        reduction: `"mean"` or `"sum"` over words.
+        scale: Factor of the token similarity.
+    """
+
+    global_weight: float = 1.0
+    local_weight: float = 1.0
+    reduction: Reduction = "mean"
+    scale: float = 1.0
+
+    @classmethod
+    def of_model(cls, config: Any) -> "ScoreConfig":
+        """Read the weights from a model configuration.
+
+        Args:
+            config: TGDTConfig.
+        """
+        return cls(
+            float(config.global_score_weight),
+            float(config.local_score_weight),
+            config.similarity_reduction,
+            float(config.similarity_scale),
+        )
+
+    def only(self, part: Literal["global", "local"]) -> "ScoreConfig":
+        """Return the same with one part switched off.
+
+        Args:
+            part: The part that stays, with weight 1.
+        """
+        return replace(self, global_weight=float(part == "global"), local_weight=float(part == "local"))
+
+    def local(self, sums: Any, words: Any) -> Any:
+        """Turn sums over words into local scores.
+
+        Args:
+            sums: (P,) float32, of each pair over its words the best region's dot product.
+            words: (P,) int64, how many words each pair has.
+
+        Returns:
+            (P,) float32: the mean or the sum, times the scale.
+        """
+        counts = np.maximum(words, 1).astype(np.float32)
+        return (sums / counts if self.reduction == "mean" else sums) * np.float32(self.scale)
+
+    def mixed(self, global_scores: Any, local_scores: Any) -> Any:
+        """Return the mixed scores of pairs; see `mixed_score`."""
+        return mixed_score(global_scores, local_scores, self.global_weight, self.local_weight)
 
 
 def token_similarity(
@@ -268,6 +350,69 @@ class _Pairs(torch.autograd.Function):
             grad_images.index_add_(0, region, (per_word * text_tokens[text]).view(-1, dim))
             grad_texts.index_add_(0, text, per_word * flat_images[region].view(-1, words, dim))
         return grad_images.view_as(image_tokens), grad_texts, None, None, None, None
+
+
+def triton_trains(device: torch.device, dtype: torch.dtype) -> bool:
+    """Say whether the kernels of `triton_similarity_tgdt` work for tokens of `dtype` there."""
+    known = dtype in (torch.float32, torch.float16, torch.bfloat16)
+    return known and may_use_triton(device) and passes(_check_similarity, device, dtype)
+
+
+def may_use_triton(device: torch.device) -> bool:
+    """Say whether a device is one that Triton kernels are tried on."""
+    if device.type != "cuda" or torch.compiler.is_compiling() or os.environ.get("TGDT_TRITON") == "0":
+        return False
+    return _is_capable(device)
+
+
+@cache
+def _is_capable(device: torch.device) -> bool:
+    nvidia = torch.version.hip is None and find_spec("triton") is not None
+    return nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@cache
+def passes(check: Callable[[torch.device, torch.dtype], bool], device: torch.device, dtype: torch.dtype) -> bool:
+    """Run a check of kernels once per device and dtype; warn where it fails."""
+    try:
+        reason = "" if check(device, dtype) else "their results are wrong"
+    except Exception as error:  # whatever a compiler that was never seen here raises
+        reason = f"{type(error).__name__}: {error}"
+    if reason:
+        logger.warning(
+            "The Triton kernels do not work for %s on %s, PyTorch computes instead: %s. TGDT_TRITON=0 in the "
+            "environment turns them off without this warning.",
+            dtype,
+            device,
+            reason,
+        )
+    return not reason
+
+
+def integers(*shape: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Numbers from -5 to 5, whose products and sums are exact in every dtype."""
+    return (torch.arange(prod(shape), device=device) * 7 % 11 - 5).view(shape).to(dtype)
+
+
+def _check_similarity(device: torch.device, dtype: torch.dtype) -> bool:
+    from .triton_similarity_tgdt import best_regions, image_gradients, word_gradients
+
+    images, words = (integers(*shape, CHECK_DIM, device=device, dtype=dtype) for shape in ((3, 20), (10,)))
+    mask = torch.arange(20, device=device) < torch.tensor([[20], [7], [0]], device=device)
+    winners = torch.zeros(3, 10, dtype=torch.uint8, device=device)
+    best = best_regions(images, words, mask, winners)
+    dots = (images.double() @ words.double().T).masked_fill(~mask[..., None], 0)
+    won = winners.long()[:, None]
+    found = [best.double(), dots.gather(1, won)[:, 0]]
+    expected = [dots.masked_fill(~mask[..., None], -torch.inf).amax(1).masked_fill(~mask.any(1)[:, None], 0)] * 2
+
+    grad = torch.tensor([[1.0, -1.0], [2.0, 1.0], [0.0, 0.0]], dtype=torch.float32, device=device)
+    weights = torch.ones(2, 5, dtype=torch.float32, device=device)
+    routed = torch.zeros_like(dots).scatter_(1, won, grad.double().repeat_interleave(5, 1)[:, None])
+    found.append(image_gradients(grad, weights, winners, words, images).double())
+    found.append(word_gradients(grad, weights, winners, images).double())
+    expected += [routed @ words.double(), torch.einsum("brn,brd->nd", routed, images.double())]
+    return all(map(torch.equal, found, expected))
 
 
 __all__ = ["Reduction", "token_similarity", "token_similarity_pairs", "word_weights"]

@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from modeling_tgdt import TGDTIndex
 from modeling_tgdt.gallery.storage import replace_json
-from modeling_tgdt.image_loading_tgdt import FORMATS, open_image
-from modeling_tgdt.picture_sources_tgdt import read_picture
+from modeling_tgdt.image_loading_tgdt import FORMATS, open_image, read_picture
 from modeling_tgdt.retriever.directory import REFERENCE, find_model, read_reference
+from modeling_tgdt.retriever.hubness import HubnessOptions
 from modeling_tgdt.retriever.loading import load_pretrained
 from tests.modeling_tgdt.gallery.forgery import every_file, seal, small_gallery, use
 from tests.tiny_retrieval import random_picture, tiny_model, tiny_processor
@@ -190,6 +191,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fuzz") / "model"
     tiny_model().save_pretrained(path)
     tiny_processor().save_pretrained(path)
+    HubnessOptions(torch.eye(4), torch.eye(4), neighbors=1).save_pretrained(path)
     for code in path.glob("*.py"):
         code.unlink()
     return path
@@ -213,6 +215,7 @@ def test_forged_model_directories_load_or_are_refused(model: Path, data: st.Data
         else:
             path.write_bytes(data.draw(damage(path.read_bytes())))
         with watch(), contextlib.suppress(*REFUSALS, TypeError, ImportError, MemoryError):
+            HubnessOptions.from_pretrained(forged, local_files_only=True)
             load_pretrained(str(forged), local_files_only=True)
         assert [path.name for path in Path(folder).iterdir()] == ["model"]
 
@@ -238,7 +241,7 @@ def test_names_in_a_manifest_stay_in_its_directory(gallery: Path, tmp_path: Path
     content["segments"][0]["name"] = name
     shutil.copytree(gallery, tmp_path / "gallery")
     replace_json(tmp_path / "gallery" / "manifest.json", content)
-    with pytest.raises(ValueError, match="is no file of a gallery"):
+    with pytest.raises(ValueError, match="is not a file of a gallery"):
         TGDTIndex.open(tmp_path / "gallery")
 
 
@@ -301,7 +304,7 @@ def test_a_deep_file_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_features_with_code_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", feat=np.array([{"code": 1}], dtype=object))
-    with pytest.raises(ValueError, match="no readable NumPy file.*allow_pickle"):
+    with pytest.raises(ValueError, match="not a readable NumPy file.*allow_pickle"):
         open_region_store(tmp_path).read("a")
 
 

@@ -37,10 +37,11 @@ def exported(module: str) -> list[str]:
 
 
 def describe(value: Any) -> Any:
-    """Signature of a function; fields, constructor and own public members of a class."""
+    """Signature of a function; fields, constructor and public members of a class, those of our mixins included."""
     if not inspect.isclass(value):
         return parameters(value) if callable(value) else type(value).__name__
-    own = [name for name in vars(value) if not name.startswith("_")]
+    ours = [value, *(base for base in value.__mro__ if base.__name__.endswith("Mixin") and "tgdt" in base.__module__)]
+    own = {name: member for base in ours for name, member in vars(base).items() if not name.startswith("_")}
     result: dict[str, Any] = {"bases": [base.__name__ for base in value.__mro__[1:] if base in BASES]}
     if dataclasses.is_dataclass(value):
         inherited = {
@@ -52,7 +53,7 @@ def describe(value: Any) -> Any:
     result["methods"] = {
         name: parameters(getattr(value, name)) for name in sorted(own) if callable(getattr(value, name))
     }
-    result["properties"] = sorted(name for name in own if isinstance(vars(value)[name], property))
+    result["properties"] = sorted(name for name, member in own.items() if isinstance(member, property))
     return result
 
 

@@ -16,9 +16,11 @@ VERBS = {
     "evaluate": "measure retrieval on a data set",
     "index": "build or extend a gallery from pictures or texts",
     "search": "search a gallery with words or a picture",
+    "duplicates": "find what a gallery holds nearly twice",
     "explain": "show which word matched which region",
     "merge": "mix a fine-tuned model with the one that it began with",
     "convert": "convert a checkpoint of the authors' code",
+    "export": "write a model for another runtime",
     "push": "publish a model, a gallery or both on the Hub",
     "demo": "train, search and draw on pictures made on the spot; or serve the demo page",
     "page": "search a gallery in a browser",
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = importlib.import_module(f"trainer.commands.{verb}")
             command.add_arguments(sub)
             count_repeats(sub)
-    args = parser.parse_args(argv)
+    args = _parse(parser, argv)
     _set_up_logging(args.quiet)
     from modeling_tgdt.gallery.storage import GalleryBusyError
 
@@ -76,6 +78,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"tgdt {args.verb}: stopped", file=sys.stderr)
         return 130
+
+
+def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """Parse the command line; words behind an option, which argparse of Python 3.11 leaves over, are words too."""
+    args, left = parser.parse_known_args(argv)
+    words, takes_words = [word for word in left if word != "--"], hasattr(args, "words")
+    if words and (not takes_words or ("--" not in argv and any(word.startswith("-") for word in words))):
+        hint = " (words that begin with a dash go behind --)" if takes_words else ""
+        parser.error(f"unrecognized arguments: {' '.join(words)}{hint}")
+    if words:
+        args.words = [*args.words, *words]
+    return args
 
 
 _WRITERS = ("PytorchStreamWriter", "inline_container")  # of torch.save, which tells of a full disk by them alone

@@ -19,8 +19,9 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, has_lengt
 from transformers.utils import logging
 
 from modeling_tgdt.encoding_tgdt import fitted_processor
-from modeling_tgdt.pairs_tgdt import PairEmbeddings
+from modeling_tgdt.objectives_tgdt import PairEmbeddings
 from modeling_tgdt.processing_tgdt import TGDTProcessor
+from modeling_tgdt.similarity_tgdt import ScoreConfig
 
 from .data.caption_dataset import CaptionDataset, IterableCaptionDataset
 from .data.skip_report import SkipReport
@@ -31,7 +32,6 @@ from .evaluation import retrieval_metrics
 from .report import write_json
 from .samplers import DistinctPhotoSampler
 from .scoring.encoding import EncodeOptions, encode_dataset
-from .scoring.positions import ScoreConfig
 from .training.checkpoints import last_complete_checkpoint
 from .training.checks import check_inputs, metric_name
 from .training.grad_cache import batch_dependent_layer, cached_loss, split_inputs

@@ -44,6 +44,7 @@ def load_captions(
     on_error: OnError = "raise",
     report: SkipReport | None = None,
     num_proc: int | None = None,
+    max_pixels: int | None = None,
 ) -> Any:
     """Load captioned photos.
 
@@ -64,6 +65,8 @@ def load_captions(
             checked once, here; in a stream as it comes by).
         report: Receives (image_id, why) of unreadable pictures.
         num_proc: Processes that check pictures.
+        max_pixels: Pictures of more pixels (width x height) count as unreadable. By default, and whenever one is read
+            later on, `PIL.Image.MAX_IMAGE_PIXELS` is the limit: raise that for larger ones.
 
     Returns:
         `datasets.Dataset` or `IterableDataset` with the columns `captions` (list of str), `image_id` (str), and either
@@ -81,13 +84,15 @@ def load_captions(
         [['a cat', 'a pet']]
     """
     check_policy(on_error)
+    if max_pixels is not None and on_error == "raise":
+        raise ValueError("max_pixels leaves pictures out or replaces them: pass on_error='skip' or 'placeholder' too.")
     report = SkipReport() if report is None else report
     loaded, root, name = _load(source, split, config_name, restval, streaming)
     root = Path(image_root).expanduser() if image_root is not None else root
     if isinstance(loaded, datasets.IterableDataset):
         if features is not None:
             raise ValueError("features are read photo by photo already: load them with streaming=False.")
-        return _finish_stream(loaded, root, columns, on_error, report)
+        return _finish_stream(loaded, root, columns, on_error, report, max_pixels)
     if isinstance(loaded, list):
         if features is not None:
             return attach_regions(loaded, Path(features), root, on_error, report)
@@ -96,7 +101,7 @@ def load_captions(
         dataset = _canonical(loaded, columns, root, name, pictures_needed=features is None)
     if features is not None:
         return attach_regions(dataset, Path(features), root, on_error, report)
-    dataset = drop_unreadable(dataset, on_error, report, num_proc=num_proc)
+    dataset = drop_unreadable(dataset, on_error, report, num_proc=num_proc, max_pixels=max_pixels)
     return dataset.to_iterable_dataset() if streaming else dataset
 
 
@@ -113,9 +118,11 @@ def _finish_stream(
     columns: Mapping[str, str] | None,
     on_error: OnError,
     report: SkipReport,
+    max_pixels: int | None,
 ) -> datasets.IterableDataset:
     features = features_of_stream(stream.column_names or list(next(iter(stream))), columns)
-    return drop_unreadable_stream(canonicalise_stream(stream, columns, root), on_error, report).cast(features)
+    read = canonicalise_stream(stream, columns, root)
+    return drop_unreadable_stream(read, on_error, report, max_pixels).cast(features)
 
 
 class _Loaded(NamedTuple):

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import gather, pad_across_processes
 from torch import Tensor
 
-from modeling_tgdt.pairs_tgdt import PairEmbeddings, PairSizes
+from modeling_tgdt.objectives_tgdt import PairEmbeddings, PairSizes
 
 _IDS_PER_PROCESS = 1 << 32  # far above any batch
 

@@ -12,14 +12,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from hub_cards.metric.image_text_recall.image_text_recall import retrieval_summary
 from modeling_tgdt.retriever.hubness import HubnessOptions
+from modeling_tgdt.similarity_tgdt import ScoreConfig
 
 from .data.columns import nearest
 from .scoring.embeddings import RetrievalEmbeddings
 from .scoring.encoding import EncodeOptions, encode_dataset
 from .scoring.hubness import corrected_embeddings as corrected
-from .scoring.metrics import retrieval_summary
-from .scoring.positions import Direction, ScoreConfig, exhaustive_positions, query_milliseconds, two_stage_positions
+from .scoring.positions import Direction, exhaustive_positions, query_milliseconds, two_stage_positions
 
 logger = logging.getLogger(__name__)
 

@@ -11,17 +11,17 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from modeling_tgdt.image_loading_tgdt import known_formats, rgb_picture
-from modeling_tgdt.picture_sources_tgdt import check_pixels
+from modeling_tgdt.image_loading_tgdt import MAX_BYTES, check_pixels, open_encoded, read_regular_file, rgb_picture
 
 OnError = Literal["raise", "skip", "placeholder"]
 ImageSource = Any  # path, bytes, PIL image, or {"bytes": ..., "path": ...} as `datasets` stores it
 
 _GREY = (127, 127, 127)
+_NAME = "the picture"
 
 
 class UnreadableImageError(ValueError):
-    """Raised when a picture is missing, empty, truncated, too large or no picture at all."""
+    """Raised when a picture is missing, empty, truncated, too costly or no picture at all."""
 
 
 def check_policy(on_error: str) -> None:
@@ -51,8 +51,7 @@ def read_image(source: ImageSource, *, max_pixels: int | None = None) -> Image.I
         UnreadableImageError: With the reason, whatever the decoder raised.
     """
     try:
-        with _open(source) as image:
-            check_pixels(image, "the picture", max_pixels)
+        with _open(source, max_pixels) as image:
             return _to_rgb(image)
     except UnreadableImageError:
         raise
@@ -71,8 +70,7 @@ def why_unreadable(source: ImageSource, *, max_pixels: int | None = None) -> str
         max_pixels: As in [`read_image`].
     """
     try:
-        with _open(source) as image:
-            check_pixels(image, "the picture", max_pixels)
+        with _open(source, max_pixels) as image:
             if image.format == "JPEG":
                 image.draft("RGB", (image.width // 8, image.height // 8))
             image.load()
@@ -101,9 +99,12 @@ def encode_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _open(source: ImageSource) -> Image.Image:
-    if isinstance(source, Image.Image):
-        return source.copy()
+def _open(source: ImageSource, max_pixels: int | None) -> Image.Image:
+    """Open a picture that may be decoded."""
+    if isinstance(source, (Image.Image, np.ndarray)):
+        image = source.copy() if isinstance(source, Image.Image) else Image.fromarray(source)
+        check_pixels(image, _NAME, max_pixels)
+        return image
     if isinstance(source, Mapping):
         source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
     if source is None:
@@ -111,23 +112,25 @@ def _open(source: ImageSource) -> Image.Image:
     if isinstance(source, (bytes, bytearray)):
         if not source:
             raise UnreadableImageError("the picture has 0 bytes")
-        return Image.open(io.BytesIO(source), formats=known_formats())
-    if isinstance(source, np.ndarray):
-        return Image.fromarray(source)
-    return _open_path(os.fspath(source))
+        return open_encoded(bytes(source), _NAME, max_pixels)
+    return open_encoded(_read(os.fspath(source)), _NAME, max_pixels)
 
 
-def _open_path(path: str) -> Image.Image:
+def _read(path: str) -> bytes:
     if "://" in path:  # a file on the Hub or inside an archive, as streamed data sets name it
         from datasets.utils.file_utils import xopen
 
         with xopen(path, "rb") as file:
-            return _open(file.read())
-    if not os.path.isfile(path):
+            data = bytes(file.read(MAX_BYTES + 1))
+        if len(data) > MAX_BYTES:
+            raise UnreadableImageError(f"it has more than the {MAX_BYTES} bytes allowed: {path}")
+    elif not os.path.exists(path):
         raise UnreadableImageError(f"no such file: {path}")
-    if os.path.getsize(path) == 0:
+    else:
+        data = read_regular_file(path)
+    if not data:
         raise UnreadableImageError(f"the file is empty: {path}")
-    return Image.open(path, formats=known_formats())
+    return data
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -116,7 +116,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path} is no readable YAML: {error}") from error
+        raise ValueError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a mapping of recipe keys, found {type(content).__name__}.")
     for override in overrides:
@@ -146,7 +146,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
     for parent in parents:
         content = content.setdefault(parent, {})
         if not isinstance(content, dict):
-            raise ValueError(f"{dotted!r} goes into {parent!r}, which is no mapping.")
+            raise ValueError(f"{dotted!r} goes into {parent!r}, which is not a mapping.")
     content[last] = value
 
 

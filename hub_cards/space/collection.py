@@ -10,10 +10,10 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageOps
 
-from modeling_tgdt.image_loading_tgdt import known_formats, rgb_picture
-from modeling_tgdt.picture_sources_tgdt import looks_like_picture, picture_inside, read_picture
+from modeling_tgdt.drawing.fonts import readable
+from modeling_tgdt.image_loading_tgdt import known_formats, read_picture, rgb_picture
 from modeling_tgdt.retrieval_tgdt import TGDTRetriever
-from modeling_tgdt.retriever.fonts import readable
+from modeling_tgdt.retriever.picture_sources import looks_like_picture, picture_inside
 
 MAX_UPLOADS = 200
 MAX_BYTES = 16 * 1024 * 1024
@@ -95,7 +95,7 @@ def _safe_name(name: str) -> str:
     if not name or name != Path(name).name or "\\" in name or name.startswith(".") or not name.isprintable():
         raise ValueError("a name with folders or hidden parts is not accepted; rename the file.")
     if not looks_like_picture(name):
-        raise ValueError(f"this is no picture by its name; accepted are {', '.join(known_formats())}.")
+        raise ValueError(f"this is not a picture by its name; accepted are {', '.join(known_formats())}.")
     return name
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from modeling_tgdt.picture_sources_tgdt import read_picture
+from modeling_tgdt.image_loading_tgdt import read_picture
 from modeling_tgdt.retriever.shown import markdown
 
 from .collection import Collection
@@ -154,7 +154,7 @@ def score_table(rows: Sequence[Sequence[Any]]) -> str:
         return ""
     lines = [f"| {' | '.join(map(markdown, row))} |" for row in rows]
     heads = "| rank | picture | score | whole picture | words and places |\n|---:|---|---:|---:|---:|"
-    note = "Larger is nearer; the score mixes the other two. It ranks pictures and is no probability."
+    note = "Larger is nearer; the score mixes the other two. It ranks pictures and is not a probability."
     return "\n".join([heads, *lines, "", note])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.ranking import Ranked
-from .files import Gallery, Snapshot
+from .files import GalleryFiles, Snapshot
 from .own_files import SIGNATURE_BYTES, is_own, signature
 from .plain_files import read_inside, write_fresh
 from .scan import exact_best, recheck
@@ -84,7 +84,7 @@ class FaissEngine:
                 rows[number] = best.rows[best.offsets[place] : best.offsets[place + 1]]
         return recheck(snapshot.segments, queries, rows, k)
 
-    def rebuild(self, gallery: Gallery) -> None:
+    def rebuild(self, gallery: GalleryFiles) -> None:
         """Build the index over a compacted gallery and commit its file."""
         snapshot = gallery.snapshot
         if len(snapshot.alive) < self.min_rows:

@@ -5,6 +5,7 @@
     segment-*/        see `segment.py`
     deleted-*.i64     row numbers deleted since the last compaction, appended
     engine-*.bin      a stage-one engine's file, when it has one
+    part-*.json       what a process of a group has finished and no commit adopted yet, see `parts.py`
     qdrant*/          the data of engine "qdrant" when it is embedded, instead of segments
     writer.lock       held by the writer's process
 
@@ -15,23 +16,23 @@ the old state holds, so a crash at any byte loses nothing; the next writer overw
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..kernels.quantize import STORAGE_DTYPES
+from .manifest import MANIFEST, Manifest, is_own_name
 from .metadata import merged_schema
+from .parts import Part, new_record, read_parts
 from .plain_files import read_inside
-from .segment import RESTORE, Batch, Segment, SegmentRecord, append_to_segment, file_sizes, select_rows
-from .storage import WriterLock, append_bytes, clear_os_errors, file_crc, read_json, replace_json, sync_directory
+from .segment import RESTORE, Batch, Segment, SegmentRecord, append_to_segment, select_rows
+from .storage import WriterLock, append_bytes, clear_os_errors, file_crc, sync_directory
 
 try:
     import pyarrow as pa
@@ -39,149 +40,8 @@ try:
 except ImportError:
     pa = pc = None
 
-FORMAT_VERSION, HUBNESS_VERSION = 1, 2  # the later one where items carry a hubness: an older reader must refuse them
-MANIFEST = "manifest.json"
-INDEX_FOLDER = "index"  # of a directory that holds a model or names one beside its gallery
-QDRANT_FOLDERS = {"edge": "qdrant-edge", "local": "qdrant"}  # of the embedded kinds of that engine
 _COMPACT_BYTES = 1 << 26
-_LARGEST = 1 << 48  # bytes or rows; beyond it sizes would overflow
-_SEGMENT = re.compile(r"segment-[0-9a-f]{12}")
-_DELETED = re.compile(r"deleted-[0-9a-f]{12}\.i64")
-_ENGINE = re.compile(r"engine-[0-9a-f]{12}\.bin")
-_SETTINGS = {
-    "token_dtype": STORAGE_DTYPES,
-    "engine": ("exact", "faiss", "qdrant"),
-    "kind": ("image", "text"),
-    "reduction": ("mean", "sum"),
-}
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """Committed state of a gallery."""
-
-    settings: dict[str, Any]
-    commit: int = 0
-    segments: tuple[SegmentRecord, ...] = ()
-    deleted: dict[str, list[int]] = field(default_factory=dict)  # at most one file: name -> [bytes, crc]
-    engine_files: dict[str, list[int]] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, root: Path) -> Manifest:
-        """Read and check `manifest.json`."""
-        path = root / MANIFEST
-        if not path.exists():
-            raise FileNotFoundError(f"no gallery at {str(root)!r} ({MANIFEST} is missing); make one with create().")
-        content = read_json(path)
-        version = content.pop("format_version", None)
-        if version not in (FORMAT_VERSION, HUBNESS_VERSION):
-            raise ValueError(
-                f"{str(root)!r} has format version {version!r}, this tgdt reads up to version {HUBNESS_VERSION}; "
-                "install the tgdt release that wrote it, or build the gallery again."
-            )
-        try:
-            content["segments"] = tuple(SegmentRecord(**record) for record in content["segments"])
-            manifest = cls(**content)
-            manifest.check()
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{str(path)!r} is no manifest that tgdt wrote: {error}. {RESTORE}") from error
-        return manifest
-
-    def check(self) -> None:
-        """Raise for a name that is none of a gallery's, a length that no rows account for, or other settings.
-
-        A gallery may come from anybody, and a checksum does not tell who wrote it.
-        """
-        _check_settings(self.settings)
-        _check_count(self.commit)
-        names = [record.name for record in self.segments]
-        if len(set(names)) < len(names):
-            raise ValueError("a segment is listed twice")
-        for pattern, found in ((_SEGMENT, names), (_DELETED, self.deleted), (_ENGINE, self.engine_files)):
-            for name in found:
-                if not pattern.fullmatch(name):
-                    raise ValueError(f"{name!r} is no file of a gallery")
-        for files in (self.deleted, self.engine_files):
-            if len(files) > 1:
-                raise ValueError(f"{len(files)} files where one is")
-            _check_lengths(files)
-        for record in self.segments:
-            _check_record(record, self.settings)
-
-    @property
-    def global_dim(self) -> int:
-        """Length of a stored global embedding: one number more where items carry a hubness."""
-        return _global_dim(self.settings)
-
-    def write(self, root: Path) -> None:
-        """Commit: replace `manifest.json`; ValueError for what `read` would refuse."""
-        self.check()
-        version = HUBNESS_VERSION if self.settings.get("hubness") else FORMAT_VERSION
-        replace_json(root / MANIFEST, {"format_version": version, **asdict(self)})
-
-    def file_names(self) -> set[str]:
-        """Names in the gallery's directory that belong to this state."""
-        return {record.name for record in self.segments} | set(self.deleted) | set(self.engine_files)
-
-    def paths(self) -> list[str]:
-        """Every file of this state below the gallery's directory, the manifest first."""
-        parts = [f"{record.name}/{name}" for record in self.segments for name in record.files]
-        return [MANIFEST, *parts, *self.deleted, *self.engine_files]
-
-
-def _global_dim(settings: dict[str, Any]) -> int:
-    return int(settings["dim"]) + bool(settings.get("hubness"))
-
-
-def _check_record(record: SegmentRecord, settings: dict[str, Any]) -> None:
-    for count in (record.rows, record.tokens):
-        _check_count(count)
-    _check_numbers({"max_norm": record.max_norm, "max_residual": record.max_residual})
-    _check_lengths(record.files)
-    lengths = {name: length for name, (length, _) in record.files.items()}
-    sizes = settings["dim"], settings["token_dtype"], _global_dim(settings)
-    expected = file_sizes(record.rows, record.tokens, *sizes)
-    if not (record.rows and lengths.pop("rows.arrow", 0)) or lengths != expected:
-        raise ValueError(f"the files of {record.name} are not those of {record.rows} rows and {record.tokens} tokens")
-
-
-def _check_lengths(files: dict[str, list[int]]) -> None:
-    for length, crc in files.values():
-        _check_count(length)
-        _check_count(crc)
-
-
-def _check_count(number: Any) -> None:
-    if type(number) is not int or not 0 <= number < _LARGEST:
-        raise ValueError(f"{number!r} is no count")
-
-
-def _check_settings(settings: dict[str, Any]) -> None:
-    for key in ("dim", "pool_factor", "segment_rows"):
-        if type(settings[key]) is not int or not 1 <= settings[key] < _LARGEST:
-            raise ValueError(f"{key} is {settings[key]!r}, expected an integer from 1")
-    for key, known in _SETTINGS.items():
-        if settings[key] not in known:
-            raise ValueError(f"{key} is {settings[key]!r}, expected one of {list(known)}")
-    if type(settings.get("hubness", False)) is not bool:
-        raise ValueError(f"hubness is {settings['hubness']!r}, expected true or false")
-    _check_numbers({key: settings[key] for key in ("global_weight", "local_weight", "scale")})
-    for key in ("model_id", "model_revision"):
-        if not isinstance(settings[key], str | None):
-            raise ValueError(f"{key} is {settings[key]!r}, expected a string or null")
-    if not isinstance(settings["engine_options"], dict):
-        raise ValueError(f"engine_options is {settings['engine_options']!r}, expected an object")
-
-
-def _check_numbers(numbers: dict[str, Any]) -> None:
-    for key, value in numbers.items():
-        if type(value) not in (int, float) or not abs(value) < _LARGEST:
-            raise ValueError(f"{key} is {value!r}, expected a number")
-
-
-def is_own_name(name: str) -> bool:
-    """Tell whether a name in a gallery's directory is of its own making, besides manifest and lock."""
-    return any(pattern.fullmatch(name) for pattern in (_SEGMENT, _DELETED, _ENGINE))
+_SMALL_COMMITS, _JOINED_ROWS = 64, 1 << 12  # a segment of so many commits is joined; of so many rows, it is left alone
 
 
 class Snapshot:
@@ -258,7 +118,7 @@ def _refuse_second(root: Path) -> None:
         raise FileExistsError(f"{str(root)!r} already holds a gallery; use open(), or remove it first.")
 
 
-class Gallery:
+class GalleryFiles:
     """Reads snapshots and commits changes; knows rows and files, not similarity.
 
     Args:
@@ -268,10 +128,12 @@ class Gallery:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.lock = WriterLock(root)
+        self._commits: dict[str, int] = {}  # how many each segment holds, as far as that was asked
+        self.part: Part | None = None  # takes what is appended while this is one process of a group
         self.snapshot = self._load()
 
     @classmethod
-    def create(cls, root: Path, settings: dict[str, Any]) -> Gallery:
+    def create(cls, root: Path, settings: dict[str, Any]) -> GalleryFiles:
         """Make an empty gallery in a directory that has none."""
         with clear_os_errors(root, "create a gallery in"):
             root.mkdir(parents=True, exist_ok=True)
@@ -294,16 +156,21 @@ class Gallery:
         return found.manifest != before.manifest
 
     def append(self, ids: list[str], batch: Batch) -> None:
-        """Commit new items; earlier items of the same ids are deleted in the same commit."""
+        """Commit new items; earlier items of the same ids are deleted in the same commit.
+
+        Between `join` and `leave` they go into this process's part instead.
+        """
+        if self.part is not None:
+            self.part.append(batch)
+            return
         with self._write("add to"):
             snapshot, manifest = self.snapshot, self.snapshot.manifest
             schema = merged_schema(snapshot.schema, batch.table)
             old = [snapshot.row_of[name] for name in ids if name in snapshot.row_of]
-            *closed, record = manifest.segments or (self._new_record(),)
-            if record.rows >= manifest.settings["segment_rows"]:
-                closed, record = [*closed, record], self._new_record()
+            closed, record = self._room()
             record = append_to_segment(self.root, record, batch)
             self._commit(replace(manifest, segments=(*closed, record), deleted=self._log_deleted(old)))
+            self._commits[record.name] = self._commits.get(record.name, 0) + 1
             first = int(self.snapshot.bases[-1]) - len(batch)
             snapshot.row_of.update(zip(ids, range(first, first + len(batch)), strict=True))
             self._hand_over(snapshot, schema)
@@ -325,7 +192,7 @@ class Gallery:
             records: list[SegmentRecord] = []
             for batch in self._living_batches():
                 if not records or records[-1].rows >= limit:
-                    records.append(self._new_record())
+                    records.append(new_record())
                 records[-1] = append_to_segment(self.root, records[-1], batch)
             self._commit(Manifest(self.snapshot.manifest.settings, self.snapshot.manifest.commit, tuple(records)))
 
@@ -343,8 +210,32 @@ class Gallery:
                 problems.append(f"{name} is damaged, shorter or missing")
         return problems
 
+    def join(self, first: bool = False) -> None:
+        """Write as one process of a group from now on.
+
+        Args:
+            first: Whether this is the one that joins before all others; it becomes the writer.
+        """
+        if first:
+            self.begin()
+        self.lock.acquire(shared=True)
+        self.refresh()
+        self.part = Part(self.root, self.snapshot.manifest.settings["segment_rows"], self.snapshot.schema)
+
+    def leave(self) -> None:
+        """Have finished a part. Once all have, the first process's `begin` makes their parts visible in one commit."""
+        self.part = None
+        self.lock.release()
+
     def begin(self) -> None:
-        """Become the writer, or raise RuntimeError: another one is at work."""
+        """Become the writer and adopt the parts of a group that has finished or died.
+
+        Raises:
+            RuntimeError: When another writer is at work.
+            TypeError: When the metadata of a part does not fit; the other parts are adopted.
+        """
+        if self.part is not None:
+            return
         if (self.root / MANIFEST).is_symlink():
             raise OSError(
                 f"{str(self.root)!r} is a download cache made of links; copy the gallery before writing to it."
@@ -352,13 +243,66 @@ class Gallery:
         if self.lock.acquire():
             try:
                 self.refresh()
+                self._adopt_parts()
                 self._remove_orphans()
             except BaseException:  # the next attempt must see the newest commit too
                 self.lock.release()
                 raise
 
+    def _room(self) -> tuple[list[SegmentRecord], SegmentRecord]:
+        """Return the segments that stay, and the one to append to.
+
+        Ids and metadata of many small commits are slow to read, so a segment of them is written anew as one; rows keep
+        their numbers. The old files stay for open readers until the next time.
+        """
+        manifest = self.snapshot.manifest
+        if not manifest.segments:
+            return [], new_record()
+        *closed, last = manifest.segments
+        segment = self.snapshot.segments[-1]
+        commits = self._commits.setdefault(last.name, segment.commits)
+        if commits >= _SMALL_COMMITS and last.rows < 2 * _JOINED_ROWS:
+            self._remove_orphans()
+            last = append_to_segment(self.root, new_record(), select_rows(segment, np.arange(last.rows)))
+            self._commits[last.name] = 1
+        full = last.rows >= manifest.settings["segment_rows"]
+        if full or (commits >= _SMALL_COMMITS and last.rows >= _JOINED_ROWS):
+            return [*closed, last], new_record()
+        return closed, last
+
+    def _adopt_parts(self) -> None:
+        manifest = self.snapshot.manifest
+        known = {record.name for record in manifest.segments}
+        found = tuple(record for record in read_parts(self.root) if record.name not in known)
+        if not found:
+            return
+        Manifest(manifest.settings, segments=found).check()
+        schema, rows, fitting, error = self.snapshot.schema, dict(self.snapshot.row_of), [], None
+        size, replaced = len(self.snapshot.alive), list[int]()
+        for record in found:
+            segment = Segment(
+                self.root, record, manifest.settings["dim"], manifest.settings["token_dtype"], manifest.global_dim
+            )
+            try:
+                schema = merged_schema(schema, segment.table)
+            except TypeError as refused:
+                error = refused
+                continue
+            for row, name in enumerate(segment.ids.to_pylist(), start=size):
+                replaced += [rows[name]] if name in rows else []
+                rows[name] = row
+            size += len(segment)
+            fitting.append(record)
+        segments = (*manifest.segments, *fitting)
+        self._commit(replace(manifest, segments=segments, deleted=self._log_deleted(replaced)))
+        if error is not None:
+            self._remove_orphans()
+            raise error
+
     @contextlib.contextmanager
     def _write(self, action: str) -> Iterator[None]:
+        if self.part is not None:
+            raise RuntimeError(f"cannot {action} {str(self.root)!r} while a group of processes fills it.")
         with clear_os_errors(self.root, action):
             self.begin()
             try:
@@ -404,9 +348,6 @@ class Gallery:
             step = max(1, min(_COMPACT_BYTES // row_bytes, settings["segment_rows"]))
             for start in range(0, len(rows), step):
                 yield select_rows(segment, rows[start : start + step])
-
-    def _new_record(self) -> SegmentRecord:
-        return SegmentRecord(f"segment-{uuid.uuid4().hex[:12]}")
 
     def _remove_orphans(self) -> None:
         keep = self.snapshot.manifest.file_names()

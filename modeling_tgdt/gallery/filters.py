@@ -85,7 +85,7 @@ def parse_filter(where: Where | None) -> Filter | None:
 
     Raises:
         TypeError: When an operand has a type that nothing can be compared with.
-        ValueError: When an operator is unknown, a filter is nested too deep, or a part is no filter.
+        ValueError: When an operator is unknown, a filter is nested too deep, or a part is not a filter.
 
     Example:
         >>> parse_filter({"year": {"gte": 2021}})

@@ -5,58 +5,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from ..kernels.maxsim import SumOver, maxsim
+from ..kernels.maxsim import maxsim
 from ..kernels.ragged import RaggedQueries, token_spans
 from ..kernels.ranking import Ranked, best_by_id, offsets_of
+from .backend import Engine, Query, SearchMode, SearchResult
 from .device import DeviceGallery
-from .exact import Engine, ExactEngine
-from .files import Gallery, Snapshot
+from .exact import ExactEngine
+from .files import GalleryFiles, Snapshot
 from .filters import Filter, keys_of
 from .metadata import matching_rows, metadata_rows, metadata_types
 from .scan import dot_rows, locate
 from .segment import encode_batch, select_rows
 from .storage import clear_os_errors
 
-SearchMode = Literal["two_stage", "global", "local"]
 _PAIRS = 1 << 21  # pairs scored at a time
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """Ranked items of Q queries, best first; ties are in the order of the ids.
-
-    Attributes:
-        ids: For each query its ids.
-        scores: For each query (k,) float32, what the ranking is by.
-        global_scores: The dot products of the global embeddings.
-        local_scores: The token similarities (scaled); NaN in mode "global", which does not compute them.
-        metadata: For each query one dict per item.
-    """
-
-    ids: list[list[str]]
-    scores: list[np.ndarray]
-    global_scores: list[np.ndarray]
-    local_scores: list[np.ndarray]
-    metadata: list[list[dict[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Query:
-    """Q checked queries: (Q, D) globals, their tokens, whose tokens are the words, and the filter."""
-
-    globals: np.ndarray
-    tokens: RaggedQueries
-    sum_over: SumOver
-    where: Filter | None = None
-
-    def __len__(self) -> int:
-        return len(self.globals)
 
 
 class LocalBackend:
@@ -67,7 +35,7 @@ class LocalBackend:
         engine: Stage one.
     """
 
-    def __init__(self, gallery: Gallery, engine: Engine) -> None:
+    def __init__(self, gallery: GalleryFiles, engine: Engine) -> None:
         self.gallery = gallery
         self.engine = engine
         self.settings = gallery.snapshot.manifest.settings
@@ -99,6 +67,15 @@ class LocalBackend:
         with clear_os_errors(self.gallery.root, "write to"):
             self.gallery.begin()
 
+    def join(self, first: bool = False) -> None:
+        """Write as one process of a group, see `GalleryFiles.join`."""
+        with clear_os_errors(self.gallery.root, "write to"):
+            self.gallery.join(first)
+
+    def leave(self) -> None:
+        """Have written as one process of a group, see `GalleryFiles.leave`."""
+        self.gallery.leave()
+
     def get(self, ids: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Decode the embeddings of ids that are all there."""
         snapshot = self.gallery.snapshot
@@ -113,15 +90,16 @@ class LocalBackend:
         snapshot = self.gallery.snapshot
         return _metadata(snapshot, np.array([snapshot.row_of[name] for name in ids], dtype=np.int64))
 
-    def set_metadata(self, ids: list[str], table: Any) -> None:
-        """Commit the rows of ids again, bit for bit, with the metadata of a table."""
+    def store_again(self, ids: list[str], table: Any) -> None:
+        """Commit the rows of ids again, bit for bit, with the ids and metadata of a table."""
+        names = table.column("id").to_pylist()
         snapshot = self.gallery.snapshot
         rows = np.array([snapshot.row_of[name] for name in ids], dtype=np.int64)
         numbers = np.searchsorted(snapshot.bases, rows, side="right") - 1
         for number in np.unique(numbers):
             own = np.flatnonzero(numbers == number)
             batch = select_rows(snapshot.segments[number], rows[own] - snapshot.bases[number])
-            self.gallery.append([ids[place] for place in own], replace(batch, table=table.take(own)))
+            self.gallery.append([names[place] for place in own], replace(batch, table=table.take(own)))
 
     def delete(self, ids: list[str]) -> None:
         """Commit the deletion of ids that are all there."""
@@ -186,8 +164,7 @@ class LocalBackend:
 
     def _rank(self, snapshot: Snapshot, query: Query, found: Ranked, top_k: int) -> SearchResult:
         local = self._local_scores(snapshot, query, found.rows, found.offsets)
-        mixed = self.settings["global_weight"] * found.scores + self.settings["local_weight"] * local
-        scores = mixed.astype(np.float32, copy=False)
+        scores = query.score.mixed(found.scores, local).astype(np.float32, copy=False)
         places, ends = best_by_id(scores, found.offsets, top_k, *_by_id(snapshot, found))
         best = Ranked(found.rows[places], scores[places], ends)
         return _result(snapshot, best, found.scores[places], local[places])
@@ -211,13 +188,11 @@ class LocalBackend:
             scores = resident.maxsim(query.tokens, rows, offsets, query.sum_over)
         else:
             scores = maxsim(stores, query.tokens, pairs, sum_over=query.sum_over)
-        if self.settings["reduction"] == "mean":
-            if query.sum_over == "query":
-                words = np.repeat(np.diff(query.tokens.offsets), np.diff(pairs.offsets))
-            else:
-                _, words = token_spans(stores, pairs)
-            scores /= np.maximum(words, 1)
-        return scores * np.float32(self.settings["scale"])
+        if query.sum_over == "query":
+            words = np.repeat(np.diff(query.tokens.offsets), np.diff(pairs.offsets))  # (P,), those of each pair
+        else:
+            _, words = token_spans(stores, pairs)
+        return query.score.local(scores, words)
 
     def _on_device(self, snapshot: Snapshot) -> DeviceGallery | None:
         """Return the gallery on the device, copied anew when a commit changed its segments."""
@@ -274,4 +249,4 @@ def _metadata(snapshot: Snapshot, rows: np.ndarray) -> list[dict[str, Any]]:
 def _slice(query: Query, start: int, stop: int) -> Query:
     offsets = query.tokens.offsets[start : stop + 1]
     tokens = RaggedQueries(query.tokens.rows[offsets[0] : offsets[-1]], offsets - offsets[0])
-    return Query(query.globals[start:stop], tokens, query.sum_over, query.where)
+    return replace(query, globals=query.globals[start:stop], tokens=tokens)

@@ -58,7 +58,7 @@ def metadata_table(ids: list[str], metadata: Any) -> Any:
 
 
 def check_types(schema: Any) -> None:
-    """Raise ValueError for metadata of a type that is no string, number, boolean, time or list of them.
+    """Raise ValueError for metadata of a type that is not a string, number, boolean, time or list of them.
 
     Bytes, structures and the rest have no form in JSON, or none that a filter can compare.
     """

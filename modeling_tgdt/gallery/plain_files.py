@@ -14,6 +14,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from .mapping import map_bytes
+
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _AS_IT_IS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # Windows; a pipe must not be waited for
 
@@ -75,7 +77,7 @@ def map_inside(root: Path, name: str, dtype: Any, shape: tuple[int, ...]) -> np.
     with read_inside(root, name) as file:
         if os.fstat(file.fileno()).st_size < size:
             raise ValueError(f"{Path(name).name} is shorter than its {size} bytes")
-        return np.asarray(np.memmap(file, dtype=dtype, mode="r", shape=shape))
+        return map_bytes(file.fileno(), size).view(dtype).reshape(shape)
 
 
 def tree_inside(root: Path, name: str) -> list[str]:
@@ -103,6 +105,6 @@ def _leads_into_the_cache(path: Path) -> bool:
 
 def _refusal(path: Path) -> ValueError:
     return ValueError(
-        f"{str(path)!r} is no regular file of its directory (a link, a folder, a pipe or a device); nothing is read "
-        "from it or written to it. Put the file itself there, or leave this directory alone."
+        f"{str(path)!r} is not a regular file of its directory (a link, a folder, a pipe or a device); nothing is "
+        "read from it or written to it. Put the file itself there, or leave this directory alone."
     )

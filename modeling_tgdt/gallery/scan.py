@@ -16,6 +16,7 @@ from ..kernels.ranking import Ranked, best_places, offsets_of
 from .segment import Segment
 
 _SCAN_QUERIES = 48  # their packed codes stay in the cache
+_TIES = 1 << 22  # best rows that find room at first, of all queries
 _SCAN_VALUES = 1 << 25  # approximate scores held at a time: 128 MiB
 
 
@@ -95,16 +96,17 @@ def _best_int8(
 ) -> Ranked:
     dim = segments[0].codes.shape[1]  # a number behind them is the factor of the items' bias, which is not rounded
     codes, scales = quantize_int8(queries[:, :dim])
-    scores = _scan(segments, codes, scales, threads)
+    scores = _scan(segments, codes, scales, threads)  # (Q, N), approximate
     if segments[0].bias is not None:
         scores += queries[:, dim:] * np.concatenate([segment.bias for segment in segments])
     # |q.x - q'.x'| <= |q - q'| |x| + |q'| |x - x'|
-    rounded = codes * scales[:, :1]
+    rounded = codes * scales[:, :1]  # (Q, D), q'
     norm = max(segment.record.max_norm for segment in segments)
     residual = max(segment.record.max_residual for segment in segments)
     error = np.linalg.norm(queries[:, :dim] - rounded, axis=1) * norm + np.linalg.norm(rounded, axis=1) * residual
-    error = (1.0001 * error + 1e-5 * norm * np.linalg.norm(queries, axis=1)).astype(np.float32)
-    capacity, found = 2 * k, np.zeros(len(queries), dtype=np.int64)
+    error = (1.0001 * error + 1e-5 * norm * np.linalg.norm(queries, axis=1)).astype(np.float32)  # and float32's own
+    found = np.zeros(len(queries), dtype=np.int64)
+    capacity = min(scores.shape[1], max(2 * k, _TIES // len(queries)))  # what is not written costs no memory
     while True:
         rows = np.empty((len(queries), capacity), dtype=np.int64)
         exact = np.empty((len(queries), capacity), dtype=np.float32)
@@ -127,9 +129,10 @@ def _best_int8(
             found,
         )
         if found.max() <= capacity:
-            keep = np.arange(capacity) < found[:, None]
-            return Ranked(rows[keep], exact[keep], offsets_of(found))
-        capacity = int(found.max())
+            width = int(found.max())
+            keep = np.arange(width) < found[:, None]
+            return Ranked(rows[:, :width][keep], exact[:, :width][keep], offsets_of(found))
+        capacity = int(found.max())  # more rows are within the error than there was room for: once more, with room
 
 
 def _scan(segments: Sequence[Segment], codes: np.ndarray, scales: np.ndarray, threads: int) -> np.ndarray:

@@ -124,6 +124,11 @@ class Segment:
             raise ValueError(f"segment {self.record.name!r}: rows.arrow is damaged ({error}). {RESTORE}") from error
         return table
 
+    @property
+    def commits(self) -> int:
+        """Number of commits that the segment holds."""
+        return sum(1 for _ in _read_streams(self._table_file))
+
     @cached_property
     def ids(self) -> Any:
         """Arrow array of the ids (large_string), row order."""

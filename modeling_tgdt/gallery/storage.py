@@ -143,13 +143,19 @@ class WriterLock:
         self.path = directory / LOCK_NAME
         self._handle: int | None = None
 
-    def acquire(self) -> bool:
-        """Take the lock; False when it was already ours. GalleryBusyError when another writer holds it."""
-        if self._handle is not None:
+    def acquire(self, *, shared: bool = False) -> bool:
+        """Take the lock; False when it was already ours. GalleryBusyError when another writer holds it.
+
+        Args:
+            shared: Hold it together with the other processes of a group; one that is ours is held so from now on.
+        """
+        if self._handle is not None and not shared:
             return False
-        handle = open_inside(self.path.parent, LOCK_NAME, os.O_RDWR | os.O_CREAT)
+        handle, self._handle = self._handle, None
+        if handle is None:
+            handle = open_inside(self.path.parent, LOCK_NAME, os.O_RDWR | os.O_CREAT)
         try:
-            self._lock(handle)
+            self._lock(handle, shared)
         except (BlockingIOError, PermissionError):
             os.lseek(handle, 0, os.SEEK_SET)
             owner = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
@@ -158,11 +164,13 @@ class WriterLock:
                 f"another writer (process {owner}) has {str(self.path.parent)!r} open; "
                 "close() that index or wait for it to end. Searching works meanwhile."
             ) from None
+        self._handle = handle
+        if shared:
+            return True
         with contextlib.suppress(OSError):  # the number only serves the message; a full disk must not stop a delete
             os.ftruncate(handle, 0)
             os.lseek(handle, 0, os.SEEK_SET)
             os.write(handle, str(os.getpid()).encode())
-        self._handle = handle
         return True
 
     def release(self) -> None:
@@ -174,10 +182,14 @@ class WriterLock:
         self._handle = None
 
     @staticmethod
-    def _lock(handle: int) -> None:
+    def _lock(handle: int, shared: bool) -> None:
         """Take the lock or raise; without either module one writer per gallery is the caller's duty."""
         if fcntl is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        elif shared:
+            raise OSError(
+                "several processes fill a gallery together only where the system has flock; use one process."
+            )
         elif msvcrt is not None:
             os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)

@@ -4,13 +4,36 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..kernels.maxsim import SumOver
+from ..kernels.ragged import RaggedQueries
+from ..kernels.ranking import offsets_of
+from ..similarity_tgdt import ScoreConfig
+from .backend import Query
+from .manifest import CHOICES
+
 _LONGEST = 1e14  # norm of an embedding; Manifest.check allows a little more
+
+
+def check_choice(value: str, choices: Sequence[str], name: str) -> str:
+    """Return a value that is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {list(choices)}, found {value!r}.")
+    return value
+
+
+def check_positive(value: int, name: str) -> int:
+    """Return a number as int; refuse others than integers from 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, found {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, found {value!r}.")
+    return int(value)
 
 
 def to_float32(values: Any, name: str) -> np.ndarray:
@@ -74,6 +97,44 @@ def check_hubness(values: Any, size: int) -> np.ndarray:
     if not (np.abs(array) < _LONGEST).all():
         raise ValueError("hubness holds NaN, infinity or a number beyond float32 products; leave those items out.")
     return array
+
+
+def with_hubness(globals_: np.ndarray, hubness: Any, expected: bool) -> np.ndarray:
+    """Append minus the hubness to global embeddings (N, D): one more dimension of the dot product is a bias."""
+    if (hubness is not None) != expected:
+        wanted = "one number per item" if expected else "none, this gallery was made without"
+        raise ValueError(f"hubness: expected {wanted}, found {'none' if hubness is None else 'some'}.")
+    return globals_ if hubness is None else np.column_stack([globals_, -check_hubness(hubness, len(globals_))])
+
+
+def check_query(
+    settings: Mapping[str, Any], globals_: Any, tokens: Any, mask: Any, kind: str | None, hubness: bool
+) -> Query:
+    """Return the queries of a gallery with these settings; see `TGDTIndex.search` for the arguments."""
+    kind = kind or ("text" if settings["kind"] == "image" else "image")
+    check_choice(kind, CHOICES["kind"], "query_kind")
+    dim = settings["dim"]
+    vectors = check_globals(globals_, dim, "query_global")
+    if settings.get("hubness"):
+        factor = np.full(len(vectors), hubness and kind != settings["kind"], np.float32)  # of the items' bias
+        vectors = np.column_stack([vectors, factor])
+    if tokens is None:
+        raise ValueError(f"query_tokens are needed, (Q, T, {dim}); only search(mode='global') goes without.")
+    rows, counts = ragged_tokens(tokens, mask, len(vectors), dim, "query_tokens")
+    sum_over: SumOver = "stored" if (settings["kind"], kind) == ("text", "image") else "query"
+    return Query(vectors, RaggedQueries(rows, offsets_of(counts)), sum_over, check_score(settings))
+
+
+def check_score(
+    settings: Mapping[str, Any], global_weight: float | None = None, local_weight: float | None = None
+) -> ScoreConfig:
+    """Return how a gallery mixes scores, with the weights that a call gives; refuse NaN and infinity."""
+    given: dict[str, Any] = {"global_weight": global_weight, "local_weight": local_weight}
+    for name, weight in given.items():
+        given[name] = settings[name] if weight is None else float(weight)
+        if not np.isfinite(given[name]):
+            raise ValueError(f"{name} must be a finite number, found {weight!r}.")
+    return ScoreConfig(**given, reduction=settings["reduction"], scale=settings["scale"])
 
 
 def ragged_tokens(tokens: Any, mask: Any, size: int, dim: int, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -122,13 +122,13 @@ def vector_stores(vectors: Sequence[np.ndarray]) -> ctypes.Array[_StoreStruct]:
 
 def _maxsim_torch(stores: Sequence[TokenStore], queries: RaggedQueries, pairs: Pairs, sum_over: SumOver) -> np.ndarray:
     bases = np.cumsum([0, *(len(store.rows) for store in stores)])  # first token of each store, counted over all
-    starts, counts = token_spans(stores, pairs)
+    starts, counts = token_spans(stores, pairs)  # (P,) each
     starts += bases[pairs.stores]
 
     def gather(tokens: torch.Tensor) -> torch.Tensor:
         found = tokens.numpy()
         owners = np.searchsorted(bases, found, side="right") - 1
-        rows = np.empty((len(found), stores[0].rows.shape[1]), np.float32)
+        rows = np.empty((len(found), stores[0].rows.shape[1]), np.float32)  # (tokens, D)
         for number in np.unique(owners):
             place = owners == number
             rows[place] = stores[number].decode_rows(found[place] - bases[number])

@@ -78,17 +78,17 @@ def best_by_id(
         Places, at most k of each query, and their offsets (Q + 1).
     """
     places, ends = best_places(scores, offsets, k)
-    ranked = scores[places]
-    tied = np.flatnonzero(ranked[1:] == ranked[:-1])
-    for query in np.flatnonzero(np.bincount(np.searchsorted(ends, tied, side="right") - 1)) if len(tied) else ():
+    ranked = scores[places]  # (P',), best first within each query
+    tied = offsets_of(np.append(ranked[1:] == ranked[:-1], False))  # neighbours that are equal, up to each place
+    for query in np.flatnonzero(tied[np.maximum(ends[1:] - 1, ends[:-1])] > tied[ends[:-1]]) if tied[-1] else ():
         own = slice(ends[query], ends[query + 1])
         if ranks is not None and ends[query + 1] - ends[query] > k + _FEW_TIES:
-            first = _first_of(ranked[own], ranks(places[own]), k)
+            first = _first_of(ranked[own], ranks(places[own]), k)  # sorting every tie by its id would take seconds
             places[ends[query] : ends[query] + k] = places[own][first]
         else:
             places[own] = places[own][np.lexsort((np.array(ids(places[own]), dtype=object), -ranked[own]))]
     counts = np.diff(ends)
-    if (counts > k).any():
+    if (counts > k).any():  # ties of the k-th came along; now that ids have ordered them, the rest goes
         places = places[np.arange(len(places)) - np.repeat(ends[:-1], counts) < k]
         ends = offsets_of(np.minimum(counts, k))
     return places, ends
@@ -96,12 +96,13 @@ def best_by_id(
 
 def _first_of(scores: np.ndarray, ranks: np.ndarray, k: int) -> np.ndarray:
     """Return the places of the k best of descending scores, the smallest ranks among ties; not all ties are sorted."""
-    better = int(np.searchsorted(-scores, -scores[k - 1]))
+    better = int(np.searchsorted(-scores, -scores[k - 1]))  # how many are above the border, all of them kept
     tied = better + np.argpartition(ranks[better:], k - better - 1)[: k - better]
     first = np.concatenate([np.arange(better), tied])
     return first[np.lexsort((ranks[first], -scores[first]))]
 
 
 def _best_of(scores: np.ndarray, k: int) -> np.ndarray:
-    order = np.argsort(-scores, kind="stable")
-    return order if len(order) <= k else order[scores[order] >= scores[order[k - 1]]]
+    last = -np.inf if len(scores) < k else np.partition(scores, len(scores) - k)[len(scores) - k]
+    better = np.flatnonzero(scores > last)
+    return np.concatenate([better[np.argsort(-scores[better], kind="stable")], np.flatnonzero(scores == last)])

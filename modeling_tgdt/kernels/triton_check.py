@@ -1,11 +1,11 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
-"""Whether the Triton kernel of the re-rank works on a device; see `triton_support_tgdt.py`."""
+"""Whether the Triton kernel of the re-rank works on a device; see `passes` in `similarity_tgdt.py`."""
 
 from __future__ import annotations
 
 import torch
 
-from .. import triton_support_tgdt as support
+from .. import similarity_tgdt as support
 
 
 def triton_scores(device: torch.device, dtype: torch.dtype) -> bool:
@@ -16,7 +16,7 @@ def triton_scores(device: torch.device, dtype: torch.dtype) -> bool:
 def _check_maxsim(device: torch.device, dtype: torch.dtype) -> bool:
     from .triton_maxsim import TokenSpans, triton_maxsim
 
-    rows = support.integers(40, support.DIM, device=device, dtype=dtype)
+    rows = support.integers(40, support.CHECK_DIM, device=device, dtype=dtype)
     scales = None if dtype.is_floating_point else torch.full((40, 1), 0.5, dtype=torch.float32, device=device)
     places = [(0, 5), (3, 0), (20, 20)], [(10, 18), (0, 7), (2, 1)]  # start and number of words, of regions
     sides = [TokenSpans(rows, scales, *torch.tensor(spans, device=device).T.contiguous()) for spans in places]

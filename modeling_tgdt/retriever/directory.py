@@ -20,7 +20,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, snapshot_download
 
 from ..configuration_tgdt import LOADING_OPTIONS
-from ..gallery.files import INDEX_FOLDER, MANIFEST, QDRANT_FOLDERS, Manifest
+from ..gallery.manifest import INDEX_FOLDER, MANIFEST, QDRANT_FOLDERS, Manifest
 from ..gallery.plain_files import read_inside, tree_inside, write_fresh
 from ..index_tgdt import TGDTIndex
 from .adapters import ADAPTER_CONFIG
@@ -53,7 +53,7 @@ def find_directory(name: str | os.PathLike[str], revision: str | None = None, **
     try:
         return Path(snapshot_download(name, revision=revision, **({"ignore_patterns": _OTHER_WEIGHTS} | options)))
     except (OSError, ValueError) as error:
-        raise OSError(f"{name!r} is no directory here, and the Hub gave no such repository: {error}") from error
+        raise OSError(f"{name!r} is not a directory here, and the Hub gave no such repository: {error}") from error
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -85,7 +85,7 @@ def read_reference(folder: Path) -> dict[str, Any]:
         for key in ("model", "revision", "pictures"):
             value = content[key] if key == "model" else content.get(key)
             if not isinstance(value, str) and (value is not None or key == "model"):
-                raise TypeError(f"its {key} is no string")
+                raise TypeError(f"its {key} is not a string")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is damaged ({error}); write it again with `tgdt index`.") from error
     return content

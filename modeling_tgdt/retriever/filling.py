@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count, repeat
@@ -17,8 +17,9 @@ import torch
 from tqdm.auto import tqdm
 
 from ..encoding_tgdt import Embeddings
+from ..gallery.processes import ProcessGroup
 from ..index_tgdt import TGDTIndex
-from ..picture_sources_tgdt import HEIF_HINT, looks_like_picture
+from .picture_sources import HEIF_HINT, looks_like_picture
 
 OnError = Literal["raise", "skip"]
 _COMMIT_ITEMS, _COMMIT_BYTES, _COMMIT_SECONDS = 4096, 1 << 26, 10.0
@@ -33,7 +34,7 @@ class AddReport:
         skipped: (id, why) of items left out, files among them that are pictures by their name and cannot be read.
         unchanged: With `resume=True`, items that were there already and were not read again.
         updated: Those among them whose metadata differed and was replaced.
-        no_pictures: Suffix to number of the folder's other files, which are no pictures by name and content.
+        no_pictures: Suffix to number of the folder's other files, which are not pictures by name and content.
     """
 
     added: int = 0
@@ -41,6 +42,15 @@ class AddReport:
     unchanged: int = 0
     updated: int = 0
     no_pictures: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def merged(cls, parts: Sequence[AddReport]) -> AddReport:
+        """Join the reports of processes that shared the items."""
+        total = cls()
+        for part in parts:
+            total.added, total.unchanged = total.added + part.added, total.unchanged + part.unchanged
+            total.updated, total.skipped = total.updated + part.updated, total.skipped + part.skipped
+        return total
 
     def leave_out(self, files: Mapping[str, str]) -> None:
         """Take note of the files of a folder that were no pictures.
@@ -78,6 +88,7 @@ class GalleryFiller:
         workers: Threads.
         progress: Whether to show a progress bar.
         hubness: Tells what to subtract from the global scores of items (N, D); None for a gallery without.
+        group: Processes that share the items; each of them makes the same calls. None: this one alone.
     """
 
     def __init__(
@@ -92,6 +103,7 @@ class GalleryFiller:
         workers: int,
         progress: bool,
         hubness: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        group: ProcessGroup | None = None,
     ) -> None:
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', found {on_error!r}.")
@@ -100,7 +112,7 @@ class GalleryFiller:
                 raise ValueError(f"{name} must be at least 1, found {value}.")
         self.index, self.prepare, self.encode = index, prepare, encode
         self.batch_size, self.on_error, self.resume = batch_size, on_error, resume
-        self.workers, self.progress, self.hubness = workers, progress, hubness
+        self.workers, self.progress, self.hubness, self.group = workers, progress, hubness, group
         self.report = AddReport()
         self._waiting: list[tuple[Item, np.ndarray, np.ndarray]] = []
         self._kept: dict[str, Mapping[str, Any]] = {}
@@ -114,16 +126,15 @@ class GalleryFiller:
             total: Number of items, for the progress bar.
 
         Returns:
-            Counts and reasons.
+            Counts and reasons, those of all processes.
 
         Raises:
             ValueError: For an unreadable item under `on_error="raise"`; what was committed before stays.
         """
-        try:
-            self._fill(tqdm(items, total=total, unit="item", disable=not self.progress))
-        finally:
-            self.index.close()  # gives the writer's lock back
-        return self.report
+        quiet = not self.progress or (self.group is not None and self.group.rank > 0)
+        with self.index.filled_by(self.group):
+            self._fill(tqdm(items, total=total, unit="item", disable=quiet))
+        return self.report if self.group is None else AddReport.merged(self.group.gather(self.report))
 
     def _fill(self, items: Iterable[Item]) -> None:
         batch: list[tuple[Item, Any]] = []
@@ -140,16 +151,22 @@ class GalleryFiller:
         self._write_kept()
 
     def _fresh(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield what is to be added by this process; all of them look at all ids, to know those given twice."""
         seen: set[str] = set()
-        for item in items:
+        for place, item in enumerate(items):
+            own = self.group is None or self.group.owns(place // self.batch_size)
             why = _bad_id(item.id) or ("its id was given twice in this call" if item.id in seen else None)
+            known = why is None and self.resume and item.id in self.index
+            if why is None and not known:
+                seen.add(item.id)
+            if not own:
+                continue
             if why is not None:
                 self._refuse(item.id, why)
-            elif self.resume and item.id in self.index:
+            elif known:
                 self.report.unchanged += 1
                 self._keep(item)
             else:
-                seen.add(item.id)
                 yield item
 
     def _keep(self, item: Item) -> None:

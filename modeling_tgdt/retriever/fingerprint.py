@@ -54,6 +54,8 @@ def model_identity(model: Any) -> tuple[str | None, str]:
     Args:
         model: TGDTModel.
     """
+    if (recorded := getattr(model, "recorded_identity", None)) is not None:  # of a runtime without weights
+        return recorded
     name, commit = str(model.name_or_path or ""), getattr(model.config, "_commit_hash", None)
     parts = os.path.normpath(name).split(os.sep)
     if "snapshots" in parts[-2:-1] and _COMMIT.fullmatch(parts[-1]):  # a directory of the Hub's cache

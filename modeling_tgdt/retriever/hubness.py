@@ -109,7 +109,7 @@ class HubnessOptions:
                 return cls(**tensors, **json.loads((file.metadata() or {})["hubness"]))
         except Exception as error:  # safetensors has an error class of its own for each kind of damage
             raise ValueError(
-                f"{path!r} is no bank that tgdt wrote ({error}). Remove it, or write it again with `tgdt train`."
+                f"{path!r} is not a bank that tgdt wrote ({error}). Remove it, or write it again with `tgdt train`."
             ) from error
 
     @cached_property

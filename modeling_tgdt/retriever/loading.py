@@ -14,6 +14,7 @@ from ..backbones_tgdt import split_loading_options
 from ..dual_encoders_tgdt import FAMILIES
 from ..modeling_tgdt import TGDTModel
 from ..processing_tgdt import TGDTProcessor
+from ..runtimes.onnx import OnnxModel, has_onnx
 from .adapters import base_of_adapter
 
 
@@ -31,6 +32,26 @@ def load_pretrained(name_or_path: str, **options: Any) -> tuple[TGDTModel, TGDTP
     """
     with refused_as_damaged(str(name_or_path)):
         return _load(str(name_or_path), options)
+
+
+def load_backend(folder: Path, backend: str | None, **options: Any) -> tuple[Any, TGDTProcessor]:
+    """Load a model for a runtime, with its processor.
+
+    Args:
+        folder: Directory of the model.
+        backend: "torch", "onnx", or None: what the directory holds, and PyTorch where it holds both.
+        **options: Of `load_pretrained`.
+
+    Raises:
+        ValueError: For another backend, or options that ONNX graphs cannot follow.
+    """
+    if backend not in (None, "torch", "onnx"):
+        raise ValueError(f"backend must be 'torch' or 'onnx', found {backend!r}.")
+    if backend == "torch" or (backend is None and (not has_onnx(folder) or any(folder.glob("*.safetensors")))):
+        return load_pretrained(str(folder), **options)
+    if unused := sorted(options.keys() - {"token", "cache_dir", "local_files_only", "force_download"}):
+        raise ValueError(f"the ONNX graphs in {str(folder)!r} take no {unused}; load the model with backend='torch'.")
+    return OnnxModel(folder), TGDTProcessor.from_pretrained(folder)
 
 
 @contextmanager
@@ -80,4 +101,4 @@ def _processor_of(name_or_path: str, **loading: Any) -> TGDTProcessor:
         ) from error
 
 
-__all__ = ["is_dual_encoder", "load_pretrained"]
+__all__ = ["is_dual_encoder", "load_backend", "load_pretrained"]

@@ -1,14 +1,15 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
-"""Which word of a query matches which stored region of a hit."""
+"""Hits of a search, and which word of a query matches which stored region of one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ..word_groups_tgdt import merge_pieces
+from ..gallery.backend import SearchResult
+from ..tokenizing_tgdt import merge_pieces
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,38 @@ class Match:
     word: str
     region: int
     similarity: float
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result.
+
+    Attributes:
+        id: Id in the gallery.
+        score: What the ranking is by: the mixed score, or the one that the mode names.
+        global_score: Dot product of the global embeddings.
+        local_score: Token similarity; NaN in mode "global", which does not compute it.
+        metadata: What was stored with the item.
+        matches: For each word of the query its best region, of `search(..., explain=True)`.
+        similar: Ids of worse hits that nearly equal it, of `search(..., group_similar=0.95)`.
+    """
+
+    id: str
+    score: float
+    global_score: float
+    local_score: float
+    metadata: dict[str, Any] = field(default_factory=dict)
+    matches: tuple[Match, ...] = ()
+    similar: tuple[str, ...] = ()
+
+
+def hits_of(result: SearchResult) -> list[list[Hit]]:
+    """Return the hits of each query of a search."""
+    columns = zip(result.ids, result.scores, result.global_scores, result.local_scores, result.metadata, strict=True)
+    return [
+        [Hit(name, float(s), float(g), float(t), data) for name, s, g, t, data in zip(*own, strict=True)]
+        for own in columns
+    ]
 
 
 def match_words(word_tokens: np.ndarray, words: list[tuple[str, list[int]]], regions: np.ndarray) -> tuple[Match, ...]:
@@ -45,4 +78,4 @@ def match_words(word_tokens: np.ndarray, words: list[tuple[str, list[int]]], reg
     return tuple(Match(word, int(region), float(cosine)) for (word, _), region, cosine in best)
 
 
-__all__ = ["Match", "match_words"]
+__all__ = ["Hit", "Match", "hits_of", "match_words"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
-"""Temporary files that a killed process leaves behind, and their removal by the next one."""
+"""Temporary files and galleries, and the removal of what a killed process left by the next one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ import platform
 import re
 import shutil
 import tempfile
+import weakref
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from ..index_tgdt import TGDTIndex
 
 
 def own_prefix(kind: str) -> str:
@@ -26,6 +31,18 @@ def own_prefix(kind: str) -> str:
     machine = f"{zlib.crc32(platform.node().encode()):08x}"  # process ids of containers that share a folder differ
     sweep(f"tgdt-{kind}-{machine}-")
     return f"tgdt-{kind}-{machine}-{os.getpid()}-"
+
+
+def temporary_index(settings: Mapping[str, Any]) -> TGDTIndex:
+    """Make a gallery in a directory that goes when nobody holds the index any more."""
+    folder = tempfile.mkdtemp(prefix=own_prefix("gallery"))
+    try:
+        index = TGDTIndex.create(Path(folder), **settings)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(index, shutil.rmtree, folder, ignore_errors=True)
+    return index
 
 
 def sweep(prefix: str) -> None:
@@ -51,4 +68,4 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-__all__ = ["own_prefix", "sweep"]
+__all__ = ["own_prefix", "sweep", "temporary_index"]

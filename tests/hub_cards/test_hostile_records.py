@@ -89,7 +89,7 @@ def test_records_behind_links_are_not_published(tmp_path: Path) -> None:
     secret.write_text("secret")
     (model / "run.json").write_text(json.dumps({}))
     (model / "LICENSE").symlink_to(secret)
-    with pytest.raises(ValueError, match="LICENSE.*no regular file"):
+    with pytest.raises(ValueError, match="LICENSE.*not a regular file"):
         _copy_records(model, staging)
     (model / "LICENSE").unlink()
     _copy_records(model, staging)

@@ -2,17 +2,25 @@
 """TGDTModel over every pair of backbones, with random weights and from pretrained directories."""
 
 import copy
+import logging
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModel, BertModel, PreTrainedConfig, TimmWrapperConfig, ViTMAEConfig, YolosConfig
+from transformers import (
+    AutoModel,
+    BertModel,
+    PreTrainedConfig,
+    TimmWrapperConfig,
+    TimmWrapperModel,
+    ViTMAEConfig,
+    YolosConfig,
+)
 
 from modeling_tgdt import TGDTConfig, TGDTModel
-from modeling_tgdt.backbones_tgdt import build_backbone, grid_boxes, grid_tokens, load_tower
+from modeling_tgdt.backbones_tgdt import build_backbone, grid_boxes, grid_tokens
 from tests.modeling_tgdt import tiny
 from tests.modeling_tgdt.backbones import COMPOSITE, IMAGE, LAYERS, SIGLIP2, TEXT, VISION
 
@@ -182,11 +190,56 @@ def test_tokens_that_are_no_grid_are_refused(config: PreTrainedConfig, message: 
         grid_tokens(torch.zeros(1, tokens, 32), pixels, config)
 
 
-def test_timm_encoders_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = SimpleNamespace(config=TimmWrapperConfig())  # timm itself is no dependency
-    monkeypatch.setattr(AutoModel, "from_pretrained", lambda *args, **options: loaded)
-    with pytest.raises(ValueError, match="found 'timm/x' of timm"):
-        load_tower("timm/x", "vision", torch.float32)
+@pytest.mark.parametrize(
+    ("shape", "prefix"), [((1, 16, 32), 0), ((1, 21, 32), 5), ((1, 32, 4, 4), 0), ((1, 4, 4, 32), 0)]
+)
+def test_tokens_of_timm_encoders_are_a_grid(shape: tuple[int, ...], prefix: int) -> None:
+    """As timm's SigLIP, DINOv2 with registers, ResNet and Swin give them; timm itself is not a dependency."""
+    config = TimmWrapperConfig(num_features=32, patch_size=[8, 8], num_cls_tokens=prefix)
+    hidden = torch.rand(shape)
+    tokens, grid = grid_tokens(hidden, torch.zeros(1, 3, IMAGE, IMAGE), config)
+    assert grid == (4, 4) and TGDTConfig(vision_config=config).region_feature_size == 32
+    last = hidden[0, -1] if len(shape) == 3 else hidden[0, :, -1, -1] if shape[1] == 32 else hidden[0, -1, -1]
+    assert tokens.shape == (1, 16, 32) and torch.equal(tokens[0, -1], last)
+
+
+def test_an_encoder_of_timm_is_taken_up(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    options = {"img_size": IMAGE, "patch_size": 8, "embed_dim": 16, "num_heads": 2, "depth": 2}
+    source = TimmWrapperModel(TimmWrapperConfig(architecture="vit_base_patch16_siglip_224", model_args=options)).eval()
+    source.save_pretrained(tmp_path / "vision")
+    BertModel(TEXT["bert"]).save_pretrained(tmp_path / "text")
+    model = TGDTModel.from_vision_text_pretrained(
+        str(tmp_path / "vision"), str(tmp_path / "text"), projection_dim=16, text_global_token="mean"
+    )
+    pixels = torch.rand(2, 3, IMAGE, IMAGE)
+    torch.testing.assert_close(model.encode_regions(pixels)[0], source.timm_model.forward_features(pixels))
+    model.save_pretrained(tmp_path / "model")
+    loaded = TGDTModel.from_pretrained(tmp_path / "model").get_image_features(pixels)
+    torch.testing.assert_close(loaded.pooler_output, model.get_image_features(pixels).pooler_output)
+    model.train()(input_ids=torch.randint(5, 50, (2, 6)), pixel_values=pixels, return_loss=True).loss.backward()
+    assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
+
+
+def test_what_is_dropped_is_not_reported_and_what_is_missing_is(tmp_path: Path) -> None:
+    model = BertModel(TEXT["bert"])
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith("pooler")}
+    model.save_pretrained(tmp_path / "text", state_dict=state | {"cls.predictions.bias": torch.zeros(3)})
+    torn = {name: value for name, value in state.items() if "layer.0.output.dense.weight" not in name}
+    model.save_pretrained(tmp_path / "torn", state_dict=torn)
+    seen: list[str] = []
+    logger = logging.getLogger("transformers.modeling_utils")
+    listener = logging.Handler()
+    listener.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(listener)
+    try:
+        options = {"region_feature_size": 16, "projection_dim": 32}
+        TGDTModel.from_vision_text_pretrained(None, str(tmp_path / "text"), **options)
+        assert seen == []
+        with pytest.raises(ValueError, match=r"weights of the BertModel, found 1 missing, such as encoder\.layer\.0"):
+            TGDTModel.from_vision_text_pretrained(None, str(tmp_path / "torn"), **options)
+    finally:
+        logger.removeHandler(listener)
 
 
 def test_pixels_are_refused_by_a_region_model() -> None:

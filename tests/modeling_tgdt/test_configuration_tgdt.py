@@ -78,6 +78,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "distill_loss_weight": (1.0, {}),
     "distill_temperature": (0.5, {"distill_loss_weight": 1.0}),
     "token_source": ("global", {}),
+    "token_readout": ("value", {"vision_config": tiny.vision_config()}),
     "padding_mode": ("reference", {}),
 }
 

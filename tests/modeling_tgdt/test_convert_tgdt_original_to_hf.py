@@ -142,7 +142,7 @@ class Exploit:
 
 def test_nothing_in_the_file_is_executed(tmp_path):
     torch.save({"model": {}, "opt": Exploit(tmp_path / "owned")}, tmp_path / "bad.pth.tar")
-    with pytest.raises(ValueError, match="no readable TGDT checkpoint"):
+    with pytest.raises(ValueError, match="not a readable TGDT checkpoint"):
         convert_checkpoint(tmp_path / "bad.pth.tar")
     assert not (tmp_path / "owned").exists()
 
@@ -178,7 +178,7 @@ def test_unreadable_files_are_refused(tmp_path):
     (tmp_path / "noise.pth.tar").write_bytes(b"not a checkpoint")
     (tmp_path / "noise.safetensors").write_bytes(b"not a checkpoint")
     for name in ("noise.pth.tar", "noise.safetensors"):
-        with pytest.raises(ValueError, match="no readable TGDT checkpoint"):
+        with pytest.raises(ValueError, match="not a readable TGDT checkpoint"):
             convert_checkpoint(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="No checkpoint at"):
         convert_checkpoint(tmp_path / "absent.pth.tar")

@@ -91,6 +91,51 @@ def test_tokens_go_through_the_projections_of_the_source(saved: Saved, name: str
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "readout"),
+    [("clip", "value"), ("siglip", "value"), ("vit-bert", "value"), ("siglip-2", "value"), ("siglip", "last")],
+)
+@torch.no_grad()
+def test_other_read_outs_move_the_patches_and_nothing_else(saved: Saved, name: str, readout: str) -> None:
+    folder, source, inputs = saved[name]
+    _, own = taken(saved, name)
+    model = TGDTModel.from_dual_encoder_pretrained(str(folder), token_readout=readout)
+    found, expected = model(**own), source(**inputs)
+    torch.testing.assert_close(found.image_embeds, expected.image_embeds, atol=1e-5, rtol=0)
+    assert found.vision_model_output.hidden_states is None
+    assert len(model(**own, output_hidden_states=True).vision_model_output.hidden_states) == 3
+    tower, pixels = source.vision_model, {key: inputs[key] for key in inputs if key.startswith(("pixel", "spatial"))}
+    outputs = tower(**pixels, output_hidden_states=True)
+    tokens = outputs.last_hidden_state if readout == "last" else _last_values(tower, outputs.hidden_states[-2])
+    if name == "clip":
+        tokens = source.visual_projection(tower.post_layernorm(tokens[:, 1:]))
+    elif name == "vit-bert":
+        tokens = tower.layernorm(tokens)[:, 1:]
+        tokens = source.visual_projection(torch.tanh(tower.pooler.dense(tokens)))
+    elif readout == "value":
+        tokens = tower.post_layernorm(tokens)
+        tokens = torch.stack([tower.head(tokens[:, [place]]) for place in range(tokens.shape[1])], dim=1).flatten(2)
+    mask = found.image_token_mask
+    unit = torch.nn.functional.normalize(tokens, dim=-1)
+    torch.testing.assert_close(found.image_token_embeds[mask], unit[mask], atol=1e-5, rtol=0)
+
+
+def _last_values(tower: Any, states: torch.Tensor) -> torch.Tensor:
+    """What the last attention gives where every token attends to itself alone, by its own forward pass."""
+    layer = tower.layers[-1] if hasattr(tower, "layers") else tower.encoder.layers[-1]
+    attention = layer.self_attn if hasattr(layer, "self_attn") else layer.attention
+    states = (layer.layer_norm1 if hasattr(layer, "layer_norm1") else layer.layernorm_before)(states)
+    return torch.cat([attention(states[:, [place]])[0] for place in range(states.shape[1])], dim=1)
+
+
+def test_a_read_out_that_a_tower_lacks_is_refused(saved: Saved) -> None:
+    for name in ("align", "tipsv2"):
+        with pytest.raises(
+            ValueError, match="token_readout='value' reads the last attention.*Choose 'head' or 'last'"
+        ):
+            TGDTModel.from_dual_encoder_pretrained(str(saved[name][0]), token_readout="value")
+
+
 def _texts(inputs: dict[str, Any]) -> dict[str, Any]:
     return {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
 

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from transformers import ResNetConfig
 
+from modeling_tgdt.drawing.overlay import fit_text, heat_map
 from modeling_tgdt.explain_tgdt import Alignment, explain, visible_box
 from modeling_tgdt.processing_tgdt import TGDTProcessor
-from modeling_tgdt.retriever.overlay import fit_text, heat_map
 from tests.modeling_tgdt.test_processing_tgdt import word_pieces
 from tests.tiny_retrieval import random_picture, tiny_model, tiny_processor, tiny_retriever
 

@@ -18,8 +18,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, BitImageProcessor, CLIPImageProcessor, ConvNextImageProcessor
 
-from modeling_tgdt.image_options_tgdt import backbone_options
-from modeling_tgdt.image_processing_pil_tgdt import TGDTImageProcessorPil
+from modeling_tgdt.image_processing_pil_tgdt import TGDTImageProcessorPil, backbone_options
 from modeling_tgdt.image_processing_tgdt import TGDTImageProcessor
 from tests.transformers_suites import common_suite
 
@@ -263,6 +262,21 @@ def test_from_backbone_equals_the_backbones_own_processor(original: Any, edge: i
     ours = TGDTImageProcessor.from_backbone(tmp_path)
     picture = Image.fromarray(noise(50, 70))
     torch.testing.assert_close(ours(picture, return_tensors="pt"), source(picture, return_tensors="pt"))
+
+
+def test_from_backbone_reads_the_settings_of_timm(tmp_path: Path) -> None:
+    settings = {"input_size": [3, 224, 224], "crop_pct": 0.9, "interpolation": "bilinear", "mean": [0.5] * 3}
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit", "pretrained_cfg": settings}))
+    ours = TGDTImageProcessor.from_backbone(tmp_path)
+    assert dict(ours.size) == {"shortest_edge": 248} and dict(ours.crop_size) == {"height": 224, "width": 224}
+    assert (ours.do_center_crop, ours.resample, list(ours.image_mean)) == (True, 2, [0.5] * 3)
+    assert list(ours.image_std) == [0.229, 0.224, 0.225]
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": settings | {"crop_mode": "border"}}))
+    with pytest.raises(ValueError, match="cut out at the centre.*crop_mode='border'"):
+        TGDTImageProcessor.from_backbone(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(OSError, match=r"preprocessor_config\.json"):
+        TGDTImageProcessor.from_backbone(tmp_path)
 
 
 def test_from_backbone_takes_defaults_of_the_class_and_overrides(tmp_path: Path) -> None:

@@ -14,9 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-import modeling_tgdt.gallery.scan as scan_module
-import modeling_tgdt.kernels.maxsim as maxsim_module
-import modeling_tgdt.kernels.ranking as ranking_module
 from modeling_tgdt.index_tgdt import TGDTIndex
 from modeling_tgdt.kernels.quantize import STORAGE_DTYPES
 from tests.modeling_tgdt.gallery.index_twin import TOLERANCE, Twin, ragged, unit
@@ -31,11 +28,6 @@ def make(path: Path, items: int = 30, **options) -> tuple[TGDTIndex, np.random.G
     if items:
         index.add([f"id{i:03}" for i in range(items)], unit(rng, items, DIM), ragged(rng, items, 6, DIM, 1))
     return index, rng
-
-
-def without_kernel(monkeypatch) -> None:
-    for module in (maxsim_module, scan_module, ranking_module):
-        monkeypatch.setattr(module, "kernel", None)
 
 
 def same_ranking(result, position: int, scores: dict, expected: list[str], column: int, tolerance: float) -> None:
@@ -106,9 +98,9 @@ def test_random_histories_equal_the_twin(data, tmp_path_factory) -> None:
 
 @pytest.mark.parametrize("path", ["kernel", "torch"])
 @pytest.mark.parametrize("shortlist", [(50, 20), (10, 5)])
-def test_recorded_two_stage_ranks(tmp_path, monkeypatch, path, shortlist) -> None:
+def test_recorded_two_stage_ranks(tmp_path, without_kernel, path, shortlist) -> None:
     if path == "torch":
-        without_kernel(monkeypatch)
+        without_kernel()
     golden = load_file(FIXTURE)
     images, captions = (golden[name].astype(np.float32) for name in ("images", "captions"))
     regions = [image[1:length] for image, length in zip(images, golden["img_len"], strict=True)]
@@ -149,9 +141,9 @@ def test_k_equal_n_is_exhaustive_and_rerank_permutes(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("path", ["kernel", "torch"])
-def test_ties_are_in_the_order_of_the_ids(tmp_path, monkeypatch, path) -> None:
+def test_ties_are_in_the_order_of_the_ids(tmp_path, without_kernel, path) -> None:
     if path == "torch":
-        without_kernel(monkeypatch)
+        without_kernel()
     rng = np.random.default_rng(0)
     index = TGDTIndex.create(tmp_path / "g", dim=DIM, segment_rows=4)
     vector, tokens = unit(rng, 1, DIM), unit(rng, 1, 3, DIM)
@@ -374,7 +366,7 @@ def test_a_write_that_never_began_leaves_the_lock_free(tmp_path, monkeypatch) ->
     with TGDTIndex.open(tmp_path / "g") as other:
         other.add(["theirs"], *batch)
     with monkeypatch.context() as patch:
-        patch.setattr("modeling_tgdt.gallery.files.Manifest.read", lambda root: 1 / 0)
+        patch.setattr("modeling_tgdt.gallery.manifest.Manifest.read", lambda root: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             index.add(["ours"], *batch)
     index.add(["ours"], *batch)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, BertModel, ViTModel
+from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, BertModel, ViTModel
 
 import modeling_tgdt.backbones_tgdt as backbones
 from modeling_tgdt import TGDTConfig, TGDTImageProcessor, TGDTModel, TGDTProcessor
@@ -90,6 +90,9 @@ def test_unknown_names_are_refused(towers, tmp_path: Path) -> None:
         lambda: AutoModel.from_pretrained(tmp_path, projection_dimm=8),
         lambda: TGDTModel.from_vision_text_pretrained(*towers, projection_dimm=8),
         lambda: TGDTImageProcessor.from_backbone(tmp_path, projection_dimm=8),
+        lambda: TGDTImageProcessor.from_pretrained(tmp_path, projection_dimm=8),
+        lambda: TGDTProcessor.from_pretrained(tmp_path, projection_dimm=8),
+        lambda: AutoProcessor.from_pretrained(tmp_path, projection_dimm=8),
     ]
     for call in calls:
         with pytest.raises(TypeError, match="projection_dimm"):
@@ -98,6 +101,20 @@ def test_unknown_names_are_refused(towers, tmp_path: Path) -> None:
         calls[0]()
     with pytest.raises(TypeError, match="projection_dimm"):  # before anything is looked for
         TGDTModel.from_vision_text_pretrained("no/such", "no/such", projection_dimm=8)
+
+
+@pytest.mark.parametrize("load", [TGDTProcessor.from_pretrained, AutoProcessor.from_pretrained])
+def test_a_processor_takes_the_options_of_its_parts(load: Callable[..., Any], tmp_path: Path) -> None:
+    """Also beside a model, whose configuration the Auto classes load with the same options on the way."""
+    tiny.tiny_config().save_pretrained(tmp_path)
+    make_processor().save_pretrained(tmp_path)
+    own = {"max_caption_length": 12, "padding_side": "left", "size": {"height": 8, "width": 8}, "do_lower_case": True}
+    processor = load(tmp_path, **own, backend="pil")
+    assert processor.max_caption_length == 12 and processor.tokenizer.padding_side == "left"
+    assert dict(processor.image_processor.size) == {"height": 8, "width": 8}
+    assert type(processor.image_processor).__name__ == "TGDTImageProcessorPil"
+    assert type(load(tmp_path, use_fast=True).image_processor).__name__ == "TGDTImageProcessor"
+    assert AutoTokenizer.from_pretrained(tmp_path, padding_side="left").padding_side == "left"
 
 
 def test_a_forward_pass_refuses_what_no_encoder_reads() -> None:

@@ -2,13 +2,20 @@
 """transformers' common model suite over a region model and a ViT-backed model."""
 
 import unittest
+from collections.abc import Callable
 from typing import Any
+
+import pytest
+from transformers import CLIPConfig, SiglipConfig
 
 from modeling_tgdt import TGDTConfig, TGDTModel
 from tests.modeling_tgdt import tiny
 from tests.transformers_suites import common_suite
 
 ModelTesterMixin = common_suite("test_modeling_common", "ModelTesterMixin")
+LAYERS = {"hidden_size": tiny.DIM, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}
+TEXTS = LAYERS | {"vocab_size": tiny.VOCABULARY, "max_position_embeddings": 64}
+PICTURES = LAYERS | {"image_size": tiny.IMAGE, "patch_size": tiny.PATCH}
 
 
 class RegionTowerTester:
@@ -82,3 +89,31 @@ class PixelModelTest(CommonModelTest, unittest.TestCase):
 
     def setUp(self) -> None:
         self.model_tester = PixelModelTester()
+
+
+def clip_towers() -> CLIPConfig:
+    return CLIPConfig(text_config=TEXTS, vision_config=PICTURES)
+
+
+def siglip_towers() -> SiglipConfig:
+    return SiglipConfig(text_config=TEXTS | {"projection_size": tiny.DIM}, vision_config=PICTURES)
+
+
+@pytest.mark.parametrize("towers", [clip_towers, siglip_towers])
+@pytest.mark.parametrize("name", ["gradient_checkpointing_backward_compatibility", "can_init_all_missing_weights"])
+def test_towers_of_dual_encoders_pass_what_depends_on_the_tower(towers: Callable[[], Any], name: str) -> None:
+    """CLIPModel itself does not pass the second: its `logit_scale` keeps another value than a new model's."""
+    both = towers()
+
+    class Case(CommonModelTest, unittest.TestCase):
+        def setUp(self) -> None:
+            self.model_tester = PixelModelTester()
+            config = tiny.tiny_config(
+                both.vision_config, text_config=both.text_config, text_global_token="last", num_region_layers=0
+            )
+            self.model_tester.get_config = lambda: config  # type: ignore[method-assign]
+
+    if hasattr(Case, f"test_{name}"):
+        Case(f"test_{name}").debug()
+    else:
+        pytest.skip("transformers' common suites are not unpacked")

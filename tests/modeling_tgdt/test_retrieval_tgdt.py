@@ -22,9 +22,8 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_tgdt.image_loading_tgdt import download
+from modeling_tgdt.image_loading_tgdt import download, read_picture
 from modeling_tgdt.index_tgdt import TGDTIndex
-from modeling_tgdt.picture_sources_tgdt import read_picture
 from modeling_tgdt.retrieval_tgdt import Hit, TGDTRetriever
 from modeling_tgdt.retriever.fingerprint import weights_fingerprint
 from modeling_tgdt.retriever.shortlist import shortlist_ranks, shortlist_recall
@@ -424,3 +423,24 @@ def test_a_gallery_that_is_there_is_opened_on_request(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="was built with model"):
         tiny_retriever(seed=1).create_index(tmp_path / "gallery", exist_ok=True)
     assert len(tiny_retriever().create_index(tmp_path / "new", exist_ok=True)) == 0
+
+
+def test_draft_decoding_leaves_twice_the_models_pixels_and_nearly_the_embeddings(tmp_path, monkeypatch) -> None:
+    blocks = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    large = Image.fromarray(blocks).resize((800, 600), Image.Resampling.BICUBIC)
+    large.save(tmp_path / "large.jpg")
+    large.resize((100, 75)).save(tmp_path / "small.jpg")
+    large.save(tmp_path / "large.png")
+    sizes, retriever = [], tiny_retriever()
+    processor_call = type(retriever.processor).__call__
+
+    def recording(self, *arguments, **options):
+        sizes.append(options["images"].size)
+        return processor_call(self, *arguments, **options)
+
+    monkeypatch.setattr(type(retriever.processor), "__call__", recording)
+    files = sorted(tmp_path.iterdir())
+    retriever.add_images(files, progress=False, draft=True, workers=1)
+    assert sizes == [(100, 75), (800, 600), (100, 75)]  # at least 64 x 64: an eighth; no draft of PNG and small files
+    drafted, full = retriever.index.get([str(file) for file in files])[0], retriever.encode_images(files).global_embeds
+    assert (drafted * full).sum(axis=1).min() > 0.95

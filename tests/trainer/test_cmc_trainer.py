@@ -6,6 +6,7 @@ import shutil
 import datasets
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
 
 from modeling_tgdt import TGDTModel
@@ -245,7 +246,7 @@ def test_mini_batches_give_the_gradient_of_the_whole_batch(tmp_path, objective, 
 
 
 def test_a_trained_batch_norm_sees_the_whole_batch(tmp_path):
-    """Parts of a batch have another mean: a batch norm that trains gets all of it; one that is frozen is no matter."""
+    """Parts of a batch have another mean: a batch norm that trains gets all of it; a frozen one keeps its own."""
     torch.manual_seed(0)
     norm = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
     trainer = make_trainer(tmp_path, tiny_model(), mini_batch_size=2)
@@ -411,6 +412,13 @@ def test_plain_trainer_trains_it_too(tmp_path):
     )
     trainer.train()
     assert all(entry["loss"] > 0 for entry in trainer.state.log_history if "loss" in entry)
+
+
+def test_a_plain_trainer_would_drop_16_tensors_of_a_vit_layer_as_the_docs_say(tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    lost = set(model.state_dict()) - set(load_file(tmp_path / "model.safetensors"))
+    assert len(lost) == 16 * model.config.vision_config.num_hidden_layers
 
 
 def test_frozen_tokens_are_cached_once_and_give_the_same_training(tmp_path):

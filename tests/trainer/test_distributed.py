@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from modeling_tgdt.pairs_tgdt import PairEmbeddings
+from modeling_tgdt.objectives_tgdt import PairEmbeddings
 from tests.trainer.scenes_model import scenes
 from trainer import distributed
 from trainer.data_collator import image_id_tensor
@@ -27,11 +27,12 @@ LAUNCHERS = {
 }
 
 
-def run(launcher: str, processes: int, *module_and_arguments: str) -> None:
+def run(launcher: str, processes: int, *module_and_arguments: str) -> str:
     command = [sys.executable, "-m", *LAUNCHERS[launcher], str(processes), "-m", *module_and_arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
     assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
 
 
 def launch(

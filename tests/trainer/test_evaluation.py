@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hub_cards.tables import sweep_table
+from modeling_tgdt.similarity_tgdt import ScoreConfig
 from tests.trainer.tiny import photo_rows, tiny_model, tiny_processor
 from trainer.data.caption_dataset import CaptionDataset
 from trainer.data.skip_report import SkipReport
@@ -17,7 +18,6 @@ from trainer.evaluation import evaluate_retrieval, retrieval_metrics
 from trainer.scoring import positions as scoring
 from trainer.scoring.embeddings import RetrievalEmbeddings
 from trainer.scoring.encoding import EncodeOptions, encode_dataset
-from trainer.scoring.positions import ScoreConfig
 from trainer.scoring.shortlist_sweep import plot_sweep, shortlist_sweep
 
 QUIET = EncodeOptions(progress=False)

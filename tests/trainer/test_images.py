@@ -14,8 +14,8 @@ from PIL import Image, ImageChops
 
 from hub_cards.space.collection import Collection, _read_upload
 from modeling_tgdt import AddReport, TGDTImageProcessor
-from modeling_tgdt.image_loading_tgdt import known_formats, rgb_picture, upright_size
-from modeling_tgdt.picture_sources_tgdt import list_pictures, read_picture
+from modeling_tgdt.image_loading_tgdt import known_formats, read_picture, rgb_picture, upright_size
+from modeling_tgdt.retriever.picture_sources import list_pictures
 from tests.trainer.tiny import caption_of, picture
 from trainer.data.caption_dataset import CaptionDataset
 from trainer.data.skip_report import SkipReport
@@ -226,6 +226,44 @@ def test_files_that_are_no_pictures_are_named_or_counted(tmp_path: Path) -> None
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.png")
     for source in ([path for _, path in list_pictures(tmp_path)], [str(tmp_path / "x.png")]):
-        with pytest.raises(ValueError, match="no regular file"):
+        with pytest.raises(ValueError, match="not a regular file"):
             read_picture(source[0])
     assert "no such file" in str(why_unreadable(tmp_path / "x.png"))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_pictures_above_a_limit_of_pixels_are_left_out(tmp_path: Path, streaming: bool) -> None:
+    for number, size in enumerate([(8, 8), (9, 8)]):
+        picture(number, size).save(tmp_path / f"{number}.png")
+    (tmp_path / "captions.csv").write_text("file_name,caption\n0.png,a cat\n1.png,a dog\n")
+    report = SkipReport()
+    kept = load_captions(tmp_path, max_pixels=64, on_error="skip", report=report, streaming=streaming)
+    assert [row["captions"] for row in kept] == [["a cat"]] and "9 x 8 pixels" in report.items[0][1]
+    with pytest.raises(ValueError, match="max_pixels leaves pictures out"):
+        load_captions(tmp_path, max_pixels=64)
+
+
+def test_pictures_of_phones_are_read(tmp_path: Path) -> None:
+    """Boxes of the format turn a HEIC picture; the EXIF orientation is a copy and must not turn it once more."""
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    whole = Image.new("RGB", (64, 32), "red")
+    whole.paste("blue", (0, 0, 32, 32))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    whole.save(tmp_path / "a.HEIC", exif=exif)
+    (tmp_path / "scan").write_bytes((tmp_path / "a.HEIC").read_bytes())
+    left_out: dict[str, str] = {}
+    found = dict(list_pictures(tmp_path, left_out))
+    assert set(found) == {"a.HEIC", "scan"} and not left_out
+    for path in found.values():
+        for image in (rgb_picture(read_picture(path)), read_image(path)):
+            assert image.size == (64, 32)
+            assert image.getpixel((8, 16))[2] > 200 and image.getpixel((56, 16))[0] > 200  # type: ignore[index]
+        with Image.open(path) as opened:
+            assert upright_size(opened) == (64, 32)
+        assert why_unreadable(path) is None and "pixels" in str(why_unreadable(path, max_pixels=100))
+    (tmp_path / "torn.heic").write_bytes((tmp_path / "scan").read_bytes()[:300])
+    assert why_unreadable(tmp_path / "torn.heic") is not None
+    (tmp_path / "captions.csv").write_text("file_name,caption\na.HEIC,a flag\ntorn.heic,nothing\n")
+    assert load_captions(tmp_path, on_error="skip")["captions"][:] == [["a flag"]]

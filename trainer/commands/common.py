@@ -114,16 +114,17 @@ def pictures_folder(args: argparse.Namespace) -> Path:
     """Return the folder that was indexed: `--pictures`, or what the gallery remembers.
 
     Raises:
-        ValueError: When it remembers none.
+        ValueError: When it remembers none, or what is named is no folder here.
     """
     from modeling_tgdt.retriever.directory import read_reference
 
-    if args.pictures is not None:
-        return Path(args.pictures)
-    named = read_reference(Path(args.gallery)).get("pictures")
+    named = args.pictures or read_reference(Path(args.gallery)).get("pictures")
     if named is None:
         raise ValueError("the gallery does not know the folder of its pictures; pass --pictures DIR.")
-    return Path(args.gallery, named)
+    folder = Path(named) if args.pictures else Path(args.gallery, named)
+    if not folder.is_dir():
+        raise ValueError(f"expected the pictures in {str(folder)!r}, found no folder; pass --pictures DIR.")
+    return folder
 
 
 def parse_pairs(flag: str, pairs: list[str]) -> dict[str, Any]:
@@ -145,7 +146,7 @@ def parse_where(conditions: list[str]) -> dict[str, Any] | None:
     """Read `--where` arguments: `year>=2021`, `year!=2021`, `place^=New`, `year=[2023,2024]`, or a filter as JSON.
 
     Raises:
-        ValueError: When one is no condition.
+        ValueError: When one is not a condition.
 
     Example:
         >>> parse_where(["year>=2021", "tag=sea"])

@@ -3,7 +3,6 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +35,6 @@ def run(args: argparse.Namespace) -> int:
     return _serve(args.output, args.port) if args.serve else 0
 
 
-def _trusted_hosts() -> Any:
-    """Answer to this machine's names only: a page of the web could read along under a name of its own otherwise."""
-    from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-
-    return Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1"], www_redirect=False)
-
-
 def _serve(output: str, port: int) -> int:
     """Open the demo page over the gallery of a finished demo."""
     try:
@@ -51,6 +42,7 @@ def _serve(output: str, port: int) -> int:
     except ImportError as error:
         raise ImportError("The demo page needs gradio: pip install 'tgdt[demo]'.") from error
     from modeling_tgdt import TGDTRetriever
+    from trainer.commands.page import launch
     from trainer.recipe import load_recipe
     from trainer.run import load_split
 
@@ -59,5 +51,5 @@ def _serve(output: str, port: int) -> int:
     pictures = dict(zip(scenes["image_id"], scenes["image"], strict=True))
     examples = [scenes[position]["captions"][0] for position in (0, 10, 20)]
     page = build(TGDTRetriever.from_pretrained(output), pictures, examples=examples)
-    page.launch(server_name="127.0.0.1", server_port=port, app_kwargs={"middleware": [_trusted_hosts()]})
+    launch(page, server_port=port)
     return 0

@@ -93,14 +93,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the table with the definitions of its columns."""
-    from accelerate import PartialState
-
     from hub_cards.tables import results_table
     from trainer.data.skip_report import SkipReport
     from trainer.report import write_json
     from trainer.scoring.encoding import EncodeOptions
+    from trainer.scoring.sharding import launch_state
 
-    state = PartialState()  # under `accelerate launch` the processes share encoding and scoring
+    state = launch_state()  # under `accelerate launch` the processes share encoding and scoring
     report = SkipReport()
     policy: dict[str, Any] = {"on_error": args.on_error, "report": report}
     photos = _load(args, policy)
@@ -161,8 +160,8 @@ def _encoded(name: str, photos: Any, options: Any, device: Any, args: argparse.N
     """Return a model, its processor, the embeddings of the photos, and how the model scores and corrects them."""
     from modeling_tgdt.retriever.hubness import HubnessOptions
     from modeling_tgdt.retriever.loading import load_pretrained
+    from modeling_tgdt.similarity_tgdt import ScoreConfig
     from trainer.scoring.encoding import encode_dataset
-    from trainer.scoring.positions import ScoreConfig
 
     model, processor = load_pretrained(name)
     model = model.eval().to(device)

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ from trainer.commands.common import add_device_argument, parse_pairs
 
 if TYPE_CHECKING:
     from modeling_tgdt.index_tgdt import TGDTIndex
+    from modeling_tgdt.retrieval_tgdt import AddReport, TGDTRetriever
+
+RowOf = Callable[[str], dict[str, Any]] | None
 
 # Those of the token store, written again because `--help` must not import it.
 TOKEN_DTYPES = ("bfloat16", "float16", "float32", "int16", "int8")
@@ -32,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--texts", action="store_true", help="index texts instead of pictures")
     parser.add_argument("--resume", action="store_true", help="leave out what the gallery has already")
     parser.add_argument(
+        "--sync",
+        action="store_true",
+        help="make G equal to DIR again: add what is new or changed, rename, delete what is gone",
+    )
+    parser.add_argument(
         "--on-error",
         choices=("raise", "skip"),
         default="raise",
@@ -43,7 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="CSV or JSONL; its column `file_name` or `id` names the picture, relative to DIR, or the text",
     )
     parser.add_argument(
+        "--exif", action="store_true", help="keep the pictures' date, camera and place as metadata, where files tell"
+    )
+    parser.add_argument(
         "--max-pixels", type=int, metavar="N", help="largest picture that is read (default: 89 million pixels)"
+    )
+    parser.add_argument(
+        "--draft",
+        action="store_true",
+        help="decode large JPEGs at a smaller scale: faster, with nearly the same embeddings",
     )
     parser.add_argument("--batch-size", type=int, default=32, help="items per forward pass (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="threads that decode pictures (default: number of cores)")
@@ -69,63 +86,122 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Embed everything and say what was left out."""
+    """Embed everything and say what was left out; in a launch of several processes each embeds a share."""
     from modeling_tgdt.retrieval_tgdt import TGDTRetriever
-    from modeling_tgdt.retriever.directory import open_index, write_reference
     from modeling_tgdt.retriever.memory import keep_large_blocks
-    from modeling_tgdt.retriever.shown import printable
+    from trainer.scoring.sharding import is_main_process, join_launch
 
     keep_large_blocks()
     if args.max_pixels is not None:
         from PIL import Image
 
         Image.MAX_IMAGE_PIXELS = args.max_pixels  # Pillow has a limit of its own
-    source, out = Path(args.source), Path(args.out)
-    engine_options = parse_pairs("--engine-option", args.engine_option)
-    _check_source(source, args.texts)
+    source = Path(args.source)
+    _check_source(source, args)
     texts = list(_read_texts(source)) if args.texts else []
-    metadata = _metadata(args, texts)
-    loaded = TGDTRetriever.from_pretrained(args.model, revision=args.revision, device=args.device)
-    there = open_index(out, engine_options)
-    retriever = TGDTRetriever(loaded.model, loaded.processor, there, hubness=loaded.hubness)
-    index = _gallery(retriever, args, out, engine_options)
-    if args.copy_model:
-        retriever.save_model(out)
-    write_reference(out, args.model, args.revision, None if args.texts else str(source))
-    options = {
-        "metadata": metadata,
-        "batch_size": args.batch_size,
-        "on_error": args.on_error,
-        "resume": args.resume,
-        "progress": not args.quiet,
-    }
+    row_of = _metadata(args, texts)
+    group, device = join_launch(args.device)
+    loaded = TGDTRetriever.from_pretrained(args.model, revision=args.revision, device=device)
+    if group is not None:
+        group.first(partial(_set_up, loaded, args))  # the others open what it made
+    retriever = _set_up(loaded, args) if group is None else _open(loaded, args)
+    options = {"batch_size": args.batch_size, "on_error": args.on_error, "progress": not args.quiet}
+    if not args.texts:
+        options |= {"workers": args.workers, "draft": args.draft}
+    report = _sync(retriever, args, row_of, options) if args.sync else _add(retriever, args, texts, row_of, options)
+    if is_main_process():
+        _build_engine(retriever.index, report.added)
+    return 0
+
+
+def _add(
+    retriever: TGDTRetriever, args: argparse.Namespace, texts: list[tuple[str, str]], row_of: RowOf, options: Any
+) -> AddReport:
+    from modeling_tgdt.retriever.picture_sources import list_pictures
+    from trainer.scoring.sharding import is_main_process
+
+    names = (name for name, _ in texts or list_pictures(args.source))
+    options |= {"metadata": None if row_of is None else map(row_of, names), "resume": args.resume}
     if args.texts:
         report = retriever.add_texts([text for _, text in texts], ids=[name for name, _ in texts], **options)
     else:
-        report = retriever.add_images(source, workers=args.workers, **options)
+        report = retriever.add_images(Path(args.source), **options)
+    if is_main_process():
+        known = f", {report.unchanged} there already" if args.resume else ""
+        known += f", {report.updated} with new metadata" if report.updated else ""
+        _print_report(f"{report.added} added, {len(report.skipped)} skipped{known}", report, retriever.index, args)
+        if not len(retriever.index):
+            raise ValueError(
+                f"nothing was indexed: found no {'text' if args.texts else 'picture'} in {args.source!r}."
+            )
+    return report
+
+
+def _sync(retriever: TGDTRetriever, args: argparse.Namespace, row_of: RowOf, options: Any) -> AddReport:
+    from modeling_tgdt.retriever.syncing import RECORD, sync_folder
+    from trainer.scoring.sharding import is_main_process
+
+    found = sync_folder(retriever, args.source, Path(args.out, RECORD), row_of, **options)
+    if is_main_process():
+        if args.metadata is not None and row_of is not None:
+            with retriever.index as index:
+                names = list(index)
+                index.update_metadata(names, [row_of(name) for name in names])
+        counts = f"{found.new} new, {found.changed} changed, {found.renamed} renamed, {found.deleted} deleted"
+        skipped = f"{found.unchanged} unchanged, {len(found.embedded.skipped)} skipped"
+        _print_report(f"{counts}, {skipped}", found.embedded, retriever.index, args)
+    return found.embedded
+
+
+def _print_report(summary: str, report: AddReport, index: TGDTIndex, args: argparse.Namespace) -> None:
+    from modeling_tgdt.retriever.shown import printable
+
     for name, why in report.skipped:
         print(printable(f"skipped {name}: {why}"))
     if report.no_pictures:
         others = ", ".join(f"{count} {suffix}" for suffix, count in sorted(report.no_pictures.items()))
         print(f"left out, no pictures: {others}")
-    known = f", {report.unchanged} there already" if args.resume else ""
-    known += f", {report.updated} with new metadata" if report.updated else ""
-    print(f"{report.added} added, {len(report.skipped)} skipped{known}; {len(index)} items in {out}")
+    print(f"{summary}; {len(index)} items in {Path(args.out)}")
     if not index.settings["local_weight"]:
         print("its search ranks by the global score: the tokens of this model are untrained (local_score_weight 0)")
-    _build_engine(index, report.added)
-    return 0
 
 
-def _metadata(args: argparse.Namespace, texts: list[tuple[str, str]]) -> list[dict[str, Any]] | None:
-    """Read `--metadata` in the order of the items."""
-    if args.metadata is None:
+def _set_up(loaded: TGDTRetriever, args: argparse.Namespace) -> TGDTRetriever:
+    """Open or make the gallery, and write beside it what names its model."""
+    from modeling_tgdt.retriever.directory import write_reference
+
+    retriever, out = _open(loaded, args), Path(args.out)
+    _gallery(retriever, args, out, parse_pairs("--engine-option", args.engine_option))
+    if args.copy_model:
+        retriever.save_model(out)
+    write_reference(out, args.model, args.revision, None if args.texts else args.source)
+    return retriever
+
+
+def _open(loaded: TGDTRetriever, args: argparse.Namespace) -> TGDTRetriever:
+    """Return a retriever over the gallery that is there, if there is one."""
+    from modeling_tgdt.retriever.directory import open_index
+
+    there = open_index(Path(args.out), parse_pairs("--engine-option", args.engine_option))
+    return type(loaded)(loaded.model, loaded.processor, there, hubness=loaded.hubness)
+
+
+def _metadata(args: argparse.Namespace, texts: list[tuple[str, str]]) -> RowOf:
+    """Return what tells the metadata of an item by its name: that of `--metadata`, and of its file with `--exif`."""
+    if args.metadata is None and not args.exif:
         return None
-    from modeling_tgdt.picture_sources_tgdt import list_pictures
+    from modeling_tgdt.retriever.picture_sources import list_pictures
+    from trainer.data.exif import read_exif
     from trainer.data.index_metadata import read_metadata
 
-    items = texts if args.texts else list_pictures(args.source)
-    return read_metadata(Path(args.metadata), [name for name, _ in items])
+    names = [name for name, _ in (texts if args.texts else list_pictures(args.source))]
+    rows = read_metadata(Path(args.metadata), names) if args.metadata is not None else [{} for _ in names]
+    named = dict(zip(names, rows, strict=True))
+
+    def row_of(name: str) -> dict[str, Any]:
+        return {**(read_exif(Path(args.source, name)) if args.exif else {}), **named.get(name, {})}
+
+    return row_of
 
 
 def _gallery(retriever: Any, args: argparse.Namespace, out: Path, options: dict[str, Any]) -> TGDTIndex:
@@ -169,7 +245,11 @@ def _build_engine(index: TGDTIndex, added: int) -> None:
             index.compact()
 
 
-def _check_source(source: Path, texts: bool) -> None:
+def _check_source(source: Path, args: argparse.Namespace) -> None:
+    texts = args.texts
+    for flag in ("sync", "exif", "draft"):
+        if texts and getattr(args, flag):
+            raise ValueError(f"--{flag} expects a folder of pictures, found --texts; leave one of the two out.")
     if texts and not source.is_file():
         raise ValueError(f"--texts expects a file with one text per line, found no file at {str(source)!r}.")
     if not texts and not source.is_dir():
@@ -180,7 +260,7 @@ def _check_source(source: Path, texts: bool) -> None:
 
 def _read_texts(path: Path) -> Iterator[tuple[str, str]]:
     """Yield (id, text) of a file; the ids of plain lines are their numbers from 1."""
-    from modeling_tgdt.picture_sources_tgdt import is_missing, row_id
+    from modeling_tgdt.retriever.picture_sources import is_missing, row_id
     from trainer.data.text_files import text_lines
 
     empty = True

@@ -3,6 +3,7 @@
 
 import argparse
 from itertools import islice
+from typing import Any
 
 from trainer.commands.common import add_gallery_arguments, load_retriever, pictures_folder
 
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Open the page on the loopback interface until it is stopped."""
     try:
-        from hub_cards.space.app import MAX_BYTES, build
+        from hub_cards.space.app import build
     except ImportError as error:
         raise ImportError("The page needs gradio: pip install 'tgdt[demo]'.") from error
 
@@ -27,5 +28,21 @@ def run(args: argparse.Namespace) -> int:
     if folder is not None and not any((folder / name).is_file() for name in islice(retriever.index, 20)):
         raise ValueError(f"none of the gallery's pictures is in {str(folder)!r}; pass --pictures DIR.")
     page = build(retriever, folder, examples=args.example)
-    page.launch(server_name="127.0.0.1", server_port=args.port, max_file_size=MAX_BYTES, quiet=args.quiet)
+    launch(page, server_port=args.port, quiet=args.quiet)
     return 0
+
+
+def launch(page: Any, **options: Any) -> None:
+    """Open a page on this machine only, under its names only: a page of the web could read along otherwise.
+
+    Args:
+        page: `gradio.Blocks`.
+        **options: Of its `launch`, such as `server_port`.
+    """
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    from hub_cards.space.app import MAX_BYTES
+
+    trusted = Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1"], www_redirect=False)
+    page.launch(server_name="127.0.0.1", max_file_size=MAX_BYTES, app_kwargs={"middleware": [trusted]}, **options)

@@ -15,7 +15,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the verb."""
     add_gallery_arguments(parser)
     parser.add_argument("words", nargs="*", metavar="WORDS", help="what to search for")
-    parser.add_argument("--image", metavar="FILE", help="search with a picture instead of words")
+    parser.add_argument("--image", metavar="FILE", help="search with a picture; with words, for both")
+    parser.add_argument("--and", dest="also", action="append", default=[], metavar="WORDS", help="and for this")
+    parser.add_argument("--not", dest="without", action="append", default=[], metavar="WORDS", help="and not for this")
+    parser.add_argument(
+        "--weights",
+        type=float,
+        nargs="+",
+        metavar="W",
+        help="of words, --image, each --and, each --not, in this order (default: 1, and 0.5 for --not)",
+    )
+    parser.add_argument(
+        "--min-score", metavar="S", help="leave out hits below a number, or `fitted`: below G's fitted threshold"
+    )
+    parser.add_argument(
+        "--group-similar",
+        type=float,
+        metavar="COSINE",
+        help="show near-duplicates under the better hit; 0.95 for instance",
+    )
     parser.add_argument("--top-k", type=int, default=10, help="results (default: %(default)s)")
     parser.add_argument("--candidates", type=int, default=100, help="size of the shortlist (default: %(default)s)")
     parser.add_argument(
@@ -41,11 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search and print."""
-    if bool(args.words) == (args.image is not None):
-        raise ValueError("expected words or --image FILE, one of the two.")
+    query = _query(args)
     retriever = load_retriever(args)
     hits = retriever.search(
-        " ".join(args.words) if args.image is None else Path(args.image),
+        query,
         top_k=args.top_k,
         candidates=args.candidates,
         mode=args.mode,
@@ -53,16 +70,52 @@ def run(args: argparse.Namespace) -> int:
         global_weight=args.global_weight,
         local_weight=args.local_weight,
         hubness=not args.no_hubness,
+        min_score=_min_score(args),
+        group_similar=args.group_similar,
     )
     if args.json:
         for rank, hit in enumerate(hits, start=1):
             row = {key: value for key, value in asdict(hit).items() if key != "matches"}
+            if args.group_similar is None:
+                del row["similar"]
             print(_json({"rank": rank, **row}))
     else:
         print_table(hits)
     if args.sheet is not None:
         _draw_sheet(hits, pictures_folder(args), args.sheet)
     return 0
+
+
+def _query(args: argparse.Namespace) -> Any:
+    """Return words, a picture, or what several of them make."""
+    wanted: list[Any] = [" ".join(args.words)] if args.words else []
+    wanted += [] if args.image is None else [Path(args.image)]
+    wanted += args.also
+    if not wanted:
+        raise ValueError("expected words or --image FILE, found neither.")
+    parts = [*wanted, *args.without]
+    if len(parts) == 1 and args.weights is None:
+        return parts[0]
+    from modeling_tgdt.retriever.composed import ComposedQuery
+
+    weights = args.weights or [1.0] * len(wanted) + [0.5] * len(args.without)
+    signs = [1] * len(wanted) + [-1] * len(args.without)
+    if len(weights) != len(parts):
+        raise ValueError(f"--weights expects one number per part of the query, {len(parts)}, found {len(weights)}.")
+    return ComposedQuery(parts, [sign * weight for sign, weight in zip(signs, weights, strict=True)])
+
+
+def _min_score(args: argparse.Namespace) -> Any:
+    if args.min_score is None:
+        return None
+    if args.min_score == "fitted":
+        from modeling_tgdt.retriever.threshold import ScoreThreshold
+
+        return ScoreThreshold.load(args.gallery)
+    try:
+        return float(args.min_score)
+    except ValueError:
+        raise ValueError(f"--min-score expects a number or `fitted`, found {args.min_score!r}.") from None
 
 
 def print_table(hits: list[Any]) -> None:
@@ -76,6 +129,8 @@ def print_table(hits: list[Any]) -> None:
         local = "-" if math.isnan(hit.local_score) else f"{hit.local_score:.4f}"
         shown = f"{rank:>4}  {name:<{width}}  {hit.score:>8.4f}  {hit.global_score:>8.4f}  {local:>8}"
         print(shown + (f"  {_json(hit.metadata)}" if hit.metadata else ""))
+        for other in hit.similar:
+            print(f"      = {printable(other)}")
 
 
 def _json(value: dict[str, Any]) -> str:
@@ -88,9 +143,9 @@ def _json(value: dict[str, Any]) -> str:
 def _draw_sheet(hits: list[Any], folder: Path, path: str) -> None:
     from PIL import Image, ImageOps
 
-    from modeling_tgdt.image_loading_tgdt import rgb_picture
-    from modeling_tgdt.picture_sources_tgdt import picture_inside, read_picture
-    from modeling_tgdt.retriever.overlay import contact_sheet
+    from modeling_tgdt.drawing.overlay import contact_sheet
+    from modeling_tgdt.image_loading_tgdt import read_picture, rgb_picture
+    from modeling_tgdt.retriever.picture_sources import picture_inside
     from modeling_tgdt.retriever.shown import printable
 
     if not hits:

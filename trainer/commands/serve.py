@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-in-flight", type=int, default=128, help="searches that may wait; more get 429 (default: %(default)s)"
     )
     parser.add_argument(
+        "--max-per-client", type=int, help="as many of one client (default: half; behind a proxy that hides them, all)"
+    )
+    parser.add_argument(
         "--max-upload", type=float, default=16, metavar="MIB", help="size of an upload (default: %(default)s)"
     )
     parser.add_argument(
@@ -50,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         raise ImportError(f"tgdt serve needs {error.name}; install it with `pip install 'tgdt[serve]'`.") from error
     if not 0 <= args.port < 65536:
         raise ValueError(f"--port must be between 0 and 65535, found {args.port}.")
-    for name in ("max_batch", "max_in_flight", "max_upload", "threads", "timeout"):
+    for name in ("max_batch", "max_in_flight", "max_per_client", "max_upload", "threads", "timeout"):
         if getattr(args, name) is not None and not getattr(args, name) > 0:
             raise ValueError(f"--{name.replace('_', '-')} must be above 0, found {getattr(args, name)}.")
     if args.threads is not None:
@@ -60,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     limits = ServeLimits(
         max_batch=args.max_batch,
         max_in_flight=args.max_in_flight,
+        max_per_client=args.max_per_client,
         max_body=int(args.max_upload * (1 << 20)),
         timeout=args.timeout,
     )

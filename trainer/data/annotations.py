@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modeling_tgdt.picture_sources_tgdt import looks_like_picture
+from modeling_tgdt.retriever.picture_sources import looks_like_picture
 
 from .columns import nearest
 from .splits import NoSplitError, has_word, is_of_split, say_all_splits, word_for
@@ -68,7 +68,7 @@ def read_annotations(path: Path, split: str | None, *, restval: bool = True) -> 
                 if not isinstance(error, RecursionError)
                 else "it is nested too deep"
             )
-            raise ValueError(f"{path} is no captions file in Karpathy's or COCO's form ({reason}).") from error
+            raise ValueError(f"{path} is not a captions file in Karpathy's or COCO's form ({reason}).") from error
         return None
     if suffix in (".txt", ".token"):
         lines = text_lines(path)
@@ -222,7 +222,7 @@ def _json_document(path: Path) -> Any:
         try:
             json.loads(first)
         except ValueError:
-            raise ValueError(f"{path} is no JSON, and neither is its first line: {first[:80]!r}.") from None
+            raise ValueError(f"{path} is not JSON, and neither is its first line: {first[:80]!r}.") from None
         return None
 
 

@@ -12,13 +12,13 @@ from PIL import Image
 
 from modeling_tgdt.encoding_tgdt import check_text
 from modeling_tgdt.image_loading_tgdt import known_formats, upright_size
-from modeling_tgdt.picture_sources_tgdt import is_missing, row_id
+from modeling_tgdt.retriever.picture_sources import is_missing, row_id
 
 from ..images import OnError
 from .annotations import PhotoRecord
 from .columns import find_columns, numbered_columns
 from .grouping import group_by_photo, text_list
-from .identity import photo_ids
+from .identity import photo_ids, picture_names
 from .names import PictureFinder
 from .negatives import NEGATIVE_FEATURES, TEXTS, holds_names, with_negatives
 from .picture_lists import holds_lists, only_picture, unpack_pictures
@@ -57,7 +57,7 @@ def canonicalise(
         return _from_paths(table, found, captions, image_root, columns, source, pictures_needed)
     if "image" in found and holds_lists(table.features[found["image"]]):
         table = unpack_pictures(table, found["image"])
-    ids = photo_ids(table, found, [None] * len(table), columns)
+    ids = photo_ids(table, found, picture_names(table, found, columns), columns)
     rows, grouped = group_by_photo(ids, captions)
     kept: dict[str, str] = {n: found[n] for n in ("image", "region_features", "region_boxes") if n in found}
     if "negative_images" in found and not holds_names(table.features[found["negative_images"]]):

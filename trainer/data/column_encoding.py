@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,8 @@ from modeling_tgdt.encoding_tgdt import Embeddings, Encoder
 class ColumnEncoder:
     """Adds the embeddings of a column: `dataset.map(ColumnEncoder(model, processor), batched=True)`.
 
-    It holds a model and a processor and nothing that changes, so `datasets` finds an earlier result in its cache.
+    It holds a model and a processor and nothing that changes, so `datasets` finds an earlier result in its cache; also
+    where the model was in training mode meanwhile, which makes no difference here.
 
     Attributes:
         model: TGDTModel.
@@ -52,6 +54,11 @@ class ColumnEncoder:
         name = self.output or self.column
         embeds: dict[str, Any] = {f"{name}_embeds": found.global_embeds}
         return embeds | ({f"{name}_token_embeds": found.token_embeds} if self.tokens else {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled, and hashed by `datasets`: a model in evaluation mode that shares the weights."""
+        weights = [*self.model.parameters(), *self.model.buffers()]
+        return vars(self) | {"model": copy.deepcopy(self.model, {id(weight): weight for weight in weights}).eval()}
 
     def _encode(self, values: list[Any]) -> Embeddings:
         encoder = Encoder(self.model, self.processor)

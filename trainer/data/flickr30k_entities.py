@@ -131,5 +131,5 @@ def _boxes(path: Path) -> dict[str, list[list[float]]]:
                 if thing.text and thing.text != _NOT_VISUAL:
                     boxes.setdefault(thing.text, []).append(box)
     except (ElementTree.ParseError, ValueError) as error:
-        raise ValueError(f"{path} is no annotation file of Flickr30k Entities: {error}.") from error
+        raise ValueError(f"{path} is not an annotation file of Flickr30k Entities: {error}.") from error
     return boxes

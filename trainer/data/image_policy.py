@@ -18,7 +18,12 @@ _VERDICTS = datasets.Features({"image_id": datasets.Value("string"), "why": data
 
 
 def drop_unreadable(
-    dataset: datasets.Dataset, on_error: OnError, report: SkipReport, *, num_proc: int | None = None
+    dataset: datasets.Dataset,
+    on_error: OnError,
+    report: SkipReport,
+    *,
+    num_proc: int | None = None,
+    max_pixels: int | None = None,
 ) -> datasets.Dataset:
     """Apply the policy to a map-style data set; under `"raise"` nothing is opened here.
 
@@ -27,6 +32,7 @@ def drop_unreadable(
         on_error: `"skip"` drops the rows, `"placeholder"` puts a grey square in.
         report: Receives (image_id, why) of each.
         num_proc: Processes that check pictures.
+        max_pixels: See [`why_unreadable`].
 
     Returns:
         Data set whose pictures all can be read.
@@ -34,9 +40,8 @@ def drop_unreadable(
     if on_error == "raise" or "image" not in dataset.column_names:
         return dataset
     rows = undecoded(dataset).select_columns(["image", "image_id"])
-    verdicts = rows.map(
-        _verdict, remove_columns=["image"], features=_VERDICTS, num_proc=num_proc, desc="Checking pictures"
-    )
+    options: dict[str, Any] = {"features": _VERDICTS, "num_proc": num_proc, "desc": "Checking pictures"}
+    verdicts = rows.map(_verdict, remove_columns=["image"], fn_kwargs={"max_pixels": max_pixels}, **options)
     reasons = list(verdicts["why"])
     bad = {index for index, why in enumerate(reasons) if why is not None}
     if not bad:
@@ -53,7 +58,7 @@ def drop_unreadable(
 
 
 def drop_unreadable_stream(
-    dataset: datasets.IterableDataset, on_error: OnError, report: SkipReport
+    dataset: datasets.IterableDataset, on_error: OnError, report: SkipReport, max_pixels: int | None = None
 ) -> datasets.IterableDataset:
     """Apply the policy to a stream of undecoded pictures, as they come by.
 
@@ -61,20 +66,22 @@ def drop_unreadable_stream(
         dataset: Stream with undecoded `image` and `image_id`.
         on_error: As in [`drop_unreadable`].
         report: As in [`drop_unreadable`].
+        max_pixels: As in [`drop_unreadable`].
     """
     if on_error == "skip":
-        return dataset.filter(_StreamCheck(report))
+        return dataset.filter(_StreamCheck(report, max_pixels))
     if on_error == "placeholder":
-        return dataset.map(_StreamReplace(report))
+        return dataset.map(_StreamReplace(report, max_pixels))
     return dataset
 
 
 class _StreamCheck:
-    def __init__(self, report: SkipReport) -> None:
+    def __init__(self, report: SkipReport, max_pixels: int | None = None) -> None:
         self.report = report
+        self.max_pixels = max_pixels
 
     def __call__(self, row: dict[str, Any]) -> bool:
-        why = why_unreadable(row["image"])
+        why = why_unreadable(row["image"], max_pixels=self.max_pixels)
         if why is not None:
             self.report.add(row["image_id"], why)
         return why is None
@@ -85,8 +92,8 @@ class _StreamReplace(_StreamCheck):
         return row if super().__call__(row) else {**row, "image": _placeholder()}
 
 
-def _verdict(row: dict[str, Any]) -> dict[str, str | None]:
-    return {"image_id": row["image_id"], "why": why_unreadable(row["image"])}
+def _verdict(row: dict[str, Any], max_pixels: int | None) -> dict[str, str | None]:
+    return {"image_id": row["image_id"], "why": why_unreadable(row["image"], max_pixels=max_pixels)}
 
 
 def _replace(row: dict[str, Any], index: int, bad: set[int]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_tgdt.gallery.metadata import metadata_table
-from modeling_tgdt.picture_sources_tgdt import is_missing
+from modeling_tgdt.retriever.picture_sources import is_missing
 
 from .names import NameFinder
 from .text_files import json_rows, table_rows
@@ -72,7 +72,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         return list(json_rows(path)) if suffix == ".jsonl" else _typed_rows(list(table_rows(path, free_text=False)))
     except ValueError as error:
-        raise ValueError(f"{str(path)!r} is no readable {suffix[1:].upper()} file: {error}") from error
+        raise ValueError(f"{str(path)!r} is not a readable {suffix[1:].upper()} file: {error}") from error
 
 
 def _typed_rows(rows: list[dict[str, str]]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from modeling_tgdt.picture_sources_tgdt import looks_like_picture
+from modeling_tgdt.retriever.picture_sources import looks_like_picture
 
 from .columns import nearest
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from modeling_tgdt.region_inputs_tgdt import BOX_SLACK
+from modeling_tgdt.processing_tgdt import BOX_SLACK
 
 _FEATURE_FOLDERS, _BOX_FOLDERS = ("bu_att", "features", "."), ("bu_box", "boxes", ".")
 
@@ -112,7 +112,7 @@ def read_arrays(path: Path, mmap_mode: Literal["r"] | None = None) -> Any:
             content = np.load(file)
             return dict(content) if isinstance(content, np.lib.npyio.NpzFile) else content
     except (ValueError, EOFError, KeyError, OverflowError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{str(path)!r} is no readable NumPy file: {error}. Write it again.") from error
+        raise ValueError(f"{str(path)!r} is not a readable NumPy file: {error}. Write it again.") from error
 
 
 @dataclass

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from modeling_tgdt.picture_sources_tgdt import looks_like_picture
+from modeling_tgdt.retriever.picture_sources import looks_like_picture
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,12 @@ def encoding_of(path: Path) -> str:
         if head.startswith(mark):
             return name
     if b"\0" in head:  # no text holds NUL, every second byte of Latin letters in UTF-16 is one
-        return "utf-16-le" if head[1::2].count(0) >= head[::2].count(0) else "utf-16-be"
+        even, odd = head[::2].count(0), head[1::2].count(0)
+        if min(even, odd) or 8 * (even + odd) < len(head):
+            raise ValueError(
+                f"{path} is no text: byte {head.index(0) + 1} is NUL. Unpack it, or save it as UTF-8 without NUL."
+            )
+        return "utf-16-le" if odd else "utf-16-be"
     if _decodes(path, "utf-8"):
         return "utf-8"
     if not _decodes(path, "cp1252"):
@@ -108,7 +113,7 @@ def table_rows(path: Path, *, free_text: bool = True) -> Iterator[dict[str, str]
         free_text: Whether unquoted delimiters in the last column are part of its text, as in captions.
 
     Raises:
-        ValueError: When the file is empty, a row is shorter than the header or a quote stays open; it names the line.
+        ValueError: When there are no rows, a row is shorter than the header or a quote stays open; it names the line.
     """
     csv.field_size_limit(_MAX_FIELD)
     with open_text(path) as file:
@@ -121,10 +126,10 @@ def table_rows(path: Path, *, free_text: bool = True) -> Iterator[dict[str, str]
         _, header = next(rows, (0, []))
         if not header:
             raise ValueError(f"{path} is empty: expected a header, such as file_name,caption.")
-        names = [name.strip() for name in header]
+        names, number = [name.strip() for name in header], 0
         if len(names) == 2 and looks_like_picture(names[0]):
             yield {"file_name": names[0], "caption": names[1]}
-            names = ["file_name", "caption"]
+            names, number = ["file_name", "caption"], 1
         for number, row in rows:
             if len(row) < len(names) or (len(row) > len(names) and not free_text):
                 raise ValueError(
@@ -132,6 +137,8 @@ def table_rows(path: Path, *, free_text: bool = True) -> Iterator[dict[str, str]
                 )
             values = [*row[: len(names) - 1], mark.join(row[len(names) - 1 :])]
             yield {name: value.strip() for name, value in zip(names, values, strict=True)}
+        if not number:
+            raise ValueError(f"{path} has a header, {','.join(names)!r}, and no rows below it.")
 
 
 def delimiter_of(line: str) -> str:
@@ -188,7 +195,7 @@ def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is no JSON ({error}). Found {text.strip()[:80]!r}.") from error
+        raise ValueError(f"{where} is not JSON ({error}). Found {text.strip()[:80]!r}.") from error
 
 
 def _object(row: Any, where: str) -> dict[str, Any]:

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hub_cards.metric.image_text_recall.image_text_recall import relevant_positions, retrieval_summary
+from modeling_tgdt.similarity_tgdt import ScoreConfig
+
 from .embeddings import RetrievalEmbeddings
 from .encoding import EncodeOptions, encode_dataset
-from .metrics import relevant_positions, retrieval_summary
-from .positions import ScoreConfig, relevant_rows, similarity_matrix
+from .positions import relevant_rows, similarity_matrix
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeling_tgdt.encoding_tgdt import evaluating
-from modeling_tgdt.explain_tgdt import picture_regions, scored_words
-from modeling_tgdt.word_groups_tgdt import has_content, merge_pieces
+from modeling_tgdt.explain_tgdt import encoded_words, picture_regions
+from modeling_tgdt.tokenizing_tgdt import has_content, merge_pieces
 
 from ..scenes.phrases import scene_phrases
 
@@ -72,7 +72,7 @@ def _photo_rows(model: Any, processor: Any, photo: Mapping[str, Any]) -> list[tu
     nearest, inside = _nearest(centres, things), _inside(centres, things)
     found = []
     for caption, named in zip(photo["captions"], phrases, strict=True):
-        tokens, words = scored_words(model, processor, caption)
+        tokens, words = encoded_words(model, processor, caption)
         cosines = merge_pieces((tokens @ regions.T).float().cpu().numpy(), words)
         spans = word_spans(caption, [word for word, _ in words])
         for span, best in zip(spans, cosines.argmax(axis=1), strict=True):

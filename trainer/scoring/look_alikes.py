@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from modeling_tgdt.similarity_tgdt import ScoreConfig
+
 from .embeddings import RetrievalEmbeddings
 from .encoding import EncodeOptions, encode_dataset
-from .positions import ScoreConfig, local_scores
+from .positions import local_scores
 
 ALL = "all"
 
@@ -123,7 +125,7 @@ def _won(embeddings: RetrievalEmbeddings, caption: int, items: torch.Tensor, sco
     """Return whether the first of some photos beats each other one by global, local and mixed score, (n - 1, 3)."""
     whole = embeddings.image_embeds[items].float() @ embeddings.text_embeds[caption].float()
     local = local_scores(embeddings, "t2i", caption, items, score)
-    scores = torch.stack([whole, local, score.global_weight * whole + score.local_weight * local], dim=1)
+    scores = torch.stack([whole, local, score.mixed(whole, local)], dim=1)
     return scores[:1] > scores[1:]
 
 

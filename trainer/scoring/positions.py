@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -14,55 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from modeling_tgdt.similarity_tgdt import Reduction, token_similarity
+from hub_cards.metric.image_text_recall.image_text_recall import pad_rows, relevant_positions
+from modeling_tgdt.similarity_tgdt import ScoreConfig, token_similarity
 
 from .embeddings import RaggedTokens, RetrievalEmbeddings
-from .metrics import Positions, pad_rows, relevant_positions
 from .sharding import gather_rows, is_main_process, shard, sum_over_processes
 
 Direction = Literal["i2t", "t2i"]
+Positions = NDArray[np.int64]  # (Q, R) places of the relevant items from 0, padded with -1
 
 # Items scored at once: images x captions of one block. Products of tokens are chunked further by the kernel.
 _IMAGE_BLOCK, _TEXT_BLOCK, _QUERY_BLOCK = 64, 256, 128
-
-
-@dataclass(frozen=True)
-class ScoreConfig:
-    """How a score is mixed: `global_weight * global + local_weight * local`.
-
-    Attributes:
-        global_weight: Weight of the global cosine.
-        local_weight: Weight of the token similarity.
-        reduction: `"mean"` or `"sum"` over words.
-        scale: Factor of the token similarity.
-    """
-
-    global_weight: float = 1.0
-    local_weight: float = 1.0
-    reduction: Reduction = "mean"
-    scale: float = 1.0
-
-    @classmethod
-    def of_model(cls, config: Any) -> ScoreConfig:
-        """Read the weights from a model configuration.
-
-        Args:
-            config: TGDTConfig.
-        """
-        return cls(
-            float(config.global_score_weight),
-            float(config.local_score_weight),
-            config.similarity_reduction,
-            float(config.similarity_scale),
-        )
-
-    def only(self, part: Literal["global", "local"]) -> ScoreConfig:
-        """Return the same with one part switched off.
-
-        Args:
-            part: The part that stays, with weight 1.
-        """
-        return ScoreConfig(float(part == "global"), float(part == "local"), self.reduction, self.scale)
 
 
 def relevant_rows(embeddings: RetrievalEmbeddings, direction: Direction) -> NDArray[np.int64]:
@@ -117,7 +78,7 @@ def _caption_positions(embeddings: RetrievalEmbeddings, images: Tensor, scores: 
     rows = (owners[mine] - (images[0] if len(images) else 0)).numpy()
     own = np.zeros(len(owners), dtype=np.float32)
     own[mine] = scores[rows, mine]
-    own = sum_over_processes(torch.from_numpy(own)).numpy()
+    own = sum_over_processes(torch.from_numpy(own)).numpy()  # (T,), each from the process that has its photo
     ahead = np.zeros(len(owners), dtype=np.int64)
     for start in range(0, len(scores), _QUERY_BLOCK):
         ahead += (scores[start : start + _QUERY_BLOCK] >= own).sum(axis=0)
@@ -136,8 +97,10 @@ def _score_rows(
         for start in range(0, len(images), _QUERY_BLOCK):
             block = images[start : start + _QUERY_BLOCK]
             products = embeddings.image_embeds[block].float() @ text_embeds
-            scores[start : start + len(block)] = score.global_weight * products.cpu().numpy()
-    if score.local_weight:
+            scores[start : start + len(block)] = products.cpu().numpy()
+    if not score.local_weight:
+        scores *= score.global_weight
+    else:
         image_tokens, text_tokens = _tokens(embeddings)
         # Captions of one length share a block, so hardly any padding is multiplied.
         order = text_tokens.lengths.argsort(stable=True)
@@ -147,7 +110,8 @@ def _score_rows(
             for start in range(0, len(images), _IMAGE_BLOCK):
                 regions, mask = image_tokens.padded(images[start : start + _IMAGE_BLOCK])
                 local = token_similarity(regions, words, mask, word_mask, reduction=score.reduction, scale=score.scale)
-                scores[start : start + len(local), columns.numpy()] += score.local_weight * local.cpu().numpy()
+                places = np.ix_(np.arange(start, start + len(local)), columns.numpy())
+                scores[places] = score.mixed(scores[places], local.cpu().numpy())
     return scores
 
 
@@ -203,12 +167,12 @@ def _two_stage_block(
     relevant: NDArray[np.int64],
 ) -> tuple[Positions, Positions]:
     query, gallery = _global_sides(embeddings, direction)
-    similarity = query[queries].float() @ gallery.float().T
+    similarity = query[queries].float() @ gallery.float().T  # (queries, gallery)
     relevant = relevant[queries.numpy()]
     first = relevant_positions(similarity.cpu().numpy(), relevant)
-    inside = ((first >= 0) & (first < candidates)).sum(axis=1)
+    inside = ((first >= 0) & (first < candidates)).sum(axis=1)  # (queries,), relevant items on the shortlist
     shortlist = _shortlist(similarity, relevant, inside, min(candidates, similarity.shape[1]))
-    mixed = np.stack(
+    mixed = np.stack(  # (queries, K)
         [
             _mixed_scores(embeddings, direction, int(number), items, values[items], score)
             for number, items, values in zip(queries, shortlist, similarity, strict=True)
@@ -246,10 +210,8 @@ def _mixed_scores(
     score: ScoreConfig,
 ) -> NDArray[np.float32]:
     """Return the mixed scores (K,) of one query against its shortlist."""
-    mixed = score.global_weight * similarity
-    if score.local_weight:
-        mixed = mixed + score.local_weight * local_scores(embeddings, direction, query, items, score)
-    scores: NDArray[np.float32] = mixed.float().cpu().numpy()
+    local = local_scores(embeddings, direction, query, items, score) if score.local_weight else 0.0
+    scores: NDArray[np.float32] = score.mixed(similarity, local).float().cpu().numpy()
     return scores
 
 

@@ -4,11 +4,37 @@
 from __future__ import annotations
 
 import gc
+from datetime import timedelta
 
 import torch
 from accelerate import PartialState
 from torch import Tensor
 from torch import distributed as dist
+
+from modeling_tgdt.gallery.processes import ProcessGroup, process_group
+
+_PATIENCE = timedelta(days=1)  # processes that share a long work end apart; a launcher ends them when one dies
+
+
+def launch_state() -> PartialState:
+    """Meet the other processes of a launch, on the CPU too where there is no GPU, and return what is known of it."""
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
+
+
+def join_launch(device: torch.device | None = None) -> tuple[ProcessGroup | None, torch.device | None]:
+    """Meet the other processes of a launch (`accelerate launch`, `torchrun`).
+
+    Args:
+        device: Where the model is to run; of several GPUs each process gets its own.
+
+    Returns:
+        The processes, None without others, and the device.
+    """
+    state = launch_state()
+    group = process_group()
+    if group is not None and device is not None and device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", state.local_process_index)
+    return group, device
 
 
 def shard(count: int, *, even: bool = False) -> Tensor:

@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from modeling_tgdt.similarity_tgdt import ScoreConfig
+
 from ..evaluation import retrieval_metrics
 from .embeddings import RetrievalEmbeddings
-from .positions import ScoreConfig
 
 Row = dict[str, float]
 

@@ -63,7 +63,7 @@ class Metrics:
 
 
 class Guard:
-    """ASGI middleware. Refuses with 429 (too many in flight), 413 (body too large) or 408 (body too slow).
+    """ASGI middleware. Refuses with 429 (too many in flight, or of one client), 413 or 408 (body too large, slow).
 
     A refusal comes before the body is read where that is possible, so it costs no memory. A search is in flight from
     the moment when its body is there: uploads that do not arrive take nobody's place.
@@ -72,13 +72,18 @@ class Guard:
         app: The service.
         metrics: Where responses are counted.
         max_in_flight: Requests to `/search` that may wait or run.
+        max_per_client: As many of one client, told by its address.
         max_body: Bytes of a request's body.
         body_timeout: Seconds until a body must be complete.
     """
 
-    def __init__(self, app: Any, metrics: Metrics, max_in_flight: int, max_body: int, body_timeout: float) -> None:
+    def __init__(
+        self, app: Any, metrics: Metrics, max_in_flight: int, max_per_client: int, max_body: int, body_timeout: float
+    ) -> None:
         self.app, self.metrics = app, metrics
-        self.max_in_flight, self.max_body, self.body_timeout = max_in_flight, max_body, body_timeout
+        self.max_in_flight, self.max_per_client = max_in_flight, max_per_client
+        self.max_body, self.body_timeout = max_body, body_timeout
+        self._own: Counter[str] = Counter()  # searches in flight by client
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -86,22 +91,22 @@ class Guard:
             await self.app(scope, receive, send)
             return
         path = scope["path"] if scope["path"] in ("/search", "/healthz", "/metrics") else "other"
-        start, entered = time.monotonic(), False
+        start, entered, client = time.monotonic(), False, client_of(scope)
 
         def enter() -> tuple[int, str] | None:
             nonlocal entered
             if path != "/search" or entered:
                 return None
-            if self.metrics.in_flight >= self.max_in_flight:
-                return 429, f"more than {self.max_in_flight} requests are waiting; try again in a second"
-            entered = True
-            self.metrics.in_flight += 1
-            return None
+            refusal = self._full(client)
+            if refusal is None:
+                entered = True
+                self._count(client, 1)
+            return refusal
 
         exchange = _Exchange(receive, send, self.max_body, start + self.body_timeout, enter)
         if _declared_length(scope) > self.max_body:
             exchange.refusal = exchange.too_large()
-        elif not _has_body(scope) or self.metrics.in_flight >= self.max_in_flight:
+        elif not _has_body(scope) or self._full(client):
             exchange.refusal = enter()
         try:
             if exchange.refusal is None:
@@ -109,8 +114,23 @@ class Guard:
             else:
                 await exchange.refuse()
         finally:
-            self.metrics.in_flight -= entered
+            if entered:
+                self._count(client, -1)
             self.metrics.observe(path, exchange.status, time.monotonic() - start)
+
+    def _full(self, client: str) -> tuple[int, str] | None:
+        """Return why a client's next search is refused, or None."""
+        if self.metrics.in_flight >= self.max_in_flight:
+            return 429, f"more than {self.max_in_flight} requests are waiting; try again in a second"
+        if self._own[client] >= self.max_per_client:
+            return 429, f"more than {self.max_per_client} of your requests are waiting; try again in a second"
+        return None
+
+    def _count(self, client: str, change: int) -> None:
+        self.metrics.in_flight += change
+        self._own[client] += change
+        if not self._own[client]:
+            del self._own[client]
 
 
 class _Exchange:
@@ -162,6 +182,11 @@ class _Exchange:
         headers.append((b"retry-after", b"1") if self.status == 429 else (b"connection", b"close"))
         await self._send({"type": "http.response.start", "status": self.status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
+
+
+def client_of(scope: Message) -> str:
+    """Return the address of who asks; a proxy on this machine names it in X-Forwarded-For."""
+    return str((scope.get("client") or ("",))[0])
 
 
 def _has_body(scope: Message) -> bool:

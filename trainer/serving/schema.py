@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-from modeling_tgdt.picture_sources_tgdt import FORMATS
+from modeling_tgdt.image_loading_tgdt import FORMATS
 
 _MEDIA_TYPES = {"JPEG2000": "image/jp2", "PPM": "image/x-portable-pixmap"}
 _VALUES: dict[str, dict[str, Any]] = {

@@ -2,13 +2,14 @@
 """The HTTP service over a gallery: `/search`, `/healthz`, `/metrics`."""
 
 import asyncio
+import contextlib
 import json
 import math
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
+from weakref import WeakValueDictionary
 
 from fastapi import Depends, FastAPI, File, HTTPException, Query, Request, Response, UploadFile
 from fastapi.exception_handlers import http_exception_handler
@@ -20,7 +21,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from modeling_tgdt.gallery.filters import parse_filter
 from modeling_tgdt.gallery.metadata import json_value
 from trainer.serving.batching import Batcher, Searcher, SearchRequest
-from trainer.serving.guard import Guard, Metrics
+from trainer.serving.guard import Guard, Metrics, client_of
 from trainer.serving.schema import describe
 
 
@@ -31,16 +32,19 @@ class ServeLimits:
     Attributes:
         max_batch: Queries answered together.
         max_in_flight: Searches that wait or run; more get status 429.
+        max_per_client: As many of one client, told by its address; by default half of them, so that no single client
+            takes everybody's place. Behind a proxy of another machine all clients are one.
         max_body: Bytes of an upload; more get 413.
         max_pixels: Width x height of an uploaded picture; more get 400, before it is decoded. By default what an
             indexed one may have, `PIL.Image.MAX_IMAGE_PIXELS`.
         timeout: Seconds until an answer (504) and until an upload must be complete (408).
         header_timeout: Seconds until a request's header must be complete; the connection is closed then.
-        decoders: Threads that decode uploads.
+        decoders: Threads that decode uploads; one client's uploads leave one of them to the others.
     """
 
     max_batch: int = 32
     max_in_flight: int = 128
+    max_per_client: int | None = None
     max_body: int = 16 << 20
     max_pixels: int | None = None
     timeout: float = 30.0
@@ -117,9 +121,10 @@ class Service:
         self.retriever, self.limits, self.metrics = retriever, limits, Metrics()
         self.batcher: Batcher | None = None
         self._decoders: ThreadPoolExecutor | None = None
+        self._turns = WeakValueDictionary[str, asyncio.Semaphore]()  # of the clients whose uploads are decoded
         self._counter: ThreadPoolExecutor | None = None
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Answer between start and stop; what waits at the stop is still answered."""
         self._decoders = ThreadPoolExecutor(self.limits.decoders, thread_name_prefix="tgdt-decode")
@@ -158,19 +163,34 @@ class Service:
         except Exception as error:  # every store raises its own types
             raise HTTPException(503, f"the gallery does not answer: {error}") from error
 
-    async def prepare(self, upload: UploadFile) -> Any:
-        """Decode an uploaded picture in a thread of its own; a refusal names the reason, never a path."""
-        loop = asyncio.get_running_loop()
-
-        def decode() -> Any:  # large uploads wait on disk: only what is being decoded is in memory
-            return self.retriever.prepare_image(upload.file.read(), max_pixels=self.limits.max_pixels)
-
+    async def prepare(self, upload: UploadFile, client: str) -> Any:
+        """Decode an uploaded picture in a thread, when it is the client's turn; a refusal names no path."""
+        turn = self._turns.setdefault(client, asyncio.Semaphore(max(1, self.limits.decoders - 1)))
         try:
-            return await asyncio.wait_for(loop.run_in_executor(self._decoders, decode), self.limits.timeout)
+            async with asyncio.timeout(self.limits.timeout):
+                await turn.acquire()
+                return await asyncio.wrap_future(self._decode(upload, turn))
         except TimeoutError:
             raise HTTPException(504, f"not decoded within {self.limits.timeout:g} seconds") from None
         except (ValueError, TypeError) as error:
             raise HTTPException(400, str(error)) from error
+
+    def _decode(self, upload: UploadFile, turn: asyncio.Semaphore) -> Future[Any]:
+        """Start decoding; the turn ends with the thread's work, not with the patience of who waits for it."""
+        loop = asyncio.get_running_loop()
+        if self._decoders is None:
+            raise HTTPException(503, "the service is not running")
+
+        def decode() -> Any:  # large uploads wait on disk: only what is being decoded is in memory
+            return self.retriever.prepare_image(upload.file.read(), max_pixels=self.limits.max_pixels)
+
+        def end_turn(done: Future[Any]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(turn.release)
+
+        work = self._decoders.submit(decode)
+        work.add_done_callback(end_turn)
+        return work
 
 
 def create_app(retriever: Any, limits: ServeLimits | None = None, allowed_hosts: Sequence[str] | None = None) -> Any:
@@ -214,9 +234,10 @@ def create_app(retriever: Any, limits: ServeLimits | None = None, allowed_hosts:
     async def search_with_picture(
         image: Annotated[UploadFile, File(description="the picture")],
         options: Annotated[Options, Depends()],
+        request: Request,
     ) -> Results:
         """Search with an uploaded picture."""
-        return await service.search(await service.prepare(image), options)
+        return await service.search(await service.prepare(image, client_of(request.scope)), options)
 
     @app.api_route("/search", methods=_OTHER_METHODS, include_in_schema=False)
     async def refuse_method() -> None:
@@ -243,6 +264,7 @@ def create_app(retriever: Any, limits: ServeLimits | None = None, allowed_hosts:
         Guard,
         metrics=service.metrics,
         max_in_flight=limits.max_in_flight,
+        max_per_client=limits.max_per_client or max(1, limits.max_in_flight // 2),
         max_body=limits.max_body,
         body_timeout=limits.timeout,
     )

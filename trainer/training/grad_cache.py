@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from modeling_tgdt.pairs_tgdt import PairEmbeddings
+from modeling_tgdt.objectives_tgdt import PairEmbeddings
 
 Embed = Callable[[dict[str, Any]], PairEmbeddings]
 
 
 def split_inputs(inputs: dict[str, Any], size: int) -> list[dict[str, Any]]:
-    """Cut a batch into mini-batches; values that are no tensors go to each of them.
+    """Cut a batch into mini-batches; values that are not tensors go to each of them.
 
     Args:
         inputs: Model inputs: Bi rows of every tensor of the image side, Bt rows of every other.

@@ -41,7 +41,7 @@ def mine_neighbours(
     Args:
         embeddings: All P photos and captions, the same on every process; tokens are not read.
         count: Neighbours per photo.
-        positives: Pairs of photos that are no negatives of each other, in either order.
+        positives: Pairs of photos that are not negatives of each other, in either order.
 
     Returns:
         (P, count) photo numbers, hardest first, padded with -1 where too few photos qualify.

@@ -346,14 +346,14 @@ float kth_best(std::vector<float> values, int64_t k) {
   return values[k - 1];
 }
 
-// Keep the k best and all ties of the k-th, best first.
+// Keep the k best and all ties of the k-th, best first. They come in the order of their places, and so do ties: only what
+// is better than the k-th is sorted.
 void keep_best(std::vector<Scored>& all, int64_t k) {
-  if ((int64_t)all.size() > k) {
-    std::nth_element(all.begin(), all.begin() + k - 1, all.end());
-    const float last = all[k - 1].score;
-    all.erase(std::partition(all.begin() + k, all.end(), [&](const Scored& s) { return s.score == last; }), all.end());
-  }
-  std::sort(all.begin(), all.end());
+  std::vector<float> values;
+  for (const Scored& scored : all) values.push_back(scored.score);
+  const float last = kth_best(std::move(values), k);
+  all.erase(std::remove_if(all.begin(), all.end(), [&](const Scored& s) { return s.score < last; }), all.end());
+  std::sort(all.begin(), std::stable_partition(all.begin(), all.end(), [&](const Scored& s) { return s.score > last; }));
 }
 
 }  // namespace
@@ -522,21 +522,32 @@ int tgdt_best(const Store* stores, const int64_t* bases, int64_t store_count, in
       for (int64_t i = b * block; i < std::min((b + 1) * block, rows); i++)
         if (own[i] >= bound && own[i] > -__builtin_inff()) near.push_back({own[i], i});
     }
-    const auto score_exactly = [&](auto first, auto last) {
-      for (auto scored = first; scored != last; ++scored) {
-        const float* ahead = vector_of(*(last - scored > 2 ? scored + 2 : scored));
+    const auto score_exactly = [&](const std::vector<Scored>& chosen_rows) {
+      for (auto scored = chosen_rows.begin(); scored != chosen_rows.end(); ++scored) {
+        const float* ahead = vector_of(*(chosen_rows.end() - scored > 2 ? scored + 2 : scored));
         exact.push_back({chosen.variant->dot(vector_of(*scored), words + q * dim, dim, ahead), scored->place});
       }
     };
-    // Exact scores of the nearest few tell how high a score must be, and so which of the others need looking at.
-    const auto few = near.begin() + std::min<int64_t>((int64_t)near.size(), k + k / 4);
-    if (few != near.end()) std::nth_element(near.begin(), few, near.end());
-    score_exactly(near.begin(), few);
+    // Exact scores of the nearest few tell how high a score must be, and so which of the others need looking at. All stay
+    // in the order of their places, in which the vectors lie.
     std::vector<float> values;
+    for (const Scored& scored : near) values.push_back(scored.score);
+    const int64_t few = std::min<int64_t>((int64_t)near.size(), k + k / 4);
+    const float nearest = few ? kth_best(std::move(values), few) : 0;
+    std::vector<Scored> first, others;
+    int64_t level = few;  // how many of those on the border belong to the few
+    for (const Scored& scored : near) level -= scored.score > nearest;
+    for (const Scored& scored : near)
+      (scored.score > nearest || (scored.score == nearest && level-- > 0) ? first : others).push_back(scored);
+    score_exactly(first);
+    values.clear();
     for (const Scored& scored : exact) values.push_back(scored.score);
-    const float limit = kth_best(values, k) - error[q];
-    const auto others = std::partition(few, near.end(), [&](const Scored& scored) { return scored.score >= limit; });
-    score_exactly(few, others);
+    const float limit = kth_best(std::move(values), k) - error[q];
+    others.erase(std::remove_if(others.begin(), others.end(), [&](const Scored& s) { return s.score < limit; }),
+                 others.end());
+    score_exactly(others);
+    std::inplace_merge(exact.begin(), exact.begin() + few, exact.end(),
+                       [](const Scored& a, const Scored& b) { return a.place < b.place; });
     keep_best(exact, k);
     found[q] = (int64_t)exact.size();
     for (int64_t i = 0; i < std::min(found[q], capacity); i++) {

@@ -5,9 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import modeling_tgdt.gallery.scan as scan_module
-import modeling_tgdt.kernels.maxsim as maxsim_module
-import modeling_tgdt.kernels.ranking as ranking_module
 from modeling_tgdt.gallery.faiss_engine import FaissEngine, faiss
 from modeling_tgdt.gallery.scan import exact_best
 from modeling_tgdt.index_tgdt import TGDTIndex
@@ -41,10 +38,9 @@ def engine_settings(engine: str, request: pytest.FixtureRequest) -> dict:
 
 @pytest.mark.parametrize("path", ["kernel", "torch"])
 @pytest.mark.parametrize("dim", [3, 64])
-def test_the_exact_engine_finds_what_a_full_sort_finds(tmp_path, monkeypatch, dim, path) -> None:
+def test_the_exact_engine_finds_what_a_full_sort_finds(tmp_path, without_kernel, dim, path) -> None:
     if path == "torch":
-        for module in (maxsim_module, ranking_module, scan_module):
-            monkeypatch.setattr(module, "kernel", None)
+        without_kernel()
     rng = np.random.default_rng(1)
     index = TGDTIndex.create(tmp_path / "g", dim=dim, segment_rows=500)
     for batch in range(3):

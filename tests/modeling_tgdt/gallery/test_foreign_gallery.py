@@ -66,7 +66,7 @@ def test_an_emulated_store_is_opened_only_for_its_owner(
     tmp_path: Path, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """qdrant-client reads `storage.sqlite` with pickle."""
-    qdrant = pytest.importorskip("modeling_tgdt.gallery.qdrant")
+    connection = pytest.importorskip("modeling_tgdt.gallery.qdrant.connection")
     path = small_gallery(tmp_path / "g", engine="qdrant", engine_options={"embedded": "local"})
     (store,) = path.glob("qdrant/collection/*/storage.sqlite")
     with sqlite3.connect(store) as database:
@@ -75,7 +75,7 @@ def test_an_emulated_store_is_opened_only_for_its_owner(
     content = manifest_of(path)
     content["settings"]["engine_options"] = options
     forge(path, content)
-    monkeypatch.setattr(qdrant, "edge", None)  # without Qdrant Edge, "local" is what is left
+    monkeypatch.setattr(connection, "edge", None)  # without Qdrant Edge, "local" is what is left
     with pytest.raises(ValueError, match="files can run code when they are read.*--engine-option embedded=local"):
         TGDTIndex.open(path)
     assert not (tmp_path / "ran").exists()
@@ -115,9 +115,9 @@ def test_an_embedded_store_has_no_links(tmp_path: Path, secret: Path) -> None:
     pytest.importorskip("qdrant_edge")
     path = small_gallery(tmp_path / "g", engine="qdrant", engine_options={"embedded": "edge"})
     (path / "qdrant-edge" / "more").symlink_to(secret)
-    with pytest.raises(ValueError, match="more.*no regular file"):
+    with pytest.raises(ValueError, match="more.*not a regular file"):
         TGDTIndex.open(path)
-    with pytest.raises(ValueError, match="more.*no regular file"):
+    with pytest.raises(ValueError, match="more.*not a regular file"):
         copy_gallery(path, tmp_path / "copy")
 
 
@@ -150,7 +150,7 @@ def test_a_segment_is_no_link(gallery: Path, tmp_path: Path) -> None:
     segment.rename(tmp_path / "theirs")
     segment.symlink_to(tmp_path / "theirs")
     before = {name: (tmp_path / "theirs" / name).read_bytes() for name in every_file(tmp_path / "theirs")}
-    with pytest.raises(ValueError, match="no regular file"):
+    with pytest.raises(ValueError, match="not a regular file"):
         TGDTIndex.open(gallery)
     assert {name: (tmp_path / "theirs" / name).read_bytes() for name in before} == before
 
@@ -161,7 +161,7 @@ def test_links_of_the_download_cache_stay_in_it(gallery: Path, secret: Path, tmp
     tokens = segment_of(snapshot) / "tokens"
     tokens.unlink()
     tokens.symlink_to(secret)
-    with pytest.raises(ValueError, match="no regular file"):
+    with pytest.raises(ValueError, match="not a regular file"):
         TGDTIndex.open(snapshot)
 
 
@@ -209,7 +209,7 @@ def test_lengths_follow_from_rows_and_tokens(gallery: Path, change: Callable[[di
     content = manifest_of(gallery)
     change(content)
     forge(gallery, content)
-    with pytest.raises(ValueError, match="no manifest that tgdt wrote|is damaged"):
+    with pytest.raises(ValueError, match="not a manifest that tgdt wrote|is damaged"):
         TGDTIndex.open(gallery)
 
 
@@ -320,7 +320,7 @@ def test_engine_options_of_a_manifest_are_checked(approximate: Path, options: di
     content = manifest_of(approximate)
     content["settings"]["engine_options"] = options
     forge(approximate, content)
-    with pytest.raises(ValueError, match=r"engine option|no manifest that tgdt wrote"):
+    with pytest.raises(ValueError, match=r"engine option|not a manifest that tgdt wrote"):
         TGDTIndex.open(approximate)
 
 

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_tgdt.gallery.files import Manifest
+from modeling_tgdt.gallery.manifest import Manifest
 from modeling_tgdt.index_tgdt import TGDTIndex
 from tests.modeling_tgdt.gallery.index_twin import Twin, ragged, unit
 from tests.modeling_tgdt.gallery.test_exact import engine_settings
-from tests.modeling_tgdt.test_index_tgdt import without_kernel
 
 DIM, ITEMS = 10, 90
 
@@ -76,10 +75,10 @@ def plain(twin: HubTwin) -> HubTwin:
 
 @pytest.mark.parametrize("kind", ["image", "text"])
 @pytest.mark.parametrize("engine", ["exact", "no kernel", "device", "faiss", "edge", "local"])
-def test_every_engine_subtracts_it_or_not(tmp_path, engine, kind, request, monkeypatch) -> None:
+def test_every_engine_subtracts_it_or_not(tmp_path, engine, kind, request, without_kernel) -> None:
     own = {} if engine in ("exact", "no kernel", "device") else engine_settings(engine, request)
     if engine == "no kernel":
-        without_kernel(monkeypatch)
+        without_kernel()
     index, twin, rng = filled(tmp_path / "g", kind=kind, **own)
     if engine == "device":  # its code path, in the memory of the CPU
         index._backend.device = torch.device("cpu")  # type: ignore[union-attr]

@@ -2,6 +2,7 @@
 """A gallery on a system without the calls of POSIX, and at the limits of its engines and formats."""
 
 import os
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,7 +93,8 @@ def test_faiss_scans_what_the_graph_does_not_find(tmp_path: Path, fields: dict[s
 
 
 def test_requests_to_qdrant_are_bounded_in_bytes() -> None:
-    qdrant = pytest.importorskip("modeling_tgdt.gallery.qdrant")
+    qdrant = pytest.importorskip("modeling_tgdt.gallery.qdrant.backend")
+    retry = pytest.importorskip("modeling_tgdt.gallery.qdrant.connection").retry
     counts = np.array([196] * 64)
     runs = list(qdrant._batches(counts, 256, [{}] * 64))
     assert [run.start for run in runs[1:]] == [run.stop for run in runs[:-1]] and runs[-1].stop == 64
@@ -100,7 +102,7 @@ def test_requests_to_qdrant_are_bounded_in_bytes() -> None:
     assert [run.stop for run in qdrant._batches(np.ones(130), 8, [{}] * 130)] == [64, 128, 130]
     refused = type("UnexpectedResponse", (Exception,), {"status_code": 400})("JSON payload is larger than allowed")
     with pytest.raises(ValueError, match="refused a request: JSON payload is larger"):
-        qdrant._retry(lambda: (_ for _ in ()).throw(refused), {"url": "http://q"})
+        retry(lambda: (_ for _ in ()).throw(refused), {"url": "http://q"})
 
 
 def test_many_ties_come_in_the_order_of_ids(tmp_path: Path) -> None:
@@ -127,3 +129,7 @@ def test_metadata_is_replaced_and_embeddings_stay(tmp_path: Path) -> None:
     assert found.ids == [["a"]] and SimpleNamespace(**found.metadata[0][0]).year == 3
     with pytest.raises(KeyError):
         index.update_metadata(["z"], [{}])
+
+
+def test_the_module_has_its_old_name_too() -> None:
+    assert import_module("modeling_tgdt.storage_tgdt") is import_module("modeling_tgdt.gallery.storage")

@@ -17,10 +17,10 @@ PATHS = ["torch", "portable", "avx2", "avx512_vnni", "avx512_bf16", "amx"]
 
 
 @pytest.fixture(params=PATHS)
-def path(request, monkeypatch):
+def path(request, without_kernel):
     """Run on one path, or skip when this machine lacks it."""
     if request.param == "torch":
-        monkeypatch.setattr(maxsim_module, "kernel", None)
+        without_kernel()
         yield request.param
         return
     if maxsim_module.kernel is None:
@@ -80,13 +80,13 @@ def test_items_and_queries_of_any_length(path, token_dtype, sum_over) -> None:
 
 
 @pytest.mark.parametrize("token_dtype", sorted(STORAGE_DTYPES))
-def test_every_path_gives_the_fallbacks_scores(path, token_dtype, monkeypatch) -> None:
+def test_every_path_gives_the_fallbacks_scores(path, token_dtype, without_kernel) -> None:
     rng = np.random.default_rng(1)
     store = store_of(ragged(rng, 20, 40, 64, least=1), token_dtype, 64)
     queries = RaggedQueries(unit(rng, 11, 64), np.array([0, 11]))
     pairs = Pairs(np.zeros(20, np.int32), np.arange(20), np.array([0, 20]))
     scores = maxsim([store], queries, pairs)
-    monkeypatch.setattr(maxsim_module, "kernel", None)
+    without_kernel()
     np.testing.assert_allclose(scores, maxsim([store], queries, pairs), atol=2e-5)
 
 

@@ -147,7 +147,7 @@ def test_a_missing_repository_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
         raise FileNotFoundError("cannot find it in the cache")
 
     monkeypatch.setattr(files, "snapshot_download", refuse)
-    with pytest.raises(OSError, match=r"'user/nothing' is no directory here.*in the cache"):
+    with pytest.raises(OSError, match=r"'user/nothing' is not a directory here.*in the cache"):
         TGDTRetriever.from_pretrained("user/nothing")
 
 

@@ -42,7 +42,7 @@ def test_a_bank_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     torch.testing.assert_close(found.text_embeds, written.text_embeds, atol=1e-3, rtol=0)
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
     (tmp_path / FILE).write_bytes(b"\0" * 40)
-    with pytest.raises(ValueError, match="no bank that tgdt wrote"):
+    with pytest.raises(ValueError, match="not a bank that tgdt wrote"):
         HubnessOptions.from_pretrained(tmp_path)
 
 

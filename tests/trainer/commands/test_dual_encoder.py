@@ -45,6 +45,19 @@ def test_two_commands_search_a_folder(folder, capsys):
     assert main(["search", gallery, "a red car", "--top-k", "3", "--json"]) == 0
     hits = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(hits) == 3 and all(hit["score"] == hit["global_score"] for hit in hits)
+    for argv in (["--top-k", "3", "--json", "a", "red", "car"], ["a", "red", "--json", "--top-k", "3", "car"]):
+        assert main(["search", gallery, *argv]) == 0
+        assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == hits
+    for argv in (["-car"], ["--jsonn", "car"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["search", gallery, *argv])
+        assert f"unrecognized arguments: {argv[0]}" in capsys.readouterr().err
+    assert main(["search", gallery, "--top-k", "1", "--", "-car"]) == 0
+    assert main(["search", gallery, "car", "--sheet", f"{gallery}.png", "--pictures", f"{gallery}/none"]) == 2
+    assert "found no folder; pass --pictures DIR" in capsys.readouterr().err
+    (folder / "empty").mkdir()
+    assert main(["index", str(folder / "empty"), "--model", str(folder / "clip"), "--out", gallery + "-none"]) == 2
+    assert "nothing was indexed: found no picture in" in capsys.readouterr().err
 
 
 def test_fine_tuning_starts_at_the_dual_encoder(folder, tuned):

@@ -5,6 +5,7 @@ import json
 import pytest
 from PIL import Image
 
+from modeling_tgdt.similarity_tgdt import ScoreConfig
 from tests.trainer.scenes_model import processor, save_photos, scenes, tiny_model
 from trainer import evaluate_grounding, load_captions, look_alike_accuracy
 from trainer.cli import main
@@ -12,7 +13,6 @@ from trainer.evaluation import evaluate_retrieval, retrieval_metrics
 from trainer.scenes import make_scenes
 from trainer.scenes.splits import DRAWN
 from trainer.scoring.encoding import EncodeOptions, encode_dataset
-from trainer.scoring.positions import ScoreConfig
 
 QUIET = EncodeOptions(progress=False)
 

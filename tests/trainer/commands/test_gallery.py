@@ -244,8 +244,8 @@ BAD = [
         ["index", "{root}/pictures", "--model", "{root}/model", "--out", "{tmp}/g", "--engine-option", "x"],
         "--engine-option expects KEY=VALUE",
     ),
-    (["search", "{root}/g"], "one of the two"),
-    (["search", "{root}/g", "sea", "--image", "x.jpg"], "one of the two"),
+    (["search", "{root}/g"], "found neither"),
+    (["search", "{root}/g", "sea", "--image", "x.jpg"], "cannot be read"),
     (["search", "{root}/g", "--image", "{root}/missing.jpg"], "cannot be read"),
     (["search", "{root}/model", "sea"], "no gallery"),
     (["search", "{root}/missing", "sea"], "found none at"),
@@ -376,3 +376,47 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--version"])
     assert stopped.value.code == 0 and capsys.readouterr().out == f"tgdt {trainer.__version__}\n"
     assert trainer.__version__ == modeling_tgdt.__version__
+
+
+def test_index_follows_a_folder_and_keeps_what_files_tell(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = picture_folder(tmp_path / "pictures", 3)
+    exif = Image.Exif()
+    exif[0x0110] = "X100V"
+    random_picture(9).save(pictures / "camera.jpg", exif=exif)
+    argv = ["index", pictures, "--model", root / "model", "--out", tmp_path / "g", "--sync", "--exif"]
+    printed = lines(capsys, *argv)
+    assert printed[-1].startswith("4 new, 0 changed, 0 renamed, 0 deleted, 0 unchanged, 0 skipped; 4 items in")
+    (pictures / "000.png").unlink()
+    (pictures / "camera.jpg").rename(pictures / "moved.jpg")
+    rows = tmp_path / "rows.csv"
+    rows.write_text("file_name,year\nmoved.jpg,2024\n")
+    printed = lines(capsys, *argv, "--metadata", rows)
+    assert printed[-1].startswith("0 new, 0 changed, 1 renamed, 1 deleted, 2 unchanged, 0 skipped; 3 items in")
+    (hit,) = lines(capsys, "search", tmp_path / "g", "sea", "--where", "camera=X100V", "--json")
+    assert json.loads(hit)["metadata"] == {"camera": "X100V", "year": 2024}
+    assert main(["--quiet", "index", str(rows), "--texts", *map(str, argv[2:7])]) == 2
+
+
+def test_search_takes_several_parts_and_leaves_out_what_does_not_match(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["search", root / "g", "a", "red", "ball", "--json"]
+    hits = [json.loads(line) for line in lines(capsys, *argv)]
+    mixed = lines(capsys, *argv, "--and", "sea", "--image", root / "pictures/000.png", "--not", "a man")
+    weighted = lines(capsys, *argv, "--and", "sea", "--not", "a man", "--weights", "1", "0", "0")
+    assert [json.loads(line)["id"] for line in weighted] == [hit["id"] for hit in hits]
+    assert [json.loads(line)["score"] for line in mixed] != [hit["score"] for hit in hits]
+    least = str(hits[2]["score"] - 1e-6)
+    assert len(lines(capsys, *argv, "--min-score", least)) == 3
+    grouped = lines(capsys, *argv, "--group-similar", "0.0001")
+    assert len(grouped) < len(hits) and json.loads(grouped[0])["similar"]
+    for wrong in (["--min-score", "fitted"], ["--min-score", "high"], ["--weights", "1", "2"]):
+        assert main(["--quiet", *map(str, argv), *wrong]) == 2
+    assert main(["--quiet", "search", str(root / "g"), "--not", "sea"]) == 2
+    random_picture(0).save(tmp_path / "a.png")
+    random_picture(0).save(tmp_path / "b.png")
+    lines(capsys, "index", tmp_path, "--model", root / "model", "--out", tmp_path / "g")
+    assert lines(capsys, "duplicates", tmp_path / "g", "--json") == ['["a.png", "b.png"]']
+    assert lines(capsys, "duplicates", tmp_path / "g")[-1] == "1 groups, 1 of 2 items are near-duplicates"

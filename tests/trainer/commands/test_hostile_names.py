@@ -12,7 +12,7 @@ from PIL import Image
 
 from hub_cards.space.collection import Collection
 from hub_cards.space.searching import score_table
-from modeling_tgdt.picture_sources_tgdt import picture_inside
+from modeling_tgdt.retriever.picture_sources import picture_inside
 from tests.tiny_retrieval import random_picture, tiny_retriever
 from trainer.cli import main
 

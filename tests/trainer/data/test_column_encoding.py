@@ -29,14 +29,16 @@ def test_columns_equal_the_retrievers_embeddings(photos: datasets.Dataset) -> No
 
 def test_a_second_run_comes_from_the_cache(photos: datasets.Dataset, tmp_path) -> None:
     retriever = tiny_retriever()
-    retriever.add_images([random_picture(9)], progress=False)  # an open gallery is no part of the function
+    retriever.add_images([random_picture(9)], progress=False)  # an open gallery is not a part of the function
     stored = datasets.Dataset.from_dict(photos[:], features=photos.features)
     stored.save_to_disk(str(tmp_path / "photos"))
     runs = []
-    for _ in range(2):
+    for training in (False, True):
+        retriever.model.train(training)
         source = datasets.load_from_disk(str(tmp_path / "photos"))
         runs.append(source.map(ColumnEncoder(retriever.model, retriever.processor), batched=True))
     assert runs[0].cache_files == runs[1].cache_files
+    assert retriever.model.training, "looking for a cached result leaves the model as it was"
 
 
 @pytest.mark.parametrize(

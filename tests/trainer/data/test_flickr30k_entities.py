@@ -61,7 +61,7 @@ def test_refusals(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"Expected val.txt .* found \['test'\]"):
         load_flickr30k_entities(folder, folder, "val")
     (folder / "Annotations/7.xml").write_text("<annotation>")
-    with pytest.raises(ValueError, match=r"7.xml is no annotation file"):
+    with pytest.raises(ValueError, match=r"7.xml is not an annotation file"):
         load_flickr30k_entities(folder, folder)
     (folder / "Annotations/7.xml").unlink()
     with pytest.raises(ValueError, match="Photo 7 needs .*7.xml"):

@@ -1,6 +1,7 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """Tables and texts as people's programs save them: what the file says, or one line that names it."""
 
+import gzip
 import unicodedata
 from pathlib import Path
 
@@ -68,7 +69,8 @@ def test_several_tables_are_read_as_text_by_split(folder: Path) -> None:
         ('file_name,caption\n0.jpg,"a dog\n1.jpg,a cat\n', "Line 2 of .*captions.csv: a quote is not closed"),
         ('file_name,caption\n0.jpg,"a dog\n1.jpg,"a cat"\n', "Line 2 of .*captions.csv: a quote is not closed"),
         ("file_name,caption,x\n\n0.jpg,a\n", "Line 3 of .*captions.csv has 2 fields, the header has 3"),
-        ("a stray note", "captions.csv: The data set needs a picture column"),
+        ("a stray note", "captions.csv has a header, 'a stray note', and no rows below it"),
+        ("a stray note\nof two lines", "captions.csv: The data set needs a picture column"),
         ("", "captions.csv is empty"),
     ],
 )
@@ -109,6 +111,26 @@ def test_numbers_with_gaps_are_ids_like_whole_numbers() -> None:
     table = datasets.Dataset.from_dict({"path": list("abc"), "caption": list("xyz"), "id": [7.0, float("nan"), 7.0]})
     photos = load_captions(table)
     assert dict(zip(photos["image_id"], photos["captions"], strict=True)) == {"7": ["x", "z"], "b": ["y"]}
+
+
+@pytest.mark.parametrize("id_column", ["id", None])
+@pytest.mark.parametrize("embedded", [True, False])
+def test_captions_of_one_embedded_picture_are_one_photo(
+    id_column: str | None, embedded: bool, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture(2).save(folder / "2.jpg")
+    names = [str(folder / f"{number}.jpg") for number in (0, 1, 0, 2, 1)]
+    cells = [{"bytes": Path(name).read_bytes(), "path": None} for name in names] if embedded else names
+    rows = {"image": cells, "caption": list("abcde")} | ({id_column: list(range(10, 15))} if id_column else {})
+    table = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    for source in (table, table.select([0, 1, 2, 3, 4])):
+        assert load_captions(source)["captions"][:] == [["a", "c"], ["b", "e"], ["d"]]
+    assert ("'id' numbers the rows, of which 5 show 3 pictures" in caplog.text) == bool(id_column)
+    alone = load_captions(table.select([1, 2, 3]))
+    assert alone["captions"][:] == [["b"], ["c"], ["d"]]
+    assert alone["image_id"][:] == (["11", "12", "13"] if id_column else ["0", "1", "2"])
+    if id_column:
+        assert len(load_captions(table, columns={"image_id": "id"})) == 5
 
 
 def test_an_id_that_numbers_the_captions_is_no_photo(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -163,3 +185,23 @@ def test_half_a_surrogate_pair_is_refused_by_name(folder: Path) -> None:
 def test_boxes_outside_the_photo_are_refused() -> None:
     with pytest.raises(ValueError, match="Boxes of photo '7' reach"):
         normalise_boxes([[0, 0, 30, 40]], (30, 40), "7")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"file_name,caption\n0.jpg,a\x00b\n", "is no text: byte 26 is NUL"),
+        (gzip.compress(b"file_name,caption\n0.jpg,a\n", mtime=0), "is no text: byte .* is NUL. Unpack it"),
+        (b"file_name,caption\n", "has a header, 'file_name,caption', and no rows below it"),
+    ],
+)
+def test_files_that_hold_no_table_say_so(content: bytes, message: str, folder: Path) -> None:
+    (folder / "captions.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"captions\.csv {message}"):
+        load_captions(folder)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_table_in_utf_16_needs_no_mark(encoding: str, folder: Path) -> None:
+    (folder / "captions.csv").write_bytes("file_name,caption\n0.jpg,a\u2019b\n".encode(encoding))
+    assert rows_of(folder) == [("0.jpg", ["a\u2019b"])]

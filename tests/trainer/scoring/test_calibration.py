@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from modeling_tgdt.similarity_tgdt import ScoreConfig
 from tests.trainer import tiny
 from trainer import calibrate_scores
 from trainer.evaluation import retrieval_metrics
 from trainer.scoring.calibration import fit_score_weights
 from trainer.scoring.embeddings import RaggedTokens, RetrievalEmbeddings
 from trainer.scoring.encoding import EncodeOptions
-from trainer.scoring.positions import ScoreConfig
 
 GLOBAL_ONLY = ScoreConfig(local_weight=0.0)
 

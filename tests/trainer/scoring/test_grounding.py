@@ -44,7 +44,7 @@ def pointing(monkeypatch):
         found = text.split()
         return torch.eye(4)[[cells.get(word, 1) for word in found]], [(w, [i]) for i, w in enumerate(found)]
 
-    monkeypatch.setattr(grounding, "scored_words", words)
+    monkeypatch.setattr(grounding, "encoded_words", words)
     monkeypatch.setattr(
         grounding, "picture_regions", lambda model, processor, image: (torch.eye(4), CELLS, (2, 2), image)
     )

@@ -7,12 +7,12 @@ import torch
 from torch.nn import functional as F
 
 from modeling_tgdt.retriever.hubness import HubnessOptions
+from modeling_tgdt.similarity_tgdt import ScoreConfig
 from tests.trainer.tiny import caption_of, tiny_model, tiny_processor
 from trainer.evaluation import evaluate_retrieval, retrieval_metrics
 from trainer.scoring.embeddings import RaggedTokens, RetrievalEmbeddings
 from trainer.scoring.encoding import EncodeOptions
 from trainer.scoring.hubness import collect_reference_queries
-from trainer.scoring.positions import ScoreConfig
 
 PHOTOS, CAPTIONS, WEIGHT = 40, 80, 0.7
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from modeling_tgdt.similarity_tgdt import ScoreConfig
 from tests.trainer.scenes_model import processor, scenes, tiny_model
 from trainer.scoring.embeddings import RaggedTokens, RetrievalEmbeddings
 from trainer.scoring.encoding import EncodeOptions, encode_dataset
 from trainer.scoring.look_alikes import look_alike_accuracy, look_alike_pairs, score_pairs
-from trainer.scoring.positions import ScoreConfig
 
 
 def test_agrees_with_nested_loops() -> None:

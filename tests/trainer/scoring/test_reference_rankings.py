@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hub_cards.metric.image_text_recall.image_text_recall import retrieval_summary
+from modeling_tgdt.similarity_tgdt import ScoreConfig
 from trainer.evaluation import retrieval_metrics
 from trainer.scoring.embeddings import RaggedTokens, RetrievalEmbeddings
-from trainer.scoring.metrics import retrieval_summary
-from trainer.scoring.positions import ScoreConfig, exhaustive_positions, two_stage_positions
+from trainer.scoring.positions import exhaustive_positions, two_stage_positions
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "reference"
 # The reference sums words and multiplies by ten.

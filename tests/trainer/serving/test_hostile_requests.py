@@ -1,11 +1,14 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """What strangers may send to the service: it costs them a refusal, and nobody else an answer."""
 
+import asyncio
 import errno
+import io
 import json
 import math
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +23,16 @@ from modeling_tgdt.index_tgdt import TGDTIndex
 from modeling_tgdt.retrieval_tgdt import TGDTRetriever
 from tests.tiny_retrieval import random_picture, tiny_retriever
 from trainer.serving.batching import Searcher, SearchRequest
+from trainer.serving.guard import Guard, Metrics
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi")
 pytest.importorskip("python_multipart")
+from fastapi import FastAPI, UploadFile  # noqa: E402
+
 from tests.trainer.serving.running import connect, encoded, raw, serving, upload  # noqa: E402
+from trainer.serving.service import ServeLimits, Service  # noqa: E402
 
 HEAD = (
     b"POST /search HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=b\r\ncontent-length: 900\r\n\r\n"
@@ -140,6 +147,61 @@ def scan_bomb(scans: int) -> bytes:
 def test_costly_pictures_are_refused_at_once(address: str, data: bytes, why: str) -> None:
     answer = upload(address, data)
     assert answer.status_code == 400 and why in answer.json()["detail"]
+
+
+def scope_of(client: str) -> dict[str, Any]:
+    return {"type": "http", "path": "/search", "headers": [], "client": (client, 1)}
+
+
+def test_a_client_has_half_of_the_places() -> None:
+    """Its next search is refused, that of another client is not; a place that is given back is free again."""
+
+    async def run() -> list[int]:
+        gate, statuses = asyncio.Event(), list[int]()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await gate.wait()
+            await send({"type": "http.response.start", "status": 200})
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        guard = Guard(app, Metrics(), max_in_flight=4, max_per_client=2, max_body=1, body_timeout=1)
+        asked = [asyncio.create_task(guard(scope_of(name), None, send)) for name in "aaabbbc"]  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(*asked)
+        await guard(scope_of("a"), None, send)  # type: ignore[arg-type]
+        assert guard.metrics.in_flight == 0 and not guard._own
+        return statuses
+
+    assert asyncio.run(run()) == [429, 429, 429, 200, 200, 200, 200, 200]
+
+
+def test_uploads_of_one_client_leave_a_decoder_to_the_others(retriever: TGDTRetriever) -> None:
+    """Three uploads of a client whose first one is decoded for long; somebody else's is decoded meanwhile."""
+    gate, picture = threading.Event(), encoded(random_picture(3))
+
+    class Slow:
+        index = retriever.index
+
+        def prepare_image(self, data: bytes, max_pixels: int | None) -> Any:
+            if data != picture:
+                gate.wait(20)
+            return "prepared"
+
+    async def run() -> Any:
+        service = Service(Slow(), ServeLimits(timeout=20, decoders=2))
+        async with service.lifespan(FastAPI()):
+            slow = [asyncio.create_task(service.prepare(UploadFile(io.BytesIO(b"x")), "a")) for _ in range(3)]
+            await asyncio.sleep(0)
+            found = await service.prepare(UploadFile(io.BytesIO(picture)), "b")
+            assert not any(task.done() for task in slow)
+            gate.set()
+            return [found, *await asyncio.gather(*slow)]
+
+    assert asyncio.run(run()) == ["prepared"] * 4
 
 
 def test_no_scripts_of_a_third_party(address: str) -> None:

@@ -70,7 +70,7 @@ def test_an_uploaded_picture_finds_itself(address: str, name: str) -> None:
     ("data", "why"),
     [
         (b"", "0 bytes"),
-        (b"this is no picture", "formats"),
+        (b"this is not a picture", "formats"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "formats"),
         (png_bomb(60000), "3600000000 pixels"),
         (png_bomb(9000), "9000 x 9000 pixels"),

@@ -1,0 +1,118 @@
+# Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
+"""Forged files of a gallery embedded in Qdrant Edge: used or refused, in a process that may die."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.modeling_tgdt.gallery.forgery import every_file, seal, small_gallery, use
+from tests.test_fuzzing import FUZZ, REFUSALS, damage, watch
+
+pytest.importorskip("qdrant_client", reason="qdrant-client is not installed")
+pytest.importorskip("qdrant_edge", reason="qdrant-edge-py is not installed")
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the engine is tried in a forked process")
+
+SECONDS, HEAD = 10.0, 4096
+USED, REFUSED, OUT_OF_TIME = 0, 1, 2
+
+
+def in_a_child(action: Callable[[], object]) -> int:
+    """Run in a process of its own and tell how it ended: one of the above, or minus the signal that ended it."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # panics of Rust are printed
+            os.fsync = lambda handle: None
+            with contextlib.suppress(*REFUSALS):
+                code = REFUSED
+                action()
+                code = USED
+        except BaseException as error:
+            code = 98 if isinstance(error, AssertionError) else 99
+        finally:
+            os._exit(code)
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return OUT_OF_TIME
+
+
+def copy_data(source: Path, target: Path) -> None:
+    """Copy a directory without the holes of its files, which are hundreds of megabytes of nothing."""
+    for name in every_file(source):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        with open(source / name, "rb") as old, open(target / name, "wb") as new:
+            size, place = os.fstat(old.fileno()).st_size, 0
+            with contextlib.suppress(OSError):  # no data after `place`
+                while place < size:
+                    start = os.lseek(old.fileno(), place, os.SEEK_DATA)
+                    place = os.lseek(old.fileno(), start, os.SEEK_HOLE)
+                    os.pwrite(new.fileno(), os.pread(old.fileno(), place - start, start), start)
+            new.truncate(size)
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("edge") / "gallery"
+    options = {"engine": "qdrant", "engine_options": {"embedded": "edge"}}
+    assert in_a_child(lambda: small_gallery(path, **options)) == USED  # this process must never start the engine
+    return path
+
+
+@settings(FUZZ, max_examples=max(1, FUZZ.max_examples // 3))
+@given(data=st.data())
+def test_forged_files_are_used_or_refused(gallery: Path, data: st.DataObject) -> None:
+    """Every file of it, or a link in its place. A forged count may make the engine count for long: that is time."""
+    with tempfile.TemporaryDirectory() as folder:
+        forged, outside = Path(folder, "inner", "gallery"), Path(folder, "outside")
+        copy_data(gallery, forged)
+        outside.write_bytes(b"outside" * 99)
+        path = forged / data.draw(st.sampled_from(sorted(every_file(gallery))))
+        if data.draw(st.sampled_from(["bytes"] * 7 + ["link"])) == "link":
+            path.unlink()
+            path.symlink_to(outside)
+        else:
+            with path.open("r+b") as file:
+                changed = data.draw(damage(file.read(HEAD)))
+                file.seek(0)
+                file.write(changed)
+                if data.draw(st.booleans()):
+                    file.truncate()
+        with contextlib.suppress(*REFUSALS):
+            seal(forged)
+
+        def find() -> None:
+            with watch():
+                use(forged)
+
+        assert in_a_child(find) in (USED, REFUSED, OUT_OF_TIME), path
+        assert outside.read_bytes() == b"outside" * 99
+        assert sorted(found.name for found in Path(folder).iterdir()) == ["inner", "outside"]
+        assert [found.name for found in forged.parent.iterdir()] == ["gallery"]
+
+
+def test_a_panic_of_the_engine_is_an_error_in_words(gallery: Path, tmp_path: Path) -> None:
+    copy_data(gallery, tmp_path / "gallery")
+    (status,) = tmp_path.rglob("vector_storage-global/vectors/status.dat")
+    status.write_bytes(b"")
+
+    def find() -> None:
+        with pytest.raises(ValueError, match="the Qdrant shard at .* cannot be used"):
+            use(tmp_path / "gallery")
+
+    assert in_a_child(find) == USED
+    shutil.rmtree(tmp_path / "gallery")
