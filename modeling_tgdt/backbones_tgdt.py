@@ -169,8 +169,8 @@ def copy_weights(source: nn.Module, target: nn.Module) -> None:
     Raises:
         ValueError: When a weight of `target` is absent from `source`, or from the files that it was loaded from.
     """
-    missing = set(target.load_state_dict(source.state_dict(), strict=False).missing_keys)
-    missing = sorted(missing | (absent_weights(source) & target.state_dict().keys()))
+    unset = set(target.load_state_dict(source.state_dict(), strict=False).missing_keys)
+    missing = sorted(unset | (absent_weights(source) & target.state_dict().keys()))
     if missing:
         raise ValueError(
             f"Expected all weights of the {type(target).__name__}, found {len(missing)} missing, such as "

@@ -128,7 +128,7 @@ def value_layer(tower: PreTrainedModel | None) -> tuple[nn.Module, nn.Module, nn
     Raises:
         ValueError: When it has no such path.
     """
-    layers = getattr(getattr(tower, "encoder", tower), "layers", None)
+    layers: Any = getattr(getattr(tower, "encoder", tower), "layers", None)
     for names in _VALUE_PATHS if isinstance(layers, nn.ModuleList) and len(layers) else ():
         found = [module for module in map(dict(layers[-1].named_modules()).get, names) if module is not None]
         if len(found) == len(names):

@@ -263,7 +263,7 @@ def _check_one_size(options: dict[str, Any], name: str) -> None:
         )
 
 
-class TGDTImageProcessorPil(TGDTImageInputMixin, PilBackend):
+class TGDTImageProcessorPil(TGDTImageInputMixin, PilBackend):  # type: ignore[misc]
     """Turn pictures into `pixel_values` (B, 3, height, width) float32 with PIL.
 
     The same options and defaults as [`TGDTImageProcessor`]: RGB, resize to 224 x 224, scale by 1/255, ImageNet mean

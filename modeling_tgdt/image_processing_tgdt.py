@@ -10,7 +10,7 @@ from .image_processing_pil_tgdt import TGDTImageInputMixin, TGDTImageProcessorPi
 
 if is_torchvision_available():
 
-    class TGDTImageProcessor(TGDTImageInputMixin, TorchvisionBackend):
+    class TGDTImageProcessor(TGDTImageInputMixin, TorchvisionBackend):  # type: ignore[misc]
         """Turn pictures into `pixel_values` (B, 3, height, width) float32 with torchvision, batched, on any device.
 
         Args:

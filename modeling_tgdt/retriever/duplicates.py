@@ -68,8 +68,8 @@ def group_hits(vectors: np.ndarray, threshold: float) -> list[list[int]]:
     groups: list[list[int]] = []
     for row in range(len(unit)):
         heads = [group[0] for group in groups]
-        near = np.flatnonzero(unit[heads] @ unit[row] >= threshold) if heads else ()
-        if len(near):
+        near = np.flatnonzero(unit[heads] @ unit[row] >= threshold).tolist() if heads else []
+        if near:
             groups[near[0]].append(row)
         else:
             groups.append([row])

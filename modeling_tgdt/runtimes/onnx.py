@@ -76,7 +76,7 @@ class OnnxModel(nn.Module):
         """Tell how many tokens the text branch knows, as the embeddings of a TGDTModel do."""
         return SimpleNamespace(weight=torch.empty(self.config.get_text_config().vocab_size, 0))
 
-    def to(self, device: Any) -> OnnxModel:
+    def to(self, device: Any) -> OnnxModel:  # type: ignore[override]
         """Refuse any device but the CPU."""
         if torch.device(device).type != "cpu":
             raise ValueError(f"the ONNX graphs run on the CPU, found {str(device)!r}; load the model with PyTorch.")
@@ -93,7 +93,8 @@ class OnnxModel(nn.Module):
         known = {own.name for own in session.get_inputs()}
         outputs = [output.name for output in session.get_outputs()]
         values = session.run(None, {key: value.numpy() for key, value in inputs.items() if key in known})
-        return TGDTFeatures(**{key: torch.from_numpy(own) for key, own in zip(outputs, values, strict=True)})
+        results: dict[str, Any] = {key: torch.from_numpy(own) for key, own in zip(outputs, values, strict=True)}
+        return TGDTFeatures(**results)
 
 
 class _Branch(nn.Module):
@@ -152,8 +153,9 @@ def export_onnx(model: TGDTModel, processor: TGDTProcessor, identity: tuple[str 
     if set(samples["image"]) != {"pixel_values"}:
         raise ValueError(f"expected a model of pixels alone, found one of {sorted(samples['image'])}.")
     plain = model if model.dtype == torch.float32 else copy.deepcopy(model).float()
-    for name, branch in (("text", _Text), ("image", _Image)):
-        graph = OnnxExporter().export(branch(plain).eval(), samples[name], config=OnnxConfig(dynamic=True))
+    branches: dict[str, Any] = {"text": _Text(plain), "image": _Image(plain)}
+    for name, branch in branches.items():
+        graph = OnnxExporter().export(branch.eval(), samples[name], config=OnnxConfig(dynamic=True))
         graph.save_pretrained(folder / FOLDER / name)
     model.config.save_pretrained(folder)
     processor.save_pretrained(folder)

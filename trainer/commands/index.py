@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     loaded = TGDTRetriever.from_pretrained(args.model, revision=args.revision, device=device)
     if group is not None:
         group.first(partial(_set_up, loaded, args))  # the others open what it made
-    retriever = _set_up(loaded, args) if group is None else _open(loaded, args)
+    retriever: Any = _set_up(loaded, args) if group is None else _open(loaded, args)
     options = {"batch_size": args.batch_size, "on_error": args.on_error, "progress": not args.quiet}
     if not args.texts:
         options |= {"workers": args.workers, "draft": args.draft}
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _add(
-    retriever: TGDTRetriever, args: argparse.Namespace, texts: list[tuple[str, str]], row_of: RowOf, options: Any
+    retriever: Any, args: argparse.Namespace, texts: list[tuple[str, str]], row_of: RowOf, options: Any
 ) -> AddReport:
     from modeling_tgdt.retriever.picture_sources import list_pictures
     from trainer.scoring.sharding import is_main_process
@@ -137,7 +137,7 @@ def _add(
     return report
 
 
-def _sync(retriever: TGDTRetriever, args: argparse.Namespace, row_of: RowOf, options: Any) -> AddReport:
+def _sync(retriever: Any, args: argparse.Namespace, row_of: RowOf, options: Any) -> AddReport:
     from modeling_tgdt.retriever.syncing import RECORD, sync_folder
     from trainer.scoring.sharding import is_main_process
 

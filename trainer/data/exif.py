@@ -37,7 +37,7 @@ def read_exif(path: Path) -> dict[str, Any]:
     except Exception:  # Pillow raises nearly every type on broken files; a picture is worth indexing without it
         return {}
     both = None not in (latitude, longitude)
-    found = {"taken": taken, "camera": camera}
+    found: dict[str, Any] = {"taken": taken, "camera": camera}
     found |= {"latitude": latitude, "longitude": longitude} if both else {}
     return {key: value for key, value in found.items() if value is not None}
 
