@@ -24,7 +24,7 @@ LOADING_OPTIONS = frozenset({
     "trust_remote_code", "use_safetensors", "variant", "weights_only",
 })  # fmt: skip
 # Options of `PreTrainedModel.from_pretrained` that pipelines give to the configuration as well.
-_OF_MODELS = frozenset({"device_map", "dtype", "low_cpu_mem_usage", "max_memory", "offload_folder"})
+OF_MODELS = frozenset({"device_map", "dtype", "low_cpu_mem_usage", "max_memory", "offload_folder"})
 
 
 @strict
@@ -235,7 +235,7 @@ class TGDTConfig(PreTrainedConfig):
             TypeError: For a name that is not a field.
         """
         if not kwargs.get("return_unused_kwargs"):
-            refuse_unknown(kwargs, cls.option_names() | LOADING_OPTIONS | _OF_MODELS, cls.__name__)
+            refuse_unknown(kwargs, cls.option_names() | LOADING_OPTIONS | OF_MODELS, cls.__name__)
         return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BatchFea
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
-from .configuration_tgdt import LOADING_OPTIONS, refuse_unknown
+from .configuration_tgdt import LOADING_OPTIONS, OF_MODELS, refuse_unknown
 from .image_processing_pil_tgdt import IMAGE_OPTIONS, TGDTImageInputMixin, plain_pictures
 from .image_processing_tgdt import TGDTImageProcessor
 from .tokenizing_tgdt import group_words, tokenize
@@ -23,7 +23,8 @@ _MOST_WORKERS = 1024
 _FIXED_LENGTH = ("siglip", "siglip2")
 _FIELDS = ("max_caption_length", "caption_padding", "attends_padding")
 # Options of `from_pretrained` that are of no part.
-_OF_LOADING = LOADING_OPTIONS | {"backend", "config", "use_fast"}
+# Pipelines give those of the model to the processor as well; whole parts replace those that were saved.
+_OF_LOADING = LOADING_OPTIONS | OF_MODELS | {"backend", "config", "image_processor", "tokenizer", "use_fast"}
 
 
 class TGDTProcessor(ProcessorMixin):

@@ -83,7 +83,7 @@ DOORS = ("modeling_tgdt.index_tgdt", "modeling_tgdt.retrieval_tgdt", "modeling_t
 # What transformers copies to the Hub. A file more is a file more in every repository of a user.
 MODEL = {"modeling", "configuration", "backbones", "dual_encoders", "heads", "loss", "objectives", "similarity"}
 MODEL |= {"triton_similarity"}
-PROCESSOR = {"processing", "image_processing", "image_processing_pil", "image_loading", "tokenizing"}
+PROCESSOR = {"processing", "image_processing", "image_processing_pil", "image_loading", "tokenizing", "configuration"}
 PIPELINE = {"pipeline", "encoding"}  # beside those of model and processor
 
 

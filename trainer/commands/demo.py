@@ -42,9 +42,9 @@ def _serve(output: str, port: int) -> int:
     except ImportError as error:
         raise ImportError("The demo page needs gradio: pip install 'tgdt[demo]'.") from error
     from modeling_tgdt import TGDTRetriever
-    from trainer.commands.page import launch
     from trainer.recipe import load_recipe
     from trainer.run import load_split
+    from trainer.serving.page import launch
 
     recipe = load_recipe("scenes")
     scenes = load_split(recipe, recipe.eval_split, None, None, None)

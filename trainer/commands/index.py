@@ -132,7 +132,7 @@ def _add(
         _print_report(f"{report.added} added, {len(report.skipped)} skipped{known}", report, retriever.index, args)
         if not len(retriever.index):
             raise ValueError(
-                f"nothing was indexed: found no {'text' if args.texts else 'picture'} in {args.source!r}."
+                f"nothing was indexed: found no readable {'text' if args.texts else 'picture'} in {args.source!r}."
             )
     return report
 

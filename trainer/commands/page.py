@@ -3,7 +3,6 @@
 
 import argparse
 from itertools import islice
-from typing import Any
 
 from trainer.commands.common import add_gallery_arguments, load_retriever, pictures_folder
 
@@ -22,6 +21,7 @@ def run(args: argparse.Namespace) -> int:
         from hub_cards.space.app import build
     except ImportError as error:
         raise ImportError("The page needs gradio: pip install 'tgdt[demo]'.") from error
+    from trainer.serving.page import launch
 
     retriever = load_retriever(args)
     folder = pictures_folder(args) if retriever.index.kind == "image" else None
@@ -30,19 +30,3 @@ def run(args: argparse.Namespace) -> int:
     page = build(retriever, folder, examples=args.example)
     launch(page, server_port=args.port, quiet=args.quiet)
     return 0
-
-
-def launch(page: Any, **options: Any) -> None:
-    """Open a page on this machine only, under its names only: a page of the web could read along otherwise.
-
-    Args:
-        page: `gradio.Blocks`.
-        **options: Of its `launch`, such as `server_port`.
-    """
-    from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-
-    from hub_cards.space.app import MAX_BYTES
-
-    trusted = Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1"], www_redirect=False)
-    page.launch(server_name="127.0.0.1", max_file_size=MAX_BYTES, app_kwargs={"middleware": [trusted]}, **options)

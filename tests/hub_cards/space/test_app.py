@@ -117,9 +117,9 @@ def test_uploads_are_searched_in_a_gallery_of_their_own(collection: Collection) 
         ("..\\x.png", encoded(1), "not accepted"),
         (".hidden.png", encoded(1), "not accepted"),
         ("/etc/x.png", encoded(1), "not accepted"),
-        ("notes.txt", b"words", "no picture by its name"),
-        ("broken.png", b"\x89PNG\r\n\x1a\n nothing", "no readable picture"),
-        ("page.jpg", b"<script>alert(1)</script>", "no readable picture"),
+        ("notes.txt", b"words", "not a picture by its name"),
+        ("broken.png", b"\x89PNG\r\n\x1a\n nothing", "not a readable picture"),
+        ("page.jpg", b"<script>alert(1)</script>", "not a readable picture"),
         ("empty.png", b"", "0 bytes"),
         ("bomb.png", png_bomb(10_000), "10000 x 10000 pixels"),
         ("large.png", bytes(17 << 20), "larger than the 16 MiB"),
@@ -265,7 +265,7 @@ def test_uploads_in_a_browser(browser: Any, page: str, width: int, height: int, 
     visit.screenshot("uploads")
     shown = visit.tab.locator("body").inner_text()
     assert "2 pictures of yours" in shown and shown.count("Refused") == 4
-    assert "10000 x 10000 pixels" in shown and "no readable picture" in shown
+    assert "10000 x 10000 pixels" in shown and "not a readable picture" in shown
     visit.tab.get_by_label("Words").fill(WORDS)
     visit.search("The best 2 of 2")
     visit.click_the_best()

@@ -57,7 +57,7 @@ def test_two_commands_search_a_folder(folder, capsys):
     assert "found no folder; pass --pictures DIR" in capsys.readouterr().err
     (folder / "empty").mkdir()
     assert main(["index", str(folder / "empty"), "--model", str(folder / "clip"), "--out", gallery + "-none"]) == 2
-    assert "nothing was indexed: found no picture in" in capsys.readouterr().err
+    assert "nothing was indexed: found no readable picture in" in capsys.readouterr().err
 
 
 def test_fine_tuning_starts_at_the_dual_encoder(folder, tuned):

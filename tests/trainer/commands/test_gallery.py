@@ -339,7 +339,9 @@ def test_a_larger_picture_is_read_where_it_is_allowed(
     random_picture(0).save(folder / "a.png")
     (folder / "notes.txt").write_text("words")
     argv = ["index", folder, "--model", root / "model", "--out", tmp_path / "g", "--on-error", "skip"]
-    printed = lines(capsys, *argv)
+    capsys.readouterr()
+    assert main(["--quiet", *map(str, argv)]) == 2  # nothing was indexed
+    printed = capsys.readouterr().out.splitlines()
     assert "set PIL.Image.MAX_IMAGE_PIXELS" in printed[0] and printed[1] == "left out, no pictures: 1 .txt"
     assert lines(capsys, *argv, "--max-pixels", "1000")[-1].startswith("1 added, 0 skipped")
 

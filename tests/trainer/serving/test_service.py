@@ -189,7 +189,7 @@ class SlowRetriever:
 
 def test_a_full_queue_answers_429_and_waiting_queries_form_one_batch(retriever: TGDTRetriever) -> None:
     slow = SlowRetriever(retriever)
-    with serving(slow, max_in_flight=6) as address, ThreadPoolExecutor(16) as clients:
+    with serving(slow, max_in_flight=6, max_per_client=6) as address, ThreadPoolExecutor(16) as clients:
         params = {"text": CAPTIONS[0], "top_k": 3}
         answers = [clients.submit(httpx.get, f"{address}/search", params=params, timeout=30) for _ in range(16)]
         while sum(answer.done() for answer in answers) < 10:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from trainer.commands.page import launch
+from trainer.serving.page import launch
 
 pytest.importorskip("gradio", reason="the page needs gradio (extra `demo`)")
 pytest.importorskip("httpx")
