@@ -253,7 +253,7 @@ def test_ablations_train_and_evaluate_in_their_modes(weights, terms, mode, tmp_p
         (["train", "--recipe", "flickr8k", "--output", "x", "--set", "model.x=1"], "Unknown key 'x' in model"),
         (["train", "--recipe", "flickr8k", "--output", "x", "--set", "training.hub_token=hf_x"], "hf auth login"),
         (["train", "--recipe", "flickr8k", "--output", "x", "--model", "m", "--text-model", "t"], "its own backbones"),
-        (["evaluate", "--model", "/nowhere/at/all", "--dataset", "x"], "error"),
+        (["evaluate", "--model", "/nowhere/at/all", "--dataset", "/nowhere.jsonl"], "no file or folder"),
         (["convert", "/nowhere.pth.tar", "out"], "No checkpoint at"),
     ],
 )
