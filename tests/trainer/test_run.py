@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import DatasetDict
 from PIL import Image
 from transformers import BertConfig, BertModel, CLIPImageProcessor, ResNetConfig, ResNetModel
 
@@ -15,6 +16,7 @@ from hub_cards.tables import results_table
 from modeling_tgdt import TGDTModel, TGDTProcessor, TGDTRetriever
 from modeling_tgdt.retriever.hubness import HubnessOptions
 from trainer.cli import VERBS, main
+from trainer.datasets import load_captions
 from trainer.recipe import Recipe, load_recipe
 from trainer.report import plot_curves, write_json
 from trainer.run import build, load_pretrained, load_splits
@@ -175,6 +177,13 @@ def test_a_folder_of_ones_own_is_trained_without_a_recipe(own_photos, tmp_path, 
     assert not (output / "token_cache").exists() and (output / "checkpoints").is_dir()
     assert "Flickr8k" not in (output / "README.md").read_text()
     assert (run["photos"], run["recipe"]["calibrate"]) == ({"train": 20, "calibration": 2, "evaluation": 2}, True)
+
+
+def test_splits_in_memory_are_taken(own_photos):
+    train = load_captions(own_photos)
+    splits = DatasetDict(train=train, validation=train.select(range(3)))
+    found, evaluation, evaluated = load_splits(Recipe(), splits, None, None)
+    assert (len(found), len(evaluation), evaluated) == (len(train), 3, "validation")
 
 
 def test_a_recipe_says_how_large_pictures_are(tmp_path):

@@ -8,12 +8,17 @@ from pathlib import Path
 import evaluate
 import numpy as np
 import pytest
+from huggingface_hub import metadata_load
 
 from hub_cards.metric.image_text_recall import image_text_recall
 
 FOLDER = Path(image_text_recall.__file__).parent
 
 SCORES = [[0.9, 0.8, 0.1, 0.2], [0.3, 0.1, 0.7, 0.6]]
+
+
+def test_the_hub_takes_the_card_of_a_space() -> None:
+    assert metadata_load(FOLDER / "README.md")["sdk"] in ("docker", "gradio", "static", "streamlit")  # the Hub's list
 
 
 def test_scores_in_batches_equal_scores_at_once() -> None:
