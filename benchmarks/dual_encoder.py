@@ -28,13 +28,16 @@ from transformers import (
     VisionTextDualEncoderProcessor,
     set_seed,
 )
+from transformers.models.vision_text_dual_encoder.modeling_vision_text_dual_encoder import image_text_contrastive_loss
 
+from hub_cards.metric.image_text_recall.image_text_recall import relevant_positions, retrieval_summary
 from modeling_tgdt import TGDTModel, TGDTProcessor
 from trainer import evaluate_retrieval, load_captions
 from trainer.recipe import load_recipe
 from trainer.run import run_recipe
+from trainer.scoring.embeddings import RetrievalEmbeddings
 from trainer.scoring.encoding import EncodeOptions
-from trainer.scoring.metrics import relevant_positions, retrieval_summary
+from trainer.scoring.positions import relevant_rows
 from trainer.training.interpolation import interpolate_models
 from trainer.training.token_cache import cache_tokens
 
@@ -72,7 +75,7 @@ def train_source(
     heads = [*model.visual_projection.parameters(), *model.text_projection.parameters(), model.logit_scale]
     optimizer = torch.optim.AdamW([towers, {"params": heads, "lr": 1e-3}], weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [5e-5, 1e-3], total_steps=steps)
-    captions, target = photos["captions"], torch.arange(BATCH)
+    captions = photos["captions"]
     model.train()
     model.vision_model.eval()
     for _ in range(steps):
@@ -81,9 +84,7 @@ def train_source(
         words = tokenizer(picked, padding=True, return_tensors="pt")
         text = normalize(model.text_projection(model.text_model(**words).pooler_output), dim=-1)
         logits = model.logit_scale.exp() * text @ normalize(model.visual_projection(pooled[rows]), dim=-1).T
-        loss = (
-            torch.nn.functional.cross_entropy(logits, target) + torch.nn.functional.cross_entropy(logits.T, target)
-        ) / 2
+        loss = image_text_contrastive_loss(logits)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*model.text_model.parameters(), *heads], 2.0)
@@ -105,13 +106,11 @@ def source_rsum(model: VisionTextDualEncoderModel, processor: Any, photos: Any) 
     for start in range(0, len(captions), 64):
         words = processor.tokenizer(captions[start : start + 64], padding=True, return_tensors="pt")
         texts.append(model.text_projection(model.text_model(**words).pooler_output))
-    scores = (normalize(torch.cat(images), dim=-1) @ normalize(torch.cat(texts), dim=-1).T).numpy()
-    own = [(owner == number).nonzero()[:, 0].tolist() for number in range(len(photos))]
-    longest = max(map(len, own))
-    relevant = torch.tensor([row + [-1] * (longest - len(row)) for row in own]).numpy()
+    embeddings = RetrievalEmbeddings(normalize(torch.cat(images), dim=-1), normalize(torch.cat(texts), dim=-1), owner)
+    scores = (embeddings.image_embeds @ embeddings.text_embeds.T).numpy()
     return retrieval_summary({
-        "i2t": relevant_positions(scores, relevant),
-        "t2i": relevant_positions(scores.T, owner[:, None].numpy()),
+        "i2t": relevant_positions(scores, relevant_rows(embeddings, "i2t")),
+        "t2i": relevant_positions(scores.T, relevant_rows(embeddings, "t2i")),
     })["rsum"]  # fmt: skip
 
 
