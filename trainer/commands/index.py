@@ -194,9 +194,10 @@ def _metadata(args: argparse.Namespace, texts: list[tuple[str, str]]) -> RowOf:
     from trainer.data.exif import read_exif
     from trainer.data.index_metadata import read_metadata
 
-    names = [name for name, _ in (texts if args.texts else list_pictures(args.source))]
-    rows = read_metadata(Path(args.metadata), names) if args.metadata is not None else [{} for _ in names]
-    named = dict(zip(names, rows, strict=True))
+    named: dict[str, dict[str, Any]] = {}
+    if args.metadata is not None:
+        names = [name for name, _ in (texts if args.texts else list_pictures(args.source))]
+        named = dict(zip(names, read_metadata(Path(args.metadata), names), strict=True))
 
     def row_of(name: str) -> dict[str, Any]:
         return {**(read_exif(Path(args.source, name)) if args.exif else {}), **named.get(name, {})}
