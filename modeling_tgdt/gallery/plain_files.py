@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -67,6 +69,17 @@ def write_fresh(root: Path, name: str) -> IO[bytes]:
     """Make a file anew for writing; whatever had its name, a link among others, is removed and not written to."""
     (root / name).unlink(missing_ok=True)
     return os.fdopen(open_inside(root, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file durably beside another, which it replaces when the block ends, and not at all when it fails."""
+    temporary = path.with_suffix(".tmp")
+    with write_fresh(path.parent, temporary.name) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def map_inside(root: Path, name: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:

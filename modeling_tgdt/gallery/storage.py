@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .plain_files import open_inside, read_inside, write_fresh
+from .plain_files import open_inside, read_inside, replacing
 
 try:
     import fcntl
@@ -92,12 +92,8 @@ def file_crc(root: Path, name: str, length: int) -> int | None:
 def replace_json(path: Path, content: dict[str, Any]) -> None:
     """Replace a JSON file atomically and durably; it carries a checksum of its own content."""
     body = {**content, "checksum": _checksum(content)}
-    temporary = path.with_suffix(".tmp")
-    with write_fresh(path.parent, temporary.name) as file:
+    with replacing(path) as file:
         file.write(json.dumps(body, indent=1).encode())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
     sync_directory(path.parent)
 
 

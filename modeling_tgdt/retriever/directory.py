@@ -21,7 +21,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, Mo
 
 from ..configuration_tgdt import LOADING_OPTIONS
 from ..gallery.manifest import INDEX_FOLDER, MANIFEST, QDRANT_FOLDERS, Manifest
-from ..gallery.plain_files import read_inside, tree_inside, write_fresh
+from ..gallery.plain_files import read_inside, replacing, tree_inside
 from ..index_tgdt import TGDTIndex
 from .adapters import ADAPTER_CONFIG
 from .card import add_tags
@@ -98,9 +98,8 @@ def write_reference(folder: Path, model: str, revision: str | None = None, pictu
     paths = {
         key: os.path.relpath(path, folder) if path and os.path.exists(path) else path for key, path in local.items()
     }
-    with write_fresh(folder, f"{REFERENCE}.tmp") as file:
+    with replacing(folder / REFERENCE) as file:
         file.write(json.dumps({**paths, "revision": revision}, indent=1).encode())
-    os.replace(folder / f"{REFERENCE}.tmp", folder / REFERENCE)
 
 
 def find_model(folder: Path, reference: dict[str, Any], **options: Any) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..gallery.plain_files import read_inside, write_fresh
+from ..gallery.plain_files import read_inside, replacing
 from ..gallery.processes import process_group
 from ..image_loading_tgdt import read_regular_file
 from ..index_tgdt import TGDTIndex
@@ -199,11 +199,8 @@ def write_record(path: Path, contents: Mapping[str, Content]) -> None:
     contents = {name: own for name, own in contents.items() if _is_unicode(name)}
     columns = [list(contents), *zip(*((own.size, own.time, own.digest) for own in contents.values()), strict=True)]
     table = pa.table(columns, schema=_SCHEMA) if contents else _SCHEMA.empty_table()
-    with write_fresh(path.parent, f"{path.name}.tmp") as file:
+    with replacing(path) as file:
         pq.write_table(table, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(path.parent / f"{path.name}.tmp", path)
 
 
 def _is_unicode(name: str) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..gallery.plain_files import read_inside, write_fresh
+from ..gallery.plain_files import read_inside, replacing
 
 THRESHOLD_FILE = "threshold.json"
 _RIDGE, _STEPS = 1e-2, 50
@@ -61,12 +61,8 @@ class ScoreThreshold:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write it beside a gallery."""
-        path = Path(folder, THRESHOLD_FILE)
-        with write_fresh(path.parent, f"{path.name}.tmp") as file:
+        with replacing(Path(folder, THRESHOLD_FILE)) as file:
             file.write(json.dumps(asdict(self), indent=1).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(path.parent / f"{path.name}.tmp", path)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> ScoreThreshold:
