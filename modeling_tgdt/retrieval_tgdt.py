@@ -126,14 +126,16 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
             "hubness": self.hubness is not None,
         }
         settings |= {"kind": kind, **options}
-        try:
-            self.index = temporary_index(settings) if path is None else TGDTIndex.create(Path(path), **settings)
-        except (FileExistsError, GalleryBusyError):
-            if not exist_ok or path is None:
-                raise
-            while not self._open_index(Path(path), options.get("engine_options")):  # another process is making it
-                time.sleep(0.05)
-        return self._searchable()
+        while True:
+            try:
+                self.index = temporary_index(settings) if path is None else TGDTIndex.create(Path(path), **settings)
+                return self.index
+            except (FileExistsError, GalleryBusyError):  # another process is making it, or has just made it
+                if not exist_ok or path is None:
+                    raise
+                if self._open_index(Path(path), options.get("engine_options")):
+                    return self._searchable()
+                time.sleep(0.05)  # should the other one die, this one makes it
 
     def _open_index(self, path: Path, engine_options: Mapping[str, Any] | None) -> bool:
         """Use the gallery that is there; return whether there is one."""

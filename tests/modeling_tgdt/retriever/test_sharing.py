@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from modeling_tgdt import TGDTIndex, retrieval_tgdt
+from modeling_tgdt.gallery.storage import GalleryBusyError
 from modeling_tgdt.retrieval_tgdt import TGDTRetriever
 from modeling_tgdt.retriever import syncing
 from tests.process_threads import ThreadGroup, in_processes
@@ -30,6 +31,21 @@ def launch(monkeypatch: pytest.MonkeyPatch) -> Any:
         return in_processes(2, process)
 
     return run
+
+
+def test_a_gallery_is_made_when_the_process_that_was_making_it_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, tried = TGDTIndex.create, []
+
+    def busy_once(path: Path, **settings: Any) -> TGDTIndex:
+        tried.append(path)
+        if len(tried) == 1:
+            raise GalleryBusyError("another process is at work, and dies")
+        return create(path, **settings)
+
+    monkeypatch.setattr(TGDTIndex, "create", busy_once)
+    assert len(tiny_retriever().create_index(tmp_path / "g", exist_ok=True)) == 0 and len(tried) == 2
 
 
 def opened(path: Path) -> TGDTRetriever:
