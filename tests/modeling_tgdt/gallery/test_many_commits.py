@@ -61,7 +61,7 @@ def test_a_large_segment_is_closed_and_not_written_anew(tmp_path: Path, monkeypa
         assert (index.path / name).exists() and len(list(index)) == 12 and index.verify() == []
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no list of open files")
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="reads /proc, which Linux alone has")
 def test_segments_hold_no_descriptors_and_give_their_memory_back(tmp_path: Path) -> None:
     def mapped() -> int:
         return sum(str(tmp_path) in line for line in Path("/proc/self/maps").read_text().splitlines())

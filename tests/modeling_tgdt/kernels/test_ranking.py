@@ -13,7 +13,10 @@ SIZES = (0, 1, 700, 0, 40, 0)
 OFFSETS = ranking.offsets_of(np.array(SIZES))
 
 
-@pytest.fixture(params=["numpy", pytest.param("kernel", marks=pytest.mark.skipif(kernel is None, reason="no kernel"))])
+needs_kernel = pytest.mark.skipif(kernel is None, reason="the kernel was not built: there was no C++ compiler")
+
+
+@pytest.fixture(params=["numpy", pytest.param("kernel", marks=needs_kernel)])
 def scores(request: pytest.FixtureRequest, without_kernel: Callable[[], None]) -> np.ndarray:
     """Scores of few values, in the order of nothing."""
     if request.param == "numpy":
