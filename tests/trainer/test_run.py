@@ -37,7 +37,7 @@ TINY = [
 @pytest.fixture(scope="module", autouse=True)
 def few_scenes():
     original = DRAWN["scenes"]
-    DRAWN["scenes"] = {"train": (24, 0), "validation": (12, 1)}
+    DRAWN["scenes"] = {"train": (24, 0, 1), "validation": (12, 1, 1)}
     yield
     DRAWN["scenes"] = original
 

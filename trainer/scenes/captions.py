@@ -41,7 +41,7 @@ def write_captions(
         count: Number of captions, at most 16.
         random: Source of the choices.
         with_sizes: Name the sizes in every caption, not only now and then.
-        with_others: Name one or two of the other things in every caption, not all or none.
+        with_others: Name all other things in every caption, in random order, not all or none.
 
     Raises:
         ValueError: When more captions are asked for than are surely different.
@@ -61,7 +61,7 @@ def _caption(scene: Scene, random: Random, with_sizes: bool, with_others: bool) 
     sized = with_sizes or random.random() < 0.5
     others: Sequence[Thing] = scene.things[2:]
     if with_others:
-        others = random.sample(others, random.randint(1, min(2, len(others))))
+        others = random.sample(others, len(others))
     elif random.random() >= 0.5:
         others = ()
     text = random.choice(TEMPLATES).format(

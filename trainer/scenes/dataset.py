@@ -8,8 +8,9 @@ from datasets import Dataset, Features, Image, List, Value
 
 from .captions import write_captions
 from .drawing import draw_scene
-from .layout import CHANGES, SWAPS, Scene, change_scene, sample_crowded_scene, sample_scene
+from .layout import SWAPS, Scene, change_scene, crowded_look_alikes, sample_crowded_scene, sample_scene
 
+MOST_CROWDED = 19  # changes of a crowded scene: one of each kind, then further orders of its colours
 MAX_IMAGES = 6000  # half of the scenes that captions can tell apart
 
 FEATURES = Features(
@@ -36,17 +37,19 @@ def make_scenes(
     """Draw captioned scenes; the same arguments give the same data set everywhere.
 
     Each base scene is followed by its distractors, in which the colours, the places or the sizes of the two main
-    things are swapped, and in crowded scenes also the colour or the shape of one is replaced. All captions of a group
-    tell the detail that its scenes differ in, so that a caption is true of one image only.
+    things are swapped; in crowded scenes the colours of all things change places, or the colour or the shape of one is
+    replaced. All captions of a group tell the detail that its scenes differ in, so that a caption is true of one image
+    only.
 
     Args:
         num_images: Images in total, base scenes and distractors.
         seed: Seed of everything.
         image_size: Side of the square images, in pixels.
         captions_per_image: Captions of each image, or the smallest and largest number.
-        distractors: Distractors per base scene, 0 to 3; in crowded scenes up to 5.
-        crowded: Draw three to five things that share colours and shapes, and name three or four of them in every
-            caption, instead of two or three things that share none: colours and shapes tell only in their combination.
+        distractors: Distractors per base scene, 0 to 3; in crowded scenes up to 19, fewer where the colours have
+            fewer orders.
+        crowded: Draw three to five things that share colours and shapes, and name all of them in every caption,
+            instead of two or three things that share none: colours and shapes tell only in their combination.
 
     Returns:
         Data set with `image`, `captions` (list), `image_id`, `regions` (list of `box`, x1, y1, x2, y2 in pixels, and
@@ -61,26 +64,31 @@ def make_scenes(
         >>> scenes[0]["group_id"] == scenes[1]["group_id"], scenes[0]["image"].size
         (True, (96, 96))
     """
-    kinds, sample = (CHANGES, sample_crowded_scene) if crowded else (SWAPS, sample_scene)
-    _check(num_images, image_size, distractors, len(kinds))
+    _check(num_images, image_size, distractors, MOST_CROWDED if crowded else len(SWAPS))
     span = (captions_per_image, captions_per_image) if isinstance(captions_per_image, int) else captions_per_image
     random = Random(seed)
     rows: list[dict[str, Any]] = []
     told: set[tuple[object, ...]] = set()
     while len(rows) < num_images:
-        changes = ["", *random.sample(kinds, distractors)]
-        base = sample(random)
-        group = [change_scene(base, change) if change else base for change in changes]
-        signatures = {scene.signature for scene in group}
+        base = sample_crowded_scene(random) if crowded else sample_scene(random)
+        group = [("", base), *_look_alikes(base, distractors, random, crowded)]
+        signatures = {scene.signature for _, scene in group}
         if told & signatures:
             continue
         told |= signatures
         group_id = f"scene-{len(rows):05d}"
-        for scene, change in zip(group, changes, strict=True):
-            wording = {"with_sizes": "sizes" in changes, "with_others": crowded}
+        with_sizes = any(change == "sizes" for change, _ in group)
+        for change, scene in group:
+            wording = {"with_sizes": with_sizes, "with_others": crowded}
             captions = write_captions(scene, random.randint(*span), random, **wording)
             rows.append(_row(scene, f"scene-{len(rows):05d}", group_id, change, captions, image_size))
     return Dataset.from_list(rows[:num_images], features=FEATURES)
+
+
+def _look_alikes(base: Scene, count: int, random: Random, crowded: bool) -> list[tuple[str, Scene]]:
+    if crowded:
+        return crowded_look_alikes(base, count, random)
+    return [(change, change_scene(base, change)) for change in random.sample(SWAPS, count)]
 
 
 def _row(

@@ -1,7 +1,9 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """What a drawn scene holds: a place, two related things, perhaps others; and the scenes that differ in one detail."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice, permutations
 from math import dist
 from random import Random
 
@@ -78,7 +80,7 @@ def sample_crowded_scene(random: Random) -> Scene:
     The first two differ in colour, shape and size. No other has the colour of one and the shape of the other, so that
     a scene with swapped colours holds no thing that a caption of this one names by colour and shape.
     """
-    colours, shapes = random.sample(COLOURS, 3), random.sample(SHAPES, 3)
+    colours, shapes = random.sample(COLOURS, 4), random.sample(SHAPES, 4)
     pair = list(zip(colours[:2], shapes[:2], random.sample(tuple(RADIUS), 2), strict=True))
     others = [(colour, shape, "small") for colour in colours for shape in shapes if (colour, shape) not in
               [(a, b) for a in colours[:2] for b in shapes[:2]]]  # fmt: skip
@@ -111,6 +113,38 @@ def change_scene(scene: Scene, change: str) -> Scene:
     else:
         raise ValueError(f"Expected a change among {CHANGES}, found {change!r}.")
     return replace(scene, things=(*pair, *scene.things[2:]))
+
+
+def crowded_look_alikes(scene: Scene, count: int, random: Random) -> list[tuple[str, Scene]]:
+    """Return up to `count` scenes that differ from a crowded one in one detail, each with the name of its change.
+
+    Every kind of change comes once, in random order, `"colours"` as a new order of the colours of all things; then
+    further orders of them. No two scenes hold the same things, but for the changes of relation and sizes.
+    """
+    orders = _recoloured(scene, random)
+    looks: list[tuple[str, Scene]] = []
+    for change in random.sample(CHANGES, len(CHANGES)):
+        if change != "colours":
+            looks.append((change, change_scene(scene, change)))
+        elif (other := next(orders, None)) is not None:
+            looks.append((change, other))
+    return [*looks, *(("colours", other) for other in islice(orders, max(0, count - len(looks))))][:count]
+
+
+def _recoloured(scene: Scene, random: Random) -> Iterator[Scene]:
+    colours = list(permutations(thing.colour for thing in scene.things))
+    random.shuffle(colours)
+    told = {_kinds(scene)}
+    for order in colours:
+        things = tuple(replace(thing, colour=colour) for thing, colour in zip(scene.things, order, strict=True))
+        other = replace(scene, things=things)
+        if len(_kinds(other)) == len(things) and _kinds(other) not in told:  # no two things alike: words tell each
+            told.add(_kinds(other))
+            yield other
+
+
+def _kinds(scene: Scene) -> frozenset[tuple[str, str]]:
+    return frozenset((thing.colour, thing.shape) for thing in scene.things)
 
 
 def _new(values: tuple[str, ...], taken: set[str], scene: Scene) -> str:

@@ -5,10 +5,10 @@ from typing import Any
 
 from .dataset import make_scenes
 
-# Scenes and seed of each split.
-DRAWN: dict[str, dict[str, tuple[int, int]]] = {
-    "scenes": {"train": (3000, 0), "validation": (300, 1)},
-    "scenes_hard": {"train": (6000, 0), "validation": (1000, 1)},
+# Scenes, seed and distractors of each split.
+DRAWN: dict[str, dict[str, tuple[int, int, int]]] = {
+    "scenes": {"train": (3000, 0, 1), "validation": (300, 1, 1)},
+    "scenes_hard": {"train": (6000, 0, 1), "validation": (1000, 1, 19)},
 }
 _SMALLEST = 96  # pixels: below, small shapes look alike
 
@@ -21,8 +21,8 @@ def draw_split(name: str, split: str, image_size: int | None = None) -> Any:
         split: `"train"` or `"validation"`.
         image_size: Side of the pictures in pixels, at least 96.
     """
-    count, seed = DRAWN[name][split]
+    count, seed, distractors = DRAWN[name][split]
     side = max(_SMALLEST, image_size or 0)
     if name == "scenes_hard":
-        return make_scenes(count, seed, image_size=side, captions_per_image=2, crowded=True)
-    return make_scenes(count, seed, image_size=side)
+        return make_scenes(count, seed, image_size=side, captions_per_image=2, distractors=distractors, crowded=True)
+    return make_scenes(count, seed, image_size=side, distractors=distractors)

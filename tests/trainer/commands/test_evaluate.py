@@ -102,7 +102,7 @@ def test_broken_pictures_stop_or_are_listed(folder, tmp_path, capsys):
 
 
 def test_scenes_are_drawn_and_get_their_tables(folder, capsys, monkeypatch):
-    monkeypatch.setitem(DRAWN, "scenes", {"validation": (6, 1)})
+    monkeypatch.setitem(DRAWN, "scenes", {"validation": (6, 1, 1)})
     output = folder / "scenes.json"
     command = ["--quiet", "evaluate", "--model", str(folder / "model"), "--dataset", "scenes", "--modes", "global"]
     assert main([*command, "--grounding", "--output", str(output)]) == 0

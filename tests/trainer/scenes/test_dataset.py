@@ -4,6 +4,7 @@
 import itertools
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -15,7 +16,14 @@ from PIL import ImageChops
 from trainer.scenes import make_scenes
 from trainer.scenes.captions import write_captions
 from trainer.scenes.drawing import RGB
-from trainer.scenes.layout import COLOURS, SHAPES, change_scene, sample_crowded_scene, sample_scene
+from trainer.scenes.layout import (
+    COLOURS,
+    SHAPES,
+    change_scene,
+    crowded_look_alikes,
+    sample_crowded_scene,
+    sample_scene,
+)
 
 # An own reading of the language, not the writer's tables.
 WORDS = {"ball": "circle", "box": "square", "hoop": "ring", "little": "small", "big": "large"}
@@ -85,9 +93,12 @@ def test_captions_are_false_of_every_look_alike(scenes: Dataset) -> None:
 
 def test_look_alikes_differ_in_exactly_one_detail(scenes: Dataset) -> None:
     rows = {row["image_id"]: row for row in scenes}
+    crowded = max(map(len, scenes["regions"])) > 3
     for row in scenes:
         base = rows[row["group_id"]]
         assert (row["change"] == "") == (row["image_id"] == row["group_id"])
+        if crowded and row["change"] == "colours":
+            continue  # of all things: below
         assert row["regions"][2:] == base["regions"][2:]
         (ours, theirs) = ([[*region["label"].split(), *centre(region).tolist()] for region in one["regions"][:2]]
                           for one in (row, base))  # fmt: skip
@@ -134,7 +145,7 @@ def test_counts_and_columns() -> None:
         ({"num_images": 0}, "num_images in 1..6000, found 0"),
         ({"num_images": 4, "image_size": 8}, "image_size in 16..1024 pixels, found 8"),
         ({"num_images": 4, "distractors": 4}, "distractors in 0..3 per scene, found 4"),
-        ({"num_images": 4, "distractors": 6, "crowded": True}, "distractors in 0..5 per scene, found 6"),
+        ({"num_images": 4, "distractors": 20, "crowded": True}, "distractors in 0..19 per scene, found 20"),
         ({"num_images": 4, "captions_per_image": 0}, "1 to 16 captions per scene, found 0"),
     ],
 )
@@ -161,4 +172,33 @@ def test_things_of_crowded_scenes_share_colours_and_shapes() -> None:
         assert len(kinds) == len(scene.things) > min(len({part[side] for part in kinds}) for side in (0, 1)) - 1
         assert len(set(write_captions(scene, 8, random, with_others=True))) == 8
     crowded = [scene for scene in scenes if len(scene.things) == 5]
-    assert all(len({thing.colour for thing in scene.things}) <= 3 for scene in crowded)
+    assert all(len({thing.colour for thing in scene.things}) <= 4 for scene in crowded)
+
+
+def test_colours_of_crowded_scenes_change_places() -> None:
+    random = Random(2)
+    for scene in [sample_crowded_scene(random) for _ in range(40)]:
+        looks = crowded_look_alikes(scene, 19, random)
+        changes = [change for change, _ in looks]
+        assert sorted(set(changes)) == ["colour", "colours", "relation", "shape", "sizes"] and len(looks) <= 19
+        assert changes.count("colours") == len(looks) - 4
+        kinds = [frozenset((thing.colour, thing.shape) for thing in one.things) for one in (scene, *(
+            look for change, look in looks if change == "colours"))]  # fmt: skip
+        assert len(set(kinds)) == len(kinds) and all(len(kind) == len(scene.things) for kind in kinds)
+        for change, look in looks:
+            if change == "colours":
+                assert sorted(t.colour for t in look.things) == sorted(t.colour for t in scene.things)
+                without = [replace(thing, colour="") for thing in look.things]
+                assert without == [replace(thing, colour="") for thing in scene.things]
+
+
+def test_a_gallery_of_crowded_scenes_has_many_look_alikes_and_true_captions() -> None:
+    scenes = make_scenes(60, 3, image_size=32, captions_per_image=2, distractors=19, crowded=True)
+    groups = [
+        list(group) for _, group in itertools.groupby(scenes.remove_columns("image"), key=lambda r: r["group_id"])
+    ]
+    assert max(map(len, groups)) > 10
+    for group in groups:
+        for row, other in itertools.product(group, group):
+            truth = [is_true(caption, other) for caption in row["captions"]]
+            assert truth == [row is other] * 2, (row, other)
