@@ -8,6 +8,9 @@ import numpy as np
 from ..kernels.ranking import Ranked
 from .files import GalleryFiles, Snapshot
 from .scan import exact_best
+from .twins import find_twins
+
+_MANY_TIES = 1 << 10  # of a query: from here on equal embeddings are looked for, which takes a second per million rows
 
 
 class ExactEngine:
@@ -15,7 +18,14 @@ class ExactEngine:
 
     def shortlist(self, snapshot: Snapshot, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> Ranked:
         """See `Engine.shortlist`."""
-        return exact_best(snapshot.segments, queries, k, allowed)
+        if snapshot.twins is not None:
+            twins = snapshot.twins.among(allowed)
+            found = exact_best(snapshot.segments, queries, min(k, int(twins.leaders.sum())), twins.leaders)
+            return twins.expand(found, k)
+        found = exact_best(snapshot.segments, queries, k, allowed)
+        if np.diff(found.offsets).max() > k + _MANY_TIES:
+            snapshot.twins = find_twins(snapshot.segments, snapshot.id_ranks)
+        return found
 
     def rebuild(self, gallery: GalleryFiles) -> None:
         """Nothing is kept besides the segments."""

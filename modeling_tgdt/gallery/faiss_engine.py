@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.ranking import Ranked
+from .exact import ExactEngine
 from .files import GalleryFiles, Snapshot
 from .own_files import SIGNATURE_BYTES, is_own, signature
 from .plain_files import read_inside, write_fresh
@@ -67,13 +68,14 @@ class FaissEngine:
             raise TypeError(f"engine option factory must be a string such as 'HNSW32', found {factory!r}.")
         self.min_rows, self.factory, self.oversample = min_rows, factory, oversample
         self.ef_search, self.nprobe, self.train_rows = ef_search, nprobe, train_rows
+        self._exact = ExactEngine()
         self._loaded: tuple[str, Any] | None = None  # name of the file, and its index unless it is somebody else's
 
     def shortlist(self, snapshot: Snapshot, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> Ranked:
         """See `Engine.shortlist`; recall is approximate for rows older than the last compaction."""
         index = self._index(snapshot)
         if index is None or (allowed is not None and allowed.sum() * _SELECTIVE < len(allowed)):
-            return exact_best(snapshot.segments, queries, k, allowed)
+            return self._exact.shortlist(snapshot, queries, k, allowed)
         found = self._approximate(index, queries, min(self.oversample * k, index.ntotal), allowed)
         newer = self._newer(snapshot, index.ntotal, queries, k, allowed)
         rows = [np.concatenate([a[a >= 0], b]) for a, b in zip(found, newer, strict=True)]

@@ -33,6 +33,7 @@ from .parts import Part, new_record, read_parts
 from .plain_files import read_inside
 from .segment import RESTORE, Batch, Segment, SegmentRecord, append_to_segment, select_rows
 from .storage import WriterLock, append_bytes, clear_os_errors, file_crc, sync_directory
+from .twins import Twins
 
 try:
     import pyarrow as pa
@@ -68,6 +69,7 @@ class Snapshot:
                 raise ValueError(f"{name} in {str(root)!r} is damaged. {RESTORE}")
             self.alive[rows] = False
         self.size = int(self.alive.sum())
+        self.twins: Twins | None = None  # of an exact search that met very many equal scores
 
     @cached_property
     def row_of(self) -> dict[str, int]:
