@@ -123,7 +123,7 @@ class CMCTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator or TGDTDataCollator(_fitted(processing_class, model)),
+            data_collator=data_collator or _collator(_fitted(processing_class, model), args),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -471,6 +471,10 @@ class CMCTrainer(Trainer):
         folder = args.token_cache_dir or Path(str(args.output_dir), "token_cache")
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         return cache_tokens(model.to(args.device), processor, photos, folder, autocast_dtype=dtype)
+
+
+def _collator(processor: Any, args: CMCTrainingArguments) -> TGDTDataCollator:
+    return TGDTDataCollator(processor, word_dropout=args.word_dropout, region_dropout=args.region_dropout)
 
 
 def _fitted(processor: Any, model: Any) -> Any:

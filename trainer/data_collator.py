@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .data.token_dropout import drop_regions, drop_words
+
 Example = Mapping[str, Any]
 
 
@@ -33,6 +35,8 @@ class TGDTDataCollator:
         max_length: Longest caption in word pieces; the tokenizer's own limit by default.
         return_loss: Put into the batch as `return_loss`, or left out when None.
         return_caption_ids: Whether to add `caption_ids` (Bt,).
+        word_dropout: Probability with which a word of a caption is left out. Ids of captions are those of whole ones.
+        region_dropout: Share of the regions of an example that is left out; images are not touched.
 
     Example:
         >>> stable_id("photo-1") == stable_id("photo-1"), stable_id("photo-1") == stable_id("photo-2")
@@ -43,6 +47,8 @@ class TGDTDataCollator:
     max_length: int | None = None
     return_loss: bool | None = True
     return_caption_ids: bool = True
+    word_dropout: float = 0.0
+    region_dropout: float = 0.0
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Collate B examples.
@@ -66,7 +72,9 @@ class TGDTDataCollator:
         captions = [self._caption(example) for example in examples]
         captions += [text for example in examples for text in example.get("negative_captions") or ()]
         pictures = [*examples, *negative_images(examples)]
-        batch: dict[str, Any] = {**self.texts(captions), **self.images(pictures)}
+        texts = self.texts([drop_words(caption, self.word_dropout) for caption in captions])
+        images = self.images([drop_regions(example, self.region_dropout) for example in pictures])
+        batch: dict[str, Any] = {**texts, **images}
         batch["image_ids"] = image_id_tensor(pictures)
         if max(len(captions), len(pictures)) > len(examples):
             batch["num_pairs"] = len(examples)

@@ -34,6 +34,8 @@ class CMCTrainingArguments(TrainingArguments):
             never each other's.
         mining_epochs: Mine at the start of every `mining_epochs`-th epoch but the first, whose order is random.
         captions_per_image: `"all"`: an epoch sees every caption. `"one"`: one drawn caption of every photo.
+        word_dropout: Probability with which a word of a training caption is left out, against overfitting.
+        region_dropout: Share of the regions of a training photo that is left out; for regions, cached ones included.
         cache_vision_tokens: Whether the frozen vision backbone is run once over the photos and its tokens are kept on
             disk. Needs `freeze` to hold `"vision"`.
         token_cache_dir: Where these tokens are kept; `output_dir/token_cache` when omitted.
@@ -78,6 +80,8 @@ class CMCTrainingArguments(TrainingArguments):
         default="all",
         metadata={"help": "all: every caption in an epoch; one: one drawn per photo.", "choices": ["all", "one"]},
     )
+    word_dropout: float = field(default=0.0, metadata={"help": "Leave out each word of a caption this often."})
+    region_dropout: float = field(default=0.0, metadata={"help": "Leave out this share of a photo's regions."})
     cache_vision_tokens: bool = field(
         default=False, metadata={"help": "Run the frozen vision backbone once and train from its stored tokens."}
     )
@@ -131,6 +135,9 @@ class CMCTrainingArguments(TrainingArguments):
             raise ValueError(f"hard_negatives must be at least 0 and mining_epochs at least 1, found {found}.")
         if self.hard_negatives and not self.unique_photos_per_batch:
             raise ValueError("hard_negatives deals batches of different photos: leave unique_photos_per_batch on.")
+        if not (0 <= self.word_dropout < 1 and 0 <= self.region_dropout < 1):
+            found = f"{self.word_dropout} and {self.region_dropout}"
+            raise ValueError(f"word_dropout and region_dropout must be in [0, 1), found {found}.")
         if self.lr_step_epochs is not None and self.lr_step_epochs < 1:
             raise ValueError(f"lr_step_epochs must be at least 1, found {self.lr_step_epochs}.")
         if self.cache_vision_tokens and "vision" not in self.freeze:
