@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
+import inspect
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -115,21 +117,22 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         raise ValueError(f"No recipe {str(name_or_path)!r}: expected a YAML file or one of {', '.join(names)}.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a mapping of recipe keys, found {type(content).__name__}.")
     for override in overrides:
         _apply(content, override)
     _check_keys("recipe", content, {item.name for item in fields(Recipe)})
-    recipe = Recipe(**content)
-    for name in ("model", "training"):
-        if not isinstance(getattr(recipe, name), dict):
-            raise ValueError(f"{path}: {name} must be a mapping, found {type(getattr(recipe, name)).__name__}.")
+    recipe = Recipe(**_typed("", content, get_type_hints(Recipe)))
     _check_keys("model", recipe.model, {item.name for item in fields(TGDTConfig)})
+    recipe.model = _typed("model.", recipe.model, inspect.get_annotations(TGDTConfig, eval_str=True))
+    arguments = get_type_hints(CMCTrainingArguments)
     known = {item.name for item in fields(CMCTrainingArguments)}
     for number, stage in enumerate(recipe.stage_arguments()):
         _check_keys(f"stages[{number}]" if recipe.stages else "training", stage, known)
+    recipe.training = _typed("training.", recipe.training, arguments)
+    recipe.stages = [_typed(f"stages[{n}].", stage, arguments) for n, stage in enumerate(recipe.stages)]
     return recipe
 
 
@@ -137,11 +140,10 @@ def _apply(content: dict[str, Any], override: str) -> None:
     dotted, equals, text = override.partition("=")
     if not equals:
         raise ValueError(f"Expected key=value such as training.learning_rate=1e-4, found {override!r}.")
-    # YAML 1.1 reads the strategy "no" as false, and 1e-4 as text.
-    value = text if text in ("no", "yes", "on", "off") else yaml.safe_load(text)
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = float(value)
+    try:  # YAML 1.1 reads the strategy "no" as false
+        value = text if text in ("no", "yes", "on", "off") else yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"Expected a value of YAML in {override!r}, such as 3, text or [a, b].") from error
     *parents, last = dotted.split(".")
     for parent in parents:
         content = content.setdefault(parent, {})
@@ -154,3 +156,41 @@ def _check_keys(where: str, found: dict[str, Any], known: set[str]) -> None:
     for key in found:
         if key not in known:
             raise ValueError(f"Unknown key {key!r} in {where}.{nearest(str(key), known)}")
+
+
+def _typed(prefix: str, values: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values as their fields take them; ValueError names the first one of another type."""
+    return {key: _as(value, hints.get(key, Any), f"{prefix}{key}") for key, value in values.items()}
+
+
+def _as(value: Any, hint: Any, name: str) -> Any:
+    """Return a value of YAML as the type of a field.
+
+    YAML 1.1 reads 1e-4 as text. Whole numbers are read as such where the field counts, a word as a list of one.
+    """
+    from huggingface_hub.dataclasses import type_validator
+
+    kinds = get_args(hint) or (hint,)
+    if isinstance(value, str) and {int, float} & {*kinds} and str not in kinds:
+        value = _number(value)
+    if isinstance(value, float) and value.is_integer() and int in kinds and float not in kinds:
+        value = int(value)
+    if isinstance(value, str) and get_origin(hint) is list:
+        value = [value]
+    whole = type(value) is int and float in kinds
+    try:
+        type_validator(name, float(value) if whole else value, hint)
+        fits = not isinstance(value, float) or math.isfinite(value)
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        kind = hint.__name__ if isinstance(hint, type) else re.sub(r"\b(\w+\.)+", "", str(hint))
+        raise ValueError(f"Expected {name} to be of type {kind}, found {value!r} ({type(value).__name__}).")
+    return value
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text

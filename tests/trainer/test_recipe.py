@@ -67,6 +67,46 @@ def test_unknown_recipes_and_broken_overrides():
         load_recipe("flickr8k", ["training.learning_rate"])
     with pytest.raises(ValueError, match="which is not a mapping"):
         load_recipe("flickr8k", ["description.text=x"])
+    with pytest.raises(ValueError, match="^Expected a value of YAML in 'training.freeze=.vision', such as [^\n]*$"):
+        load_recipe("flickr8k", ["training.freeze=[vision"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.max_steps=x", r"training.max_steps to be of type int, found 'x' \(str\)"),
+        ("training.max_steps=2.5", r"training.max_steps to be of type int, found 2.5 \(float\)"),
+        ("training.max_steps=true", r"training.max_steps to be of type int, found True \(bool\)"),
+        ("training.max_steps=", r"training.max_steps to be of type int, found None \(NoneType\)"),
+        ("training.learning_rate=fast", r"training.learning_rate to be of type float, found 'fast' \(str\)"),
+        ("training.learning_rate=.nan", r"training.learning_rate to be of type float, found nan \(float\)"),
+        ("training.bf16=maybe", r"training.bf16 to be of type bool, found 'maybe' \(str\)"),
+        ("training.freeze=3", r"training.freeze to be of type list\[str\], found 3 \(int\)"),
+        ("training.lr_scheduler_type=3", r"to be of type SchedulerType \| str, found 3 \(int\)"),
+        ("training=3", r"Expected training to be of type dict\[str, Any\], found 3 \(int\)"),
+        ("model.projection_dim=x", r"model.projection_dim to be of type int, found 'x' \(str\)"),
+        ("model.objective=hing", r"to be of type Literal\['hinge', 'infonce', 'sigmoid'\], found 'hing' \(str\)"),
+        ("image_size=big", r"Expected image_size to be of type int \| None, found 'big' \(str\)"),
+        ("warm_start=2", r"Expected warm_start to be of type bool, found 2 \(int\)"),
+        ("stages=[{max_steps: x}]", r"Expected stages\[0\].max_steps to be of type int, found 'x' \(str\)"),
+    ],
+)
+def test_a_value_of_another_type_is_named(override, message):
+    with pytest.raises(ValueError, match=f"^[^\n]*{message}[^\n]*$"):
+        load_recipe("flickr8k", [override])
+
+
+def test_values_are_read_as_their_fields_take_them(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("description: 1e5 photos\ntraining: {learning_rate: 1e-4, max_steps: 4e2, freeze: vision}")
+    recipe = load_recipe(
+        path, ["training.eval_candidates=1e2", "training.weight_decay=0", "stages=[{max_steps: 2.0}]"]
+    )
+    assert recipe.training == {
+        **{"learning_rate": 1e-4, "max_steps": 400, "freeze": ["vision"], "eval_candidates": 100, "weight_decay": 0}
+    }
+    assert type(recipe.training["max_steps"]) is int and recipe.stages == [{"max_steps": 2}]
+    assert load_recipe(path, ["description=1e5"]).description == "1e5"
 
 
 @pytest.mark.parametrize("content", ["training: {hub_token: x}", "stages: [{push_to_hub_token: x}]"])
