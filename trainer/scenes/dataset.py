@@ -10,7 +10,7 @@ from .captions import write_captions
 from .drawing import draw_scene
 from .layout import SWAPS, Scene, change_scene, crowded_look_alikes, sample_crowded_scene, sample_scene
 
-MOST_CROWDED = 19  # changes of a crowded scene: one of each kind, then further orders of its colours
+MOST_CROWDED = 29  # changes of a crowded scene: one of each kind, then further orders of its colours
 MAX_IMAGES = 6000  # half of the scenes that captions can tell apart
 
 FEATURES = Features(
@@ -46,7 +46,7 @@ def make_scenes(
         seed: Seed of everything.
         image_size: Side of the square images, in pixels.
         captions_per_image: Captions of each image, or the smallest and largest number.
-        distractors: Distractors per base scene, 0 to 3; in crowded scenes up to 19, fewer where the colours have
+        distractors: Distractors per base scene, 0 to 3; in crowded scenes up to 29, fewer where the colours have
             fewer orders.
         crowded: Draw three to five things that share colours and shapes, and name all of them in every caption,
             instead of two or three things that share none: colours and shapes tell only in their combination.

@@ -8,7 +8,7 @@ from .dataset import make_scenes
 # Scenes, seed and distractors of each split.
 DRAWN: dict[str, dict[str, tuple[int, int, int]]] = {
     "scenes": {"train": (3000, 0, 1), "validation": (300, 1, 1)},
-    "scenes_hard": {"train": (6000, 0, 1), "validation": (1000, 1, 19)},
+    "scenes_hard": {"train": (6000, 0, 1), "validation": (1000, 1, 29)},
 }
 _SMALLEST = 96  # pixels: below, small shapes look alike
 
