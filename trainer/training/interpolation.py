@@ -16,7 +16,7 @@ from .head_scale import TOLERATED, needs_scale
 def interpolate_models(start: TGDTModel, tuned: TGDTModel, alpha: float) -> TGDTModel:
     """Return the model at `(1 - alpha) * start + alpha * tuned`, weight by weight.
 
-    Between the two, a model often keeps most of what tuning taught it and forgets less of what it knew. The projections
+    Between the two, a model often keeps most of what tuning taught it and forgets less of what it knew. Projections
     of an untrained dual encoder count at the scale that training gave them, which changes no embedding of it.
 
     Args:
@@ -47,7 +47,7 @@ def interpolate_models(start: TGDTModel, tuned: TGDTModel, alpha: float) -> TGDT
 
 
 def _at_scale(first: dict[str, torch.Tensor], last: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the projections of `first` by the factor that brings them nearest to those of `last`, where it is large."""
+    """Return the projections of `first` by the factor that brings them nearest to `last`, where it is large."""
     scaled: dict[str, torch.Tensor] = {}
     for side in ("visual_projection", "text_projection"):
         names = [name for name in first if name.startswith(f"{side}.")]
