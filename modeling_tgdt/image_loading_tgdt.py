@@ -17,7 +17,6 @@ from io import BytesIO
 from typing import Any, cast
 
 import numpy as np
-import torch
 from PIL import Image, ImageCms
 
 # Decoders that only decode: Pillow would start Ghostscript for EPS.
@@ -28,7 +27,7 @@ MAX_SCANS = 100  # passes over a progressive JPEG; encoders write about ten, eac
 FEW_SCANS = 16  # as many are always allowed
 MAX_SCANNED = 1 << 30  # pixels times scans: seconds, not minutes
 LARGER = "set PIL.Image.MAX_IMAGE_PIXELS (`tgdt index --max-pixels`) for larger ones that you trust"
-_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")  # in entropy-coded data: no stuffed byte, no restart
+_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")  # of a segment: no stuffed byte, no restart, no TEM
 _SIXTEEN_BIT = 257  # 65535 / 255
 _ORIENTATION_TAG, _SHORT = 0x0112, 3  # EXIF 2.3, section 4.6.4
 _TURNS = {
@@ -210,7 +209,7 @@ def rgb_picture(image: Any) -> Image.Image:
         ValueError: When it cannot become RGB.
     """
     if not isinstance(image, Image.Image):
-        return _from_array(eight_bit_array(image.cpu() if isinstance(image, torch.Tensor) else image, rescale=True))
+        return _from_array(eight_bit_array(image.cpu() if hasattr(image, "cpu") else image, rescale=True))
     try:
         image = upright_picture(image)
         if image.has_transparency_data:
@@ -323,7 +322,9 @@ def eight_bit_array(array: Any, *, rescale: bool) -> Any:
         raise ValueError(
             f"Expected a picture of shape (H, W), (H, W, C) or (C, H, W), found {tuple(array.shape)}. {_NEXT_STEP}"
         )
-    if isinstance(array, torch.Tensor):
+    if hasattr(array, "cpu"):
+        import torch  # the service's decoding processes do without
+
         if array.dtype == torch.uint8:
             return array
         values = array.detach().to("cpu")

@@ -35,6 +35,7 @@ from .scoring.encoding import EncodeOptions, encode_dataset
 from .training.checkpoints import last_complete_checkpoint
 from .training.checks import check_inputs, metric_name
 from .training.grad_cache import batch_dependent_layer, cached_loss, split_inputs
+from .training.head_scale import first_examples, match_head_scale, needs_scale
 from .training.log_table import print_tables
 from .training.mining import HardNegativeMining
 from .training.stages import TOWERS, frozen_modules, stage_loss, training_stage
@@ -162,7 +163,7 @@ class CMCTrainer(Trainer):
                 raise ValueError(f"No whole checkpoint in {self.args.output_dir}: train without resuming.")
         with ExitStack() as self._stages:
             if self.model_init is None:  # else call_model_init does it, for every trial
-                self._enter_stage(self.model)
+                self._prepare(self.model)
             try:
                 return super().train(resume_from_checkpoint, *args, **kwargs)
             finally:
@@ -173,10 +174,13 @@ class CMCTrainer(Trainer):
         """Make a model with `model_init`, as every trial of a hyper-parameter search does, and freeze its parts."""
         model = super().call_model_init(trial)
         if self._stages is not None:
-            self._enter_stage(model)
+            self._prepare(model)
         return model
 
-    def _enter_stage(self, model: nn.Module) -> None:
+    def _prepare(self, model: nn.Module) -> None:
+        if needs_scale(model):
+            with torch.random.fork_rng():
+                match_head_scale(model, self._prepare_inputs(self.data_collator(first_examples(self.train_dataset))))
         self._stages.enter_context(training_stage(model, self.args.train_stage, self.args.freeze))
         self._frozen = frozen_modules(model)
 
@@ -370,10 +374,15 @@ class CMCTrainer(Trainer):
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, Any]:
-        """Return the optimizer with one parameter group per tower and weight decay."""
+        """Return the optimizer with one parameter group per learning rate and weight decay."""
         optimizer, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
-        given = {"vision": args.vision_learning_rate, "text": args.text_learning_rate}
-        rates = {f"{TOWERS[tower]}.": rate for tower, rate in given.items() if rate is not None}
+        given = {
+            f"{TOWERS['vision']}.": args.vision_learning_rate,
+            f"{TOWERS['text']}.": args.text_learning_rate,
+            "visual_projection.": args.projection_learning_rate,
+            "text_projection.": args.projection_learning_rate,
+        }
+        rates = {part: rate for part, rate in given.items() if rate is not None}
         if model is None or not rates:
             return optimizer, kwargs
         no_trainer: Any = None  # the method reads nothing of it

@@ -23,6 +23,8 @@ class CMCTrainingArguments(TrainingArguments):
         freeze: Backbones that stay as they are: `"vision"`, `"text"`.
         vision_learning_rate: Learning rate of the vision backbone; `learning_rate` when omitted.
         text_learning_rate: Learning rate of the text backbone; `learning_rate` when omitted.
+        projection_learning_rate: Learning rate of the two projections; `learning_rate` when omitted. Projections that
+            come with a dual encoder, or that `warm_start` fitted, are pretrained as the backbones are.
         gather_across_devices: Whether the captions and images on all processes are negatives of each other.
         mini_batch_size: Pairs that are embedded at a time. The loss still sees the whole batch, with the gradient of
             the whole batch (GradCache), at the memory of a mini-batch.
@@ -59,6 +61,9 @@ class CMCTrainingArguments(TrainingArguments):
     )
     text_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the text backbone (default: learning_rate)."}
+    )
+    projection_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the two projections (default: learning_rate)."}
     )
     gather_across_devices: bool = field(
         default=True, metadata={"help": "Take negatives from all processes, with the gradient of the joined batch."}

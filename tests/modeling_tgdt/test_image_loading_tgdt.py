@@ -48,6 +48,12 @@ def test_a_large_picture_has_fewer_scans(pixels: int, most: int) -> None:
         check_scans(b"\xff\xd8" + b"\xff\xda\x00\x02" * (most + 1), "x", pixels)
 
 
+def test_a_marker_without_length_hides_no_scans() -> None:
+    """TEM (FF 01) stands alone: what follows it is no length to skip by."""
+    with pytest.raises(ValueError, match="more than 16 scans"):
+        check_scans(b"\xff\xd8\xff\x01\xff\xff" + b"\xff\xda\x00\x02" * 17, "x", 1 << 27)
+
+
 def test_only_scans_of_the_picture_count() -> None:
     """Cameras put pictures and films behind and inside a picture, in which any bytes may stand."""
     data, many = jpeg(restart_marker_blocks=1), b"\xff\xda\x00\x02" * 500

@@ -179,13 +179,14 @@ def test_frozen_parts_run_without_dropout(tmp_path):
 
 
 def test_learning_rate_per_tower(tmp_path):
-    trainer = make_trainer(tmp_path, vision_learning_rate=1e-5, text_learning_rate=2e-5, weight_decay=0.1)
+    options = {"vision_learning_rate": 1e-5, "text_learning_rate": 2e-5, "projection_learning_rate": 3e-5}
+    trainer = make_trainer(tmp_path, weight_decay=0.1, **options)
     optimizer = trainer.create_optimizer()
     rates = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
     for name, parameter in trainer.model.named_parameters():
         if parameter.requires_grad:
-            expected = 1e-5 if "vision_model" in name else 2e-5 if "text_model" in name else 1e-3
-            assert rates[id(parameter)][0] == expected, name
+            towers = {"vision_model": 1e-5, "text_model": 2e-5, "visual_projection": 3e-5, "text_projection": 3e-5}
+            assert rates[id(parameter)][0] == towers.get(name.split(".")[0], 1e-3), name
             assert parameter.ndim > 1 or rates[id(parameter)][1] == 0.0
         else:
             assert id(parameter) not in rates

@@ -21,6 +21,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from modeling_tgdt.gallery.filters import parse_filter
 from modeling_tgdt.gallery.metadata import json_value
 from trainer.serving.batching import Batcher, Searcher, SearchRequest
+from trainer.serving.decoding import Decoders
 from trainer.serving.guard import Guard, Metrics, client_of
 from trainer.serving.schema import describe
 
@@ -39,7 +40,8 @@ class ServeLimits:
             indexed one may have, `PIL.Image.MAX_IMAGE_PIXELS`.
         timeout: Seconds until an answer (504) and until an upload must be complete (408).
         header_timeout: Seconds until a request's header must be complete; the connection is closed then.
-        decoders: Threads that decode uploads; one client's uploads leave one of them to the others.
+        decoders: Processes that decode uploads; one client's uploads leave one of them to the others.
+        decode_timeout: Seconds for one picture; more get 400, and the process is ended and replaced.
     """
 
     max_batch: int = 32
@@ -50,6 +52,7 @@ class ServeLimits:
     timeout: float = 30.0
     header_timeout: float = 10.0
     decoders: int = 2
+    decode_timeout: float = 10.0
 
 
 class HitModel(BaseModel):
@@ -120,20 +123,24 @@ class Service:
     def __init__(self, retriever: Any, limits: ServeLimits) -> None:
         self.retriever, self.limits, self.metrics = retriever, limits, Metrics()
         self.batcher: Batcher | None = None
-        self._decoders: ThreadPoolExecutor | None = None
+        self._preparing: ThreadPoolExecutor | None = None
+        self._decoders: Decoders | None = None
         self._turns = WeakValueDictionary[str, asyncio.Semaphore]()  # of the clients whose uploads are decoded
         self._counter: ThreadPoolExecutor | None = None
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Answer between start and stop; what waits at the stop is still answered."""
-        self._decoders = ThreadPoolExecutor(self.limits.decoders, thread_name_prefix="tgdt-decode")
+        limits = self.limits
+        self._preparing = ThreadPoolExecutor(limits.decoders, thread_name_prefix="tgdt-decode")
+        self._decoders = Decoders(limits.decoders, limits.decode_timeout, limits.max_pixels)
         self._counter = ThreadPoolExecutor(1, thread_name_prefix="tgdt-count")
-        self.batcher = Batcher(Searcher(self.retriever), self.limits.max_batch, self.metrics.observe_batch)
+        self.batcher = Batcher(Searcher(self.retriever), limits.max_batch, self.metrics.observe_batch)
         await self.batcher.start()
         yield
         await self.batcher.stop()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._preparing.shutdown(wait=False, cancel_futures=True)
+        self._decoders.close()
         self._counter.shutdown(wait=False, cancel_futures=True)
 
     async def search(self, query: Any, options: Options) -> Results:
@@ -164,7 +171,7 @@ class Service:
             raise HTTPException(503, f"the gallery does not answer: {error}") from error
 
     async def prepare(self, upload: UploadFile, client: str) -> Any:
-        """Decode an uploaded picture in a thread, when it is the client's turn; a refusal names no path."""
+        """Decode an uploaded picture, when it is the client's turn; a refusal names no path."""
         turn = self._turns.setdefault(client, asyncio.Semaphore(max(1, self.limits.decoders - 1)))
         try:
             async with asyncio.timeout(self.limits.timeout):
@@ -178,17 +185,18 @@ class Service:
     def _decode(self, upload: UploadFile, turn: asyncio.Semaphore) -> Future[Any]:
         """Start decoding; the turn ends with the thread's work, not with the patience of who waits for it."""
         loop = asyncio.get_running_loop()
-        if self._decoders is None:
+        preparing, decoders = self._preparing, self._decoders
+        if preparing is None or decoders is None:
             raise HTTPException(503, "the service is not running")
 
         def decode() -> Any:  # large uploads wait on disk: only what is being decoded is in memory
-            return self.retriever.prepare_image(upload.file.read(), max_pixels=self.limits.max_pixels)
+            return self.retriever.prepare_image(decoders(upload.file.read()))
 
         def end_turn(done: Future[Any]) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(turn.release)
 
-        work = self._decoders.submit(decode)
+        work = preparing.submit(decode)
         work.add_done_callback(end_turn)
         return work
 

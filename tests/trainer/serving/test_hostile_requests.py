@@ -181,22 +181,22 @@ def test_a_client_has_half_of_the_places() -> None:
 
 def test_uploads_of_one_client_leave_a_decoder_to_the_others(retriever: TGDTRetriever) -> None:
     """Three uploads of a client whose first one is decoded for long; somebody else's is decoded meanwhile."""
-    gate, picture = threading.Event(), encoded(random_picture(3))
+    gate, first, second = threading.Event(), encoded(random_picture(3, (8, 8))), encoded(random_picture(3, (9, 9)))
 
     class Slow:
         index = retriever.index
 
-        def prepare_image(self, data: bytes, max_pixels: int | None) -> Any:
-            if data != picture:
+        def prepare_image(self, picture: Any) -> Any:
+            if picture.size == (8, 8):
                 gate.wait(20)
             return "prepared"
 
     async def run() -> Any:
         service = Service(Slow(), ServeLimits(timeout=20, decoders=2))
         async with service.lifespan(FastAPI()):
-            slow = [asyncio.create_task(service.prepare(UploadFile(io.BytesIO(b"x")), "a")) for _ in range(3)]
+            slow = [asyncio.create_task(service.prepare(UploadFile(io.BytesIO(first)), "a")) for _ in range(3)]
             await asyncio.sleep(0)
-            found = await service.prepare(UploadFile(io.BytesIO(picture)), "b")
+            found = await service.prepare(UploadFile(io.BytesIO(second)), "b")
             assert not any(task.done() for task in slow)
             gate.set()
             return [found, *await asyncio.gather(*slow)]
