@@ -14,10 +14,10 @@ import time
 from collections.abc import Mapping
 from functools import cache
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 # Decoders that only decode: Pillow would start Ghostscript for EPS.
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -239,13 +239,17 @@ def upright_picture(image: Image.Image) -> Image.Image:
     if image.mode == "I":
         # Pillow gives this mode both to 8-bit and to 16-bit data.
         values = np.asarray(image)
-        return Image.fromarray(_from_sixteen_bit(values) if values.max() > 255 else values.clip(0).astype(np.uint8))
+        if values.min() < 0 or values.max() > 65535:
+            found = f"{values.min()}..{values.max()}"
+            raise ValueError(f"Expected whole-number pixels in 0..65535, found {found}. Scale them to that range.")
+        return Image.fromarray(_from_sixteen_bit(values) if values.max() > 255 else values.astype(np.uint8))
     if image.mode == "F":
         return Image.fromarray(_from_floats(np.asarray(image)))
     if image.mode in ("RGBa", "La"):
         return image.convert(image.mode.upper())
-    if image.mode == "LAB":
-        raise ValueError(f"Expected a picture that converts to RGB, found mode {image.mode!r}. {_NEXT_STEP}")
+    if image.mode == "LAB":  # of TIFF; Pillow's `convert` does not know it
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return cast(Image.Image, ImageCms.profileToProfile(image, *profiles, outputMode="RGB"))
     return image
 
 
@@ -367,7 +371,7 @@ def _to_eight_bit(values: np.ndarray, rescale: bool) -> np.ndarray:
 
 
 def _from_sixteen_bit(values: np.ndarray) -> np.ndarray:
-    return np.rint(values.clip(0, 65535) / _SIXTEEN_BIT).astype(np.uint8)
+    return np.rint(values / _SIXTEEN_BIT).astype(np.uint8)
 
 
 def _from_floats(values: np.ndarray) -> np.ndarray:

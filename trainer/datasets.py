@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
+import pyarrow as pa
 
 from .data.annotations import (
     PhotoRecord,
@@ -203,8 +204,7 @@ def _load_file(path: Path, split: str | None, restval: bool, streaming: bool) ->
     if suffix in TEXT_TABLES:
         table = text_table([path], streaming=streaming)
     elif suffix in _BINARY:
-        file = str(path).replace("[", "[[]")
-        table = datasets.load_dataset(_BINARY[suffix], data_files=file, split="train", streaming=streaming)
+        table = _load_binary(path, streaming)
     else:
         raise ValueError(
             f"Cannot read captions from {path.name!r}. Expected .parquet, .jsonl, .json, .csv, .tsv, .txt or .token; "
@@ -212,6 +212,15 @@ def _load_file(path: Path, split: str | None, restval: bool, streaming: bool) ->
         )
     is_named = split is not None and is_of_split(path.stem, split)
     return _rows_of_split(table, split, path.name, is_named=is_named)
+
+
+def _load_binary(path: Path, streaming: bool) -> Any:
+    file, kind = str(path).replace("[", "[[]"), _BINARY[path.suffix.lower()]
+    try:
+        return datasets.load_dataset(kind, data_files=file, split="train", streaming=streaming)
+    except (pa.ArrowException, datasets.exceptions.DatasetsError) as error:
+        reason = error.__cause__ or error
+        raise ValueError(f"{path} is not a readable {kind} file: {reason}. Write it again.") from error
 
 
 def _rows_of_split(table: Any, split: str | None, source: str, *, is_named: bool = False) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -171,8 +172,10 @@ def _ordered(column: Any, operator: str, operand: Any) -> Any:
     kind = column.type
     if pa.types.is_integer(kind) and isinstance(operand, int | float) and not isinstance(operand, bool):
         return _between(column, operator, operand)
+    if pa.types.is_decimal(kind) and isinstance(operand, int | float) and not isinstance(operand, bool):
+        operand = Decimal(str(operand))
     bound = pa.scalar(operand)
-    if not pa.types.is_floating(kind):  # a float column is compared by value
+    if not (pa.types.is_floating(kind) or pa.types.is_decimal(kind)):  # these are compared by value
         bound = bound.cast(kind)
     return {"gt": pc.greater, "gte": pc.greater_equal, "lt": pc.less, "lte": pc.less_equal}[operator](column, bound)
 
@@ -210,6 +213,10 @@ def _as_type(value: Any, kind: Any) -> Any:
             return None  # Arrow would cut 1.5 down to 1
         low, high = _integer_range(kind)
         return int(value) if low <= value < high else None
+    if pa.types.is_decimal(kind):
+        exact = Decimal(str(value))
+        tens = exact.scaleb(kind.scale)
+        return exact if tens == tens.to_integral_value() and abs(tens) < 10**kind.precision else None
     if pa.types.is_floating(kind):
         try:
             return float(value) if float(value) == value else None

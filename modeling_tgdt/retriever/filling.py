@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count, repeat
@@ -231,14 +231,16 @@ def name_items(
     """
     if isinstance(ids, str):
         raise TypeError(f"ids must be one string per item, found the single string {ids!r}.")
+    if isinstance(ids, Set):
+        raise TypeError(f"ids must be in the order of the items, found a {type(ids).__name__}, which has none.")
     numbers = (str(n) for n in count() if resume or str(n) not in index)
     rows = repeat(None) if metadata is None else iter(_rows(metadata))
     names = None if ids is None else iter(ids)
     for own, value in values:
-        name = (own if own is not None else next(numbers)) if names is None else next(names, None)
+        name = (own if own is not None else next(numbers)) if names is None else next(names, _END)
         row = next(rows, _END)
-        if name is None or row is _END:
-            what = "ids" if name is None else "metadata"
+        if name is _END or row is _END:
+            what = "ids" if name is _END else "metadata"
             raise ValueError(f"there are more items than {what}; give one per item.")
         yield Item(name, value, row)
     for what, rest in (("ids", names or ()), ("metadata", () if metadata is None else rows)):

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from transformers import AutoImageProcessor, BitImageProcessor, CLIPImageProcessor, ConvNextImageProcessor
 
+from modeling_tgdt.image_loading_tgdt import open_image, rgb_picture
 from modeling_tgdt.image_processing_pil_tgdt import TGDTImageProcessorPil, backbone_options
 from modeling_tgdt.image_processing_tgdt import TGDTImageProcessor
 from tests.transformers_suites import common_suite
@@ -151,6 +152,20 @@ def test_sixteen_bits_are_scaled_not_clipped(processor: Any, kind: str, tmp_path
         source = tmp_path / "deep.png"
     expected = torch.from_numpy(np.rint(values / 257.0)).float()
     torch.testing.assert_close(pixels(processor, source), expected.expand(3, -1, -1))
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1, 200), (0, 65_536)])
+def test_pixels_of_more_than_sixteen_bits_are_refused(processor: Any, low: int, high: int) -> None:
+    with pytest.raises(ValueError, match=f"whole-number pixels in 0..65535, found {low}..{high}"):
+        processor(Image.fromarray(np.array([[low, high]], dtype=np.int32)), return_tensors="pt")
+
+
+def test_lab_pictures_keep_their_colours(tmp_path: Path) -> None:
+    colours = np.array([[[200, 30, 30], [60, 140, 90], [255, 255, 255]]], dtype=np.uint8)
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    ImageCms.profileToProfile(Image.fromarray(colours), *profiles, outputMode="LAB").save(tmp_path / "x.tiff")
+    found = np.asarray(rgb_picture(open_image(tmp_path / "x.tiff"))).astype(int)
+    assert np.abs(found - colours).max() <= 8  # LAB has 8 bits a channel
 
 
 def test_unit_floats_equal_eight_bits_and_stay_without_rescaling(processor: Any) -> None:

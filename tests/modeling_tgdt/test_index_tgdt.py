@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -204,13 +205,15 @@ def test_filters(tmp_path) -> None:
     [
         ({"n": 1.5}, ""), ({"n": 1.0}, "a"), ({"n": [1, 1.5, 2**70]}, "a"), ({"n": 2**63}, ""), ({"n": -(2**63)}, "c"),
         ({"n": float("nan")}, ""), ({"x": 1}, "a"), ({"x": [2**53 + 1, 3]}, "c"), ({"x": 10**400}, ""),
-        ({"n": []}, ""), ({"t": True, "n": [1, 2]}, "a"),
+        ({"n": []}, ""), ({"t": True, "n": [1, 2]}, "a"), ({"p": 2.5}, "b"), ({"p": [1.1, 2.505, 10**9]}, "a"),
+        ({"p": {"gt": 2}}, "bc"), ({"p": {"lte": 1.1}}, "a"), ({"p": {"lt": 2.505}}, "ab"), ({"p": float("nan")}, ""),
     ],
 )  # fmt: skip
 def test_numbers_match_by_value(tmp_path, where, expected) -> None:
     rng = np.random.default_rng(0)
     index = TGDTIndex.create(tmp_path / "g", dim=DIM)
-    metadata = {"n": [1, 2, -(2**63)], "x": [1.0, 2.5, 3.0], "t": [True, False, True]}
+    prices = [Decimal("1.10"), Decimal("2.50"), Decimal("9.99")]
+    metadata = {"n": [1, 2, -(2**63)], "x": [1.0, 2.5, 3.0], "t": [True, False, True], "p": prices}
     index.add(list("abc"), unit(rng, 3, DIM), unit(rng, 3, 2, DIM), metadata=metadata)
     found = index.search(unit(rng, 1, DIM), mode="global", where=where).ids[0]
     assert "".join(sorted(found)) == expected

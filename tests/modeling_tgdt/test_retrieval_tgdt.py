@@ -168,7 +168,7 @@ def test_a_stream_is_read_only_a_little_ahead() -> None:
     def stream() -> Iterator[Image.Image]:
         for number in range(100):
             taken.append(number)
-            yield random_picture(number) if number < 20 else Image.new("LAB", (4, 4))
+            yield random_picture(number) if number < 20 else Image.new("I", (4, 4), -1)
 
     with pytest.raises(ValueError, match="item '20'.*on_error='skip'"):
         made.add_images(stream(), batch_size=2, workers=2, progress=False)
@@ -271,6 +271,10 @@ def test_the_same_id_twice_in_a_call_is_refused() -> None:
         made.add_images(pictures, ids=["a"], progress=False)
     with pytest.raises(ValueError, match="more ids than items"):
         made.add_images(pictures, ids=["a", "b", "c"], progress=False)
+    with pytest.raises(ValueError, match="its id must be a string, found NoneType"):
+        made.add_images(pictures, ids=[None, "b"], progress=False)  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="in the order of the items, found a set"):
+        made.add_images(pictures, ids={"a", "b"}, progress=False)  # type: ignore[arg-type]
 
 
 def test_resume_goes_on_after_an_interruption(folder: Path, tmp_path: Path) -> None:

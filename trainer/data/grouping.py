@@ -3,12 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ast
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
+
+_WRITTEN_LIST = re.compile(r"""\s*\[\s*(["']).*["']\s*\]\s*""", re.DOTALL)
 
 
 def text_list(value: Any) -> list[str]:
     """Return captions as strings: from one string, a list, or a list of Karpathy sentences with `raw`.
+
+    A string that is a list as Python or JSON writes it, as in the cells of a CSV, is that list.
 
     Args:
         value: Cell of a table; `None` and blank texts count as nothing.
@@ -19,15 +27,28 @@ def text_list(value: Any) -> list[str]:
     Example:
         >>> text_list("a cat"), text_list([{"raw": "a pet"}, None])
         (['a cat'], ['a pet'])
+        >>> text_list('["a cat", "a pet"]')
+        ['a cat', 'a pet']
     """
     if value is None:
         return []
-    values = [value] if isinstance(value, (str, Mapping)) else list(value)
+    if isinstance(value, str) and _WRITTEN_LIST.fullmatch(value):
+        value = _written_list(value)
+    values = (
+        list(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes) else [value]
+    )
     texts = [item.get("raw", item.get("caption")) if isinstance(item, Mapping) else item for item in values]
     wrong = next((text for text in texts if text is not None and not isinstance(text, str)), None)
     if wrong is not None:
         raise ValueError(f"Captions must be text or lists of text, found {type(wrong).__name__}: {wrong!r}.")
     return [text for text in texts if text is not None and text.strip()]
+
+
+def _written_list(text: str) -> Any:
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
 
 
 def group_by_photo(ids: list[str], lists: list[list[str]]) -> tuple[list[int], list[list[str]]]:

@@ -27,6 +27,7 @@ _MARKS = (
 _BLOCK = 1 << 20
 _DELIMITERS = "\t|;,"
 _EXCEL_HINT = re.compile(r"sep=(.)\s*", re.IGNORECASE)
+_LATE_QUOTES = re.compile(r'\s+"((?:[^"]|"")*)"\s*')
 _MAX_FIELD = 1 << 27  # characters; csv's own limit of 131,072 is less than some captions
 
 
@@ -44,9 +45,7 @@ def encoding_of(path: Path) -> str:
     if b"\0" in head:  # no text holds NUL, every second byte of Latin letters in UTF-16 is one
         even, odd = head[::2].count(0), head[1::2].count(0)
         if min(even, odd) or 8 * (even + odd) < len(head):
-            raise ValueError(
-                f"{path} is no text: byte {head.index(0) + 1} is NUL. Unpack it, or save it as UTF-8 without NUL."
-            )
+            raise _no_text(path, head.index(0))
         return "utf-16-le" if odd else "utf-16-be"
     if _decodes(path, "utf-8"):
         return "utf-8"
@@ -113,7 +112,8 @@ def table_rows(path: Path, *, free_text: bool = True) -> Iterator[dict[str, str]
         free_text: Whether unquoted delimiters in the last column are part of its text, as in captions.
 
     Raises:
-        ValueError: When there are no rows, a row is shorter than the header or a quote stays open; it names the line.
+        ValueError: When there are no rows, two columns of one name, a row that is shorter than the header or a quote
+            that stays open; it names the line.
     """
     csv.field_size_limit(_MAX_FIELD)
     with open_text(path) as file:
@@ -130,13 +130,16 @@ def table_rows(path: Path, *, free_text: bool = True) -> Iterator[dict[str, str]
         if len(names) == 2 and looks_like_picture(names[0]):
             yield {"file_name": names[0], "caption": names[1]}
             names, number = ["file_name", "caption"], 1
+        twice = next((name for name in names if name and names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{path} has {names.count(twice)} columns {twice!r}: rename or remove all but one.")
         for number, row in rows:
             if len(row) < len(names) or (len(row) > len(names) and not free_text):
                 raise ValueError(
                     f"Line {number} of {path} has {len(row)} fields, the header has {len(names)}. Found {row!r}."
                 )
             values = [*row[: len(names) - 1], mark.join(row[len(names) - 1 :])]
-            yield {name: value.strip() for name, value in zip(names, values, strict=True)}
+            yield {name: _unquoted(value).strip() for name, value in zip(names, values, strict=True)}
         if not number:
             raise ValueError(f"{path} has a header, {','.join(names)!r}, and no rows below it.")
 
@@ -154,16 +157,29 @@ def delimiter_of(line: str) -> str:
     return next((mark for mark in "\t|" if mark in line), max(";,", key=lambda mark: (line.count(mark), mark == ",")))
 
 
+def _no_text(path: Path, place: int) -> ValueError:
+    return ValueError(f"{path} is no text: byte {place + 1} is NUL. Unpack it, or save it as UTF-8 without NUL.")
+
+
 def _decodes(path: Path, encoding: str) -> bool:
-    decoder = codecs.getincrementaldecoder(encoding)()
+    decoder, before = codecs.getincrementaldecoder(encoding)(), 0
     with path.open("rb") as file:
         try:
             while block := file.read(_BLOCK):
+                if b"\0" in block:
+                    raise _no_text(path, before + block.index(0))
                 decoder.decode(block)
+                before += len(block)
             decoder.decode(b"", final=True)
         except UnicodeDecodeError:
             return False
     return True
+
+
+def _unquoted(field: str) -> str:
+    """Take the quotes off that stand behind a space, where `csv` does not see them."""
+    quoted = _LATE_QUOTES.fullmatch(field)
+    return quoted[1].replace('""', '"') if quoted else field
 
 
 def _again(first: str, file: TextIO) -> Iterator[str]:

@@ -11,11 +11,13 @@ from typing import Any
 import datasets
 
 from modeling_tgdt.encoding_tgdt import check_text
+from modeling_tgdt.retriever.picture_sources import is_missing, row_id
 
 from .splits import has_word
 from .text_files import DELIMITED, json_rows, table_rows
 
 TEXT_TABLES = (*DELIMITED, ".json", ".jsonl")
+_INT64 = 1 << 63
 _SPLIT_WORDS = ("train", "test", "validation", "val", "dev")
 
 
@@ -35,7 +37,7 @@ def text_table(paths: Sequence[Path], *, streaming: bool = False) -> datasets.Da
     rows = list(_rows(names))
     columns: dict[str, None] = dict.fromkeys(name for row in rows for name in row)
     try:
-        return datasets.Dataset.from_dict({name: [row.get(name) for row in rows] for name in columns})
+        return datasets.Dataset.from_dict({name: _of_one_type([row.get(name) for row in rows]) for name in columns})
     except (ValueError, TypeError, OverflowError) as error:  # pyarrow's own errors are of the first two
         raise ValueError(f"{', '.join(names[:3])}: the rows make no table: {error}.{_mixed(rows, columns)}") from error
 
@@ -72,9 +74,20 @@ def _valid(value: Any, path: Path, key: str) -> Any:
     return value
 
 
+def _of_one_type(values: list[Any]) -> list[Any]:
+    """Return numbers as text where texts are among them, as with the ids 7 and "b", or where they are too large."""
+    kinds = {type(value) for value in values if value is not None}
+    huge = kinds == {int} and any(value is not None and not -_INT64 <= value < _INT64 for value in values)
+    if huge or (str in kinds and kinds <= {str, int, float}):
+        texts = [value if isinstance(value, str) or is_missing(value) else row_id(value, 0) for value in values]
+        return [text if isinstance(text, str) else None for text in texts]
+    return values
+
+
 def _mixed(rows: list[dict[str, Any]], columns: Iterable[str]) -> str:
     for name in columns:
-        kinds = sorted({type(row[name]).__name__ for row in rows if row.get(name) is not None})
+        values = _of_one_type([row.get(name) for row in rows])
+        kinds = sorted({type(value).__name__ for value in values if value is not None})
         if len(kinds) > 1:
             return f" Column {name!r} mixes {' and '.join(kinds)}."
     return ""

@@ -2,6 +2,7 @@
 """Tables and texts as people's programs save them: what the file says, or one line that names it."""
 
 import gzip
+import json
 import unicodedata
 from pathlib import Path
 
@@ -192,6 +193,8 @@ def test_boxes_outside_the_photo_are_refused() -> None:
     [
         (b"file_name,caption\n0.jpg,a\x00b\n", "is no text: byte 26 is NUL"),
         (gzip.compress(b"file_name,caption\n0.jpg,a\n", mtime=0), "is no text: byte .* is NUL. Unpack it"),
+        (b"file_name,caption\n" + 1000 * b"0.jpg,a\n" + b"1.jpg,\x00\n", "is no text: byte 8025 is NUL"),
+        (b"file_name,caption,caption\n0.jpg,a,b\n", "has 2 columns 'caption': rename or remove all but one"),
         (b"file_name,caption\n", "has a header, 'file_name,caption', and no rows below it"),
     ],
 )
@@ -205,3 +208,31 @@ def test_files_that_hold_no_table_say_so(content: bytes, message: str, folder: P
 def test_a_table_in_utf_16_needs_no_mark(encoding: str, folder: Path) -> None:
     (folder / "captions.csv").write_bytes("file_name,caption\n0.jpg,a\u2019b\n".encode(encoding))
     assert rows_of(folder) == [("0.jpg", ["a\u2019b"])]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_of_several_types_read_alike_whole_and_as_a_stream(streaming: bool, folder: Path) -> None:
+    rows: list[dict[str, object]] = [{"image": "0.jpg", "image_id": 7, "captions": """['a cat', "b"]"""}]
+    rows += [{"image": "1.jpg", "image_id": "b", "captions": "[sic]"}]
+    rows += [{"image": "1.jpg", "image_id": 8.0, "captions": '["c", "it\'s"]'}]
+    (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = rows_of(folder / "captions.jsonl", streaming=streaming)
+    assert found == [("7", ["a cat", "b"]), ("b", ["[sic]"]), ("8", ["c", "it's"])]
+    (folder / "captions.jsonl").write_text(f'{{"image": "0.jpg", "image_id": {10**30}, "caption": "a"}}')
+    assert rows_of(folder / "captions.jsonl", streaming=streaming) == [(str(10**30), ["a"])]
+    (folder / "captions.jsonl").write_text('{"image": "0.jpg", "caption": true}')
+    with pytest.raises(ValueError, match="Captions must be text or lists of text, found bool: True"):
+        rows_of(folder / "captions.jsonl", streaming=streaming)
+
+
+def test_quotes_behind_a_comma_and_a_space_hold_a_field(folder: Path) -> None:
+    (folder / "captions.csv").write_text(
+        'file_name, image_id, caption\n0.jpg, "7", "a ""cat"", a dog"\n1.jpg, 8, "a" b "c"\n'
+    )
+    assert rows_of(folder) == [("7", ['a "cat", a dog']), ("8", ['"a" b "c"'])]
+
+
+def test_a_broken_parquet_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"x\.parquet is not a readable parquet file: "):
+        load_captions(tmp_path / "x.parquet")
