@@ -81,7 +81,7 @@ async def again(attack: Callable[[], Coroutine[Any, Any, None]]) -> None:
 def attackers(address: str) -> list[asyncio.Task[None]]:
     """Start the attack."""
     host, port = address.removeprefix("http://").split(":")
-    head = b"POST /search HTTP/1.1\r\nhost: x\r\n"
+    head = b"POST /search HTTP/1.1\r\nhost: localhost\r\n"
     body = head + b"content-type: multipart/form-data; boundary=b\r\ncontent-length: 9000\r\n\r\n--b\r\n"
     attacks = [lambda s=start: trickle(host, int(port), s) for start in [head, body] * _SLOW]
     attacks += [lambda p=picture: send(host, int(port), upload(p)) for picture in costly_pictures() * _LOOPS]
@@ -102,7 +102,7 @@ async def normal(address: str, rate: float, seconds: float) -> dict[str, list[tu
 
     start, searches = time.monotonic() + 0.1, []
     for number in range(round(rate * seconds)):
-        words = f"GET /search?text={quote(TEXTS[number % len(TEXTS)])} HTTP/1.1\r\nhost: load\r\n\r\n".encode()
+        words = f"GET /search?text={quote(TEXTS[number % len(TEXTS)])} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()
         kind, request = ("picture", picture) if number % 10 == 0 else ("words", words)
         searches.append(search(kind, request, start + number / rate))
     await asyncio.gather(*searches)

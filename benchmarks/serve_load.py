@@ -121,7 +121,7 @@ async def load(
     """Let clients ask without pause; return status counts, seconds of every 200, and the time it all took."""
     statuses: Counter[int] = Counter()
     times: list[float] = []
-    words = [f"GET /search?text={quote(text)} HTTP/1.1\r\nhost: load\r\n\r\n".encode() for text in TEXTS]
+    words = [f"GET /search?text={quote(text)} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode() for text in TEXTS]
     picture = None if image is None else upload(image.read_bytes())
     start = time.monotonic()
 
@@ -145,7 +145,7 @@ async def load(
 def upload(data: bytes) -> bytes:
     """Return a whole request that uploads a picture."""
     body = b'--b\r\ncontent-disposition: form-data; name="image"; filename="x"\r\n\r\n' + data + b"\r\n--b--\r\n"
-    head = "POST /search HTTP/1.1\r\nhost: load\r\ncontent-type: multipart/form-data; boundary=b\r\n"
+    head = "POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary=b\r\n"
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
