@@ -36,7 +36,6 @@ TESTED_THROUGH: dict[str, list[str]] = {
     "trainer/commands/test_dual_encoder.py": [
         f"{M}retriever/loading.py",
         f"{T}commands/merge.py",
-        f"{T}training/interpolation.py",
     ],
     "trainer/commands/test_gallery.py": [
         f"{M}retriever/memory.py",
