@@ -20,7 +20,7 @@ from torch import Tensor, nn
 logger = logging.getLogger(__name__)
 
 _EXAMPLES = 16  # enough for a size
-TOLERATED = 2.0  # sizes within this factor of 1 stay as they are
+_TOLERATED = 2.0  # sizes within this factor of 1 stay as they are
 
 
 def needs_scale(model: nn.Module) -> bool:
@@ -37,6 +37,15 @@ def needs_scale(model: nn.Module) -> bool:
         return False
     last = [module for module in model.modules() if getattr(module, "initializer_range", None) == 0.0]
     return bool(last) and not any(parameter.any() for module in last for parameter in module.parameters())
+
+
+def is_off(size: float) -> bool:
+    """Tell whether a size is so far from 1 that it is brought there.
+
+    Args:
+        size: Root mean square, or the factor by which it was changed.
+    """
+    return not 1 / _TOLERATED < size < _TOLERATED
 
 
 def first_examples(dataset: Any) -> list[Any]:
@@ -73,7 +82,7 @@ def match_head_scale(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, f
         model.train(was_training)
         for hook in hooks:
             hook.remove()
-    changed = {name: size for name, size in sizes.items() if size and not 1 / TOLERATED < size < TOLERATED}
+    changed = {name: size for name, size in sizes.items() if size and is_off(size)}
     for name, size in changed.items():
         for parameter in getattr(model, name).parameters():
             parameter.data.div_(size)
@@ -88,4 +97,4 @@ def _recorder(sizes: dict[str, float], name: str) -> Any:
     return record
 
 
-__all__ = ["first_examples", "match_head_scale", "needs_scale"]
+__all__ = ["first_examples", "is_off", "match_head_scale", "needs_scale"]

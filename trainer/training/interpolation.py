@@ -9,7 +9,7 @@ import torch
 
 from modeling_tgdt import TGDTModel
 
-from .head_scale import TOLERATED, needs_scale
+from .head_scale import is_off, needs_scale
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def _at_scale(first: dict[str, torch.Tensor], last: dict[str, torch.Tensor]) -> 
         names = [name for name in first if name.startswith(f"{side}.")]
         ours, theirs = (torch.cat([state[name].float().flatten() for name in names]).cpu() for state in (first, last))
         factor = (ours @ theirs) / (ours @ ours)
-        if not 1 / TOLERATED < factor < TOLERATED:
+        if is_off(factor.item()):
             scaled |= {name: first[name].float() * factor.to(first[name].device) for name in names}
     return scaled
 
