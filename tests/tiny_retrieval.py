@@ -1,6 +1,7 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """A tiny random model, its processor, and pictures, for tests of retrieval."""
 
+import io
 import zlib
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,13 @@ def random_picture(seed: int, size: tuple[int, int] = (24, 20)) -> Image.Image:
     """Return an RGB picture of random blocks, (width, height) = `size`."""
     blocks = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST)
+
+
+def encoded(picture: Any, kind: str = "PNG", **options: Any) -> bytes:
+    """Return the file of a picture."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def png_bomb(side: int) -> bytes:

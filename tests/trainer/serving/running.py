@@ -1,7 +1,6 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """The service on a free port, and requests to it, well-formed or not."""
 
-import io
 import socket
 import threading
 import time
@@ -32,13 +31,6 @@ def serving(retriever: Any, allowed_hosts: Any = None, **limits: Any) -> Iterato
     server.should_exit = True
     thread.join(30)
     assert not thread.is_alive()
-
-
-def encoded(picture: Any, kind: str = "PNG", **options: Any) -> bytes:
-    """Return the file of a picture."""
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def upload(address: str, data: bytes, name: str = "x.png", **params: Any) -> Any:

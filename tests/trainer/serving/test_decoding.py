@@ -1,24 +1,17 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """Pictures of strangers are decoded in processes that end: in time, and with the service."""
 
-import io
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from contextlib import closing
 
 import pytest
 from PIL import Image
 
 from modeling_tgdt.image_loading_tgdt import read_picture, rgb_picture
-from tests.tiny_retrieval import random_picture, tiny_retriever
+from tests.tiny_retrieval import encoded, random_picture, tiny_retriever
 from trainer.serving.decoding import Decoders
-
-
-def encoded(picture: Any, kind: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def slow_picture() -> bytes:
@@ -36,9 +29,8 @@ def sideways(size: tuple[int, int] = (9, 5)) -> bytes:
 
 @pytest.fixture(scope="module")
 def decoders() -> Iterator[Decoders]:
-    made = Decoders(1, 30, max_pixels=100_000)
-    yield made
-    made.close()
+    with closing(Decoders(1, 30, max_pixels=100_000)) as made:
+        yield made
 
 
 @pytest.mark.parametrize(
@@ -72,18 +64,14 @@ def test_a_refusal_gives_the_reason_and_the_process_goes_on(decoders: Decoders, 
 
 
 def test_a_picture_that_takes_too_long_is_ended_and_the_next_one_decoded() -> None:
-    decoders = Decoders(1, 2.0)
-    try:
+    with closing(Decoders(1, 2.0)) as decoders:
         with pytest.raises(ValueError, match="not decoded within 2 seconds"):
             decoders(slow_picture())
         assert decoders(sideways()).size == (5, 9)
-    finally:
-        decoders.close()
 
 
 def test_a_process_that_dies_is_replaced() -> None:
-    decoders = Decoders(1, 30)
-    try:
+    with closing(Decoders(1, 30)) as decoders:
         assert decoders(sideways()).size == (5, 9)
         (decoder,) = decoders._decoders
         assert decoder._process is not None
@@ -92,8 +80,6 @@ def test_a_process_that_dies_is_replaced() -> None:
         with pytest.raises(ValueError, match="ended the process"):
             decoders(sideways())
         assert decoders(sideways()).size == (5, 9)
-    finally:
-        decoders.close()
 
 
 def test_closing_ends_what_is_decoded() -> None:

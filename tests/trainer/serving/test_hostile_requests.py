@@ -21,7 +21,7 @@ from PIL import Image
 
 from modeling_tgdt.index_tgdt import TGDTIndex
 from modeling_tgdt.retrieval_tgdt import TGDTRetriever
-from tests.tiny_retrieval import random_picture, tiny_retriever
+from tests.tiny_retrieval import encoded, random_picture, tiny_retriever
 from trainer.serving.batching import Searcher, SearchRequest
 from trainer.serving.guard import Guard, Metrics
 
@@ -31,7 +31,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("python_multipart")
 from fastapi import FastAPI, UploadFile  # noqa: E402
 
-from tests.trainer.serving.running import connect, encoded, raw, serving, upload  # noqa: E402
+from tests.trainer.serving.running import connect, raw, serving, upload  # noqa: E402
 from trainer.serving.service import ServeLimits, Service  # noqa: E402
 
 HEAD = (

@@ -17,7 +17,7 @@ import pytest
 
 from modeling_tgdt.index_tgdt import TGDTIndex
 from modeling_tgdt.retrieval_tgdt import TGDTRetriever
-from tests.tiny_retrieval import CAPTIONS, png_bomb, random_picture, tiny_retriever
+from tests.tiny_retrieval import CAPTIONS, encoded, png_bomb, random_picture, tiny_retriever
 from trainer.serving.batching import Batcher, Searcher, SearchRequest
 from trainer.serving.guard import Metrics
 from trainer.serving.schema import filter_schema
@@ -26,7 +26,7 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi")
 pytest.importorskip("python_multipart")
-from tests.trainer.serving.running import encoded, raw, serving, upload  # noqa: E402
+from tests.trainer.serving.running import raw, serving, upload  # noqa: E402
 
 
 @pytest.fixture(scope="module")
