@@ -70,8 +70,7 @@ def make_scenes(
     rows: list[dict[str, Any]] = []
     told: set[tuple[object, ...]] = set()
     while len(rows) < num_images:
-        base = sample_crowded_scene(random) if crowded else sample_scene(random)
-        group = [("", base), *_look_alikes(base, distractors, random, crowded)]
+        group = (_crowded_group if crowded else _group)(distractors, random)
         signatures = {scene.signature for _, scene in group}
         if told & signatures:
             continue
@@ -85,10 +84,15 @@ def make_scenes(
     return Dataset.from_list(rows[:num_images], features=FEATURES)
 
 
-def _look_alikes(base: Scene, count: int, random: Random, crowded: bool) -> list[tuple[str, Scene]]:
-    if crowded:
-        return crowded_look_alikes(base, count, random)
-    return [(change, change_scene(base, change)) for change in random.sample(SWAPS, count)]
+def _group(distractors: int, random: Random) -> list[tuple[str, Scene]]:
+    changes = random.sample(SWAPS, distractors)  # drawn before the scene: the order of draws is part of the data
+    base = sample_scene(random)
+    return [("", base), *((change, change_scene(base, change)) for change in changes)]
+
+
+def _crowded_group(distractors: int, random: Random) -> list[tuple[str, Scene]]:
+    base = sample_crowded_scene(random)
+    return [("", base), *crowded_look_alikes(base, distractors, random)]
 
 
 def _row(

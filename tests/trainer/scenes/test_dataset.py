@@ -1,7 +1,9 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """Drawn scenes: the same everywhere, captions true of their image and false of its look-alikes."""
 
+import hashlib
 import itertools
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -72,6 +74,17 @@ def test_the_same_seed_gives_the_same_data(scenes: Dataset) -> None:
         assert ImageChops.difference(first.pop("image"), second.pop("image")).getbbox() is None
         assert first == second
     assert scenes["captions"] != other["captions"]
+
+
+@pytest.mark.parametrize(
+    ("seed", "options", "digest"),
+    [(1, {}, "9de768ebf98037aa"), (5, {"distractors": 3}, "0cb0723e496a2712")],
+)
+def test_plain_scenes_are_those_of_the_published_figures(seed: int, options: dict[str, Any], digest: str) -> None:
+    found = hashlib.sha256()
+    for row in make_scenes(24, seed, **options):
+        found.update(json.dumps([row["captions"], row["change"], row["regions"]]).encode())
+    assert found.hexdigest()[:16] == digest
 
 
 def test_captions_are_true_and_different(scenes: Dataset) -> None:
