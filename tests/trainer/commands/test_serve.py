@@ -1,7 +1,6 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """`tgdt serve` answers under the names of this machine, and those that its user adds."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
