@@ -71,7 +71,7 @@ class _Decoder:
     def decode(self, data: bytes) -> Image.Image:
         start = math.inf
         try:
-            process = self._process or self._start()
+            process = self._running() or self._start()
             start = time.monotonic()
             answer, pixels = self._ask(process, data)
         except (OSError, EOFError):
@@ -84,7 +84,7 @@ class _Decoder:
         return Image.frombytes("RGB", tuple(answer["size"]), pixels)
 
     def _ask(self, process: subprocess.Popen[bytes], data: bytes) -> tuple[dict[str, Any], bytes]:
-        timer = threading.Timer(self.seconds, process.kill)
+        timer = threading.Timer(self.seconds, _kill, [process])
         timer.start()
         try:
             _write(cast(IO[bytes], process.stdin), data)
@@ -92,6 +92,13 @@ class _Decoder:
             return json.loads(_read(answered)), _read(answered)
         finally:
             timer.cancel()
+            timer.join()  # from here on it kills nothing, and whether it did is known to `_running`
+
+    def _running(self) -> subprocess.Popen[bytes] | None:
+        """Return the process; None when there is none, or it ended while it was idle, or in time to answer."""
+        if self._process is not None and self._process.poll() is not None:
+            self.end()
+        return self._process
 
     def kill(self) -> None:
         self._closed = True
@@ -122,6 +129,11 @@ class _Decoder:
             self._process.kill()
         _read(cast(IO[bytes], self._process.stdout))  # it is ready; only pictures take of their time
         return self._process
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
 
 
 def _write(pipe: IO[bytes], message: bytes) -> None:

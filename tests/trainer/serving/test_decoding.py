@@ -77,9 +77,25 @@ def test_a_process_that_dies_is_replaced() -> None:
         assert decoder._process is not None
         decoder._process.kill()
         decoder._process.wait()
-        with pytest.raises(ValueError, match="ended the process"):
-            decoders(sideways())
         assert decoders(sideways()).size == (5, 9)
+
+
+def test_a_process_that_is_ended_just_after_its_answer_costs_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    class LastMoment(threading.Timer):
+        """A timer that fires when it is cancelled."""
+
+        def start(self) -> None:
+            pass
+
+        def cancel(self) -> None:
+            self.function(*self.args)
+
+        def join(self, timeout: float | None = None) -> None:
+            pass
+
+    monkeypatch.setattr(threading, "Timer", LastMoment)
+    with closing(Decoders(1, 30)) as decoders:
+        assert [decoders(sideways()).size for _ in range(2)] == [(5, 9), (5, 9)]
 
 
 def test_closing_ends_what_is_decoded() -> None:
@@ -99,7 +115,7 @@ def test_closing_ends_what_is_decoded() -> None:
     process = decoder._process
     decoders.close()
     thread.join(30)
-    assert ended and process.returncode is not None
+    assert ended == ["the picture ended the process that decoded it"] and process.returncode is not None
     with pytest.raises(ValueError, match="ended the process"):
         decoders(sideways())
 
