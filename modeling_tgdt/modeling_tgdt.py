@@ -1,6 +1,7 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """PyTorch TGDT model: Token-Guided Dual Transformer (arXiv 2306.08789)."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypedDict
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, find_adapter_config_file
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from typing_extensions import Unpack
@@ -55,6 +56,9 @@ from .heads_tgdt import (
 from .loss_tgdt import CMCLoss, LogitScales
 from .objectives_tgdt import PairEmbeddings
 from .similarity_tgdt import mixed_score, token_similarity
+
+# Adapters of PEFT that are weights and nothing else. An X-LoRA names others, for one.
+_ADAPTERS = ("ADALORA", "HRA", "IA3", "LN_TUNING", "LOHA", "LOKR", "LORA", "OFT", "VERA")
 
 
 class TGDTKwargs(TypedDict, total=False):
@@ -501,6 +505,22 @@ class TGDTModel(TGDTPreTrainedModel):
             )
         return (model, info) if wants_info else model
 
+    def load_adapter(self, peft_model_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Load an adapter of PEFT; see `PeftAdapterMixin.load_adapter`.
+
+        Args:
+            peft_model_id: Hub id or directory.
+            *args: Passed on.
+            **kwargs: Passed on.
+
+        Raises:
+            ValueError: When it is of a kind whose files name code or further models, which PEFT would load.
+        """
+        if peft_model_id is not None:
+            loading = getattr(kwargs.get("load_config"), "download_kwargs", kwargs.get("download_kwargs")) or {}
+            _check_adapter(peft_model_id, **{**loading, **(kwargs.get("adapter_kwargs") or {})})
+        return super().load_adapter(peft_model_id, *args, **kwargs)  # type: ignore[misc]
+
     @classmethod
     def from_vision_text_pretrained(
         cls,
@@ -760,6 +780,22 @@ def _check_model_type(name_or_path: Any, expected: str, **loading: Any) -> None:
         f"Expected a TGDT model in {str(name_or_path)!r}, found one of type {found!r}, whose weights have no place in "
         f"it. Use {way}."
     )
+
+
+def _check_adapter(name: str, **loading: Any) -> None:
+    """Refuse an adapter that is more than weights."""
+    path = find_adapter_config_file(name, **loading)
+    if path is None:
+        return
+    with open(path, encoding="utf-8") as file:
+        content = json.load(file)
+    kind = content.get("peft_type") if isinstance(content, dict) else None
+    if kind not in _ADAPTERS or content.get("megatron_config") is not None:
+        raise ValueError(
+            f"Expected an adapter of a kind among {', '.join(_ADAPTERS)}, without megatron_config, in {name!r}, found "
+            f"{kind!r}. Others may load code or models that their files name: where you trust them, use PEFT's own "
+            "PeftModel.from_pretrained(model, ...)."
+        )
 
 
 def word_mask(attended: Tensor, num_prefix_tokens: int, num_suffix_tokens: int) -> Tensor:

@@ -34,7 +34,6 @@ TESTED_THROUGH: dict[str, list[str]] = {
         *(f"{M}retriever/{name}.py" for name in ("filling", "shortlist", "tuning")),
     ],
     "trainer/commands/test_dual_encoder.py": [
-        f"{M}retriever/loading.py",
         f"{T}commands/merge.py",
     ],
     "trainer/commands/test_gallery.py": [
@@ -47,7 +46,6 @@ TESTED_THROUGH: dict[str, list[str]] = {
     f"{M}test_no_remote_code.py": [f"{T}commands/convert.py"],
     "trainer/publishing/test_publish.py": [f"{T}commands/push.py"],
     "trainer/serving/test_service.py": [
-        f"{T}commands/serve.py",
         *(f"{T}serving/{name}.py" for name in ("batching", "connections", "guard", "schema")),
     ],
     "trainer/test_images.py": [f"{M}retriever/picture_sources.py", f"{T}data/skip_report.py"],

@@ -71,3 +71,13 @@ def test_marks_of_blocks_are_checked(tmp_path: Path) -> None:
         page.write_text(f"```python {mark}\n1 / 0\n```\n")
         with pytest.raises(ValueError, match="page.md:1: expected"):
             run_page(page)
+
+
+def test_the_tests_that_security_names_exist() -> None:
+    page = (ROOT / "SECURITY.md").read_text()
+    named = set(re.findall(r"`(test_\w+\.py)`", page))
+    assert named - {path.name for path in (ROOT / "tests").rglob("test_*.py")} == set()
+    rows = re.findall(r"^\| (?!you load|promise|---).*\|$", page, re.MULTILINE)
+    assert len(rows) > 20
+    for row in rows:  # each says what shows it, or that nothing does
+        assert re.search(r"`test_\w+\.py`|\bfuzzing\b|\bnone\b", row.rsplit("|", 2)[1]), row

@@ -8,12 +8,14 @@ a folder of the pictures (optional).
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
-from hub_cards.space.collection import MAX_BYTES, Collection, Pictures, add_uploads
+from hub_cards.space.collection import MAX_BYTES, Collection, Pictures, add_uploads, decode_here
 from hub_cards.space.searching import Results, explain, score_table, search, start
 from modeling_tgdt.retrieval_tgdt import TGDTRetriever
 
@@ -26,7 +28,11 @@ GALLERY, MINE = "the gallery", "my pictures"
 
 
 def build(
-    retriever: TGDTRetriever, pictures: Pictures | str = None, *, examples: list[str] | None = None
+    retriever: TGDTRetriever,
+    pictures: Pictures | str = None,
+    *,
+    examples: list[str] | None = None,
+    decode: Callable[[bytes], Image.Image] = decode_here,
 ) -> gr.Blocks:
     """Make the page; `.launch()` serves it.
 
@@ -34,8 +40,9 @@ def build(
         retriever: Model, processor, and a gallery when there is one.
         pictures: Folder that was indexed, or pictures by id, to show the results.
         examples: Queries to offer.
+        decode: See `Collection`.
     """
-    shared = Collection(retriever, Path(pictures) if isinstance(pictures, str) else pictures)
+    shared = Collection(retriever, Path(pictures) if isinstance(pictures, str) else pictures, decode)
     settings = {} if retriever.index is None else retriever.index.settings
     first, second = settings.get("global_weight", 1.0), settings.get("local_weight", 1.0)
 
@@ -60,7 +67,7 @@ def build(
 
     def on_upload(files: list[str] | None, mine: Any) -> Any:
         named = [(Path(file).name, _take(file)) for file in files or []]
-        mine, refused = add_uploads(mine, retriever, named)
+        mine, refused = add_uploads(mine, shared, named)
         lines = [f"{len(mine)} pictures of yours.", *(f"- Refused {line}" for line in refused)]
         return mine, "\n".join(lines), gr.update(value=MINE), None
 
@@ -83,7 +90,7 @@ def build(
         with gr.Accordion("Scores", open=False):
             table = gr.Markdown()
         with gr.Accordion("Search by a picture", open=False):
-            picture = gr.Image(label="A picture", type="filepath", sources=["upload", "clipboard"], height=160)
+            picture = _picture_input()
         with gr.Accordion("Your own pictures", open=not len(shared)):
             files = gr.File(file_count="multiple", label="Pictures (they stay in this session)", height=140)
             uploaded = gr.Markdown()
@@ -99,6 +106,16 @@ def build(
         results.select(on_click, [state, mine], [drawing, explained])
         files.upload(on_upload, [files, mine], [mine, uploaded, place, files])
     return page
+
+
+def _picture_input() -> gr.Image:
+    picture = gr.Image(label="A picture", type="filepath", sources=["upload", "clipboard"], height=160)
+    picture.preprocess = _path_of  # type: ignore[method-assign]  # Gradio's own would decode it here
+    return picture
+
+
+def _path_of(payload: Any) -> str | None:
+    return None if payload is None else payload.path
 
 
 def _take(path: str) -> bytes:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,11 @@ _TILE = 256
 Pictures = Mapping[str, Any] | Path | None
 
 
+def decode_here(content: bytes) -> Image.Image:
+    """Return an encoded picture as RGB, upright; see `read_picture` for what is refused."""
+    return rgb_picture(read_picture(content))
+
+
 @dataclass
 class Collection:
     """Something to search.
@@ -29,10 +34,12 @@ class Collection:
     Attributes:
         retriever: Model, processor and gallery.
         pictures: Folder that was indexed, or pictures by id; None when only the embeddings are there.
+        decode: Makes RGB of a visitor's encoded picture, or raises ValueError; in this process by default.
     """
 
     retriever: TGDTRetriever
     pictures: Pictures = None
+    decode: Callable[[bytes], Image.Image] = decode_here
 
     def __len__(self) -> int:
         return 0 if self.retriever.index is None else len(self.retriever.index)
@@ -61,26 +68,27 @@ class Collection:
 
 
 def add_uploads(
-    mine: Collection | None, retriever: TGDTRetriever, files: Iterable[tuple[str, bytes]]
+    mine: Collection | None, shared: Collection, files: Iterable[tuple[str, bytes]]
 ) -> tuple[Collection, list[str]]:
     """Index pictures of a visitor in a gallery of their own, in memory and a temporary directory.
 
     Args:
         mine: What the visitor uploaded before.
-        retriever: Lends its model and processor.
+        shared: Lends its model, its processor and its way to decode.
         files: (name, content) of each file. The name is only shown, never used as a path.
 
     Returns:
         The visitor's collection, and one line for each file that was refused.
     """
-    mine = mine or Collection(TGDTRetriever(retriever.model, retriever.processor), {})
+    lent = shared.retriever
+    mine = mine or Collection(TGDTRetriever(lent.model, lent.processor), {})
     kept: dict[str, Any] = dict(mine.pictures) if isinstance(mine.pictures, Mapping) else {}
     accepted: dict[str, Image.Image] = {}
     refused: list[str] = []
     for name, content in files:
         try:
             name = _safe_name(name)
-            accepted[name] = _read_upload(content)
+            accepted[name] = _read_upload(content, shared.decode)
         except ValueError as error:
             refused.append(f"{_shown(name)}: {error}")
         if len(kept.keys() | accepted.keys()) >= MAX_UPLOADS:
@@ -88,7 +96,7 @@ def add_uploads(
             break
     if accepted:
         mine.retriever.add_images(list(accepted.values()), ids=list(accepted), batch_size=8, progress=False)
-    return Collection(mine.retriever, kept | accepted), refused
+    return Collection(mine.retriever, kept | accepted, shared.decode), refused
 
 
 def _safe_name(name: str) -> str:
@@ -99,10 +107,10 @@ def _safe_name(name: str) -> str:
     return name
 
 
-def _read_upload(content: bytes) -> Image.Image:
+def _read_upload(content: bytes, decode: Callable[[bytes], Image.Image]) -> Image.Image:
     if len(content) > MAX_BYTES:
         raise ValueError(f"it is larger than the {MAX_BYTES >> 20} MiB allowed; send a smaller copy.")
-    picture = rgb_picture(read_picture(content))
+    picture = decode(content)
     return ImageOps.contain(picture, (1024, 1024)) if max(picture.size) > 1024 else picture
 
 
@@ -111,4 +119,4 @@ def _shown(name: str) -> str:
     return f"`{printable[-60:].replace('`', '?')}`"
 
 
-__all__ = ["MAX_BYTES", "MAX_UPLOADS", "Collection", "add_uploads"]
+__all__ = ["MAX_BYTES", "MAX_UPLOADS", "Collection", "add_uploads", "decode_here"]

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from modeling_tgdt.image_loading_tgdt import read_picture
+from modeling_tgdt.image_loading_tgdt import read_regular_file
 from modeling_tgdt.retriever.shown import markdown
 
 from .collection import Collection
@@ -43,7 +43,7 @@ class Results:
 def search(
     collection: Collection | None,
     words: str | None,
-    picture: str | Path | Image.Image | None,
+    picture: str | Path | bytes | Image.Image | None,
     *,
     candidates: int = 100,
     mix: float = 0.5,
@@ -54,7 +54,7 @@ def search(
     Args:
         collection: What to search.
         words: Query.
-        picture: Query, a file or a decoded picture. With words, what both find near the top comes first.
+        picture: Query, a file, its content, or a decoded picture. With words, what both find near the top comes first.
         candidates: Size of the shortlist of stage one.
         mix: Share of stage two (tokens) in the mixed score, 0 to 1.
         top_k: Results.
@@ -67,7 +67,7 @@ def search(
     settings = collection.retriever.index.settings if collection.retriever.index else {}
     total = float(settings["global_weight"] + settings["local_weight"])
     try:
-        queries = [*([words] if words else []), *([] if picture is None else [_query_picture(picture)])]
+        queries = [*([words] if words else []), *([] if picture is None else [_query_picture(collection, picture)])]
         ranked = collection.retriever.search(
             queries,
             top_k=int(top_k) if len(queries) == 1 else max(int(candidates), int(top_k)),
@@ -158,8 +158,13 @@ def score_table(rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join([heads, *lines, "", note])
 
 
-def _query_picture(picture: Any) -> Any:
-    return read_picture(Path(picture) if isinstance(picture, str) else picture)
+def _query_picture(collection: Collection, picture: Any) -> Any:
+    if isinstance(picture, str | Path):
+        try:
+            picture = read_regular_file(picture)
+        except OSError as error:
+            raise ValueError("the picture is no longer here; choose it again") from error
+    return collection.decode(picture) if isinstance(picture, bytes) else picture
 
 
 def _ranked(hits: list[Any]) -> list[tuple[int, Any]]:

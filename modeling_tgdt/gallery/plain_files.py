@@ -8,6 +8,7 @@ overwritten, wherever it leads; a pipe would never end.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import numpy as np
 from .mapping import map_bytes
 
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_ON_A_NETWORK = re.compile(r"[\\/]{2}|\w+:[\\/]{2}")
 _AS_IT_IS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # Windows; a pipe must not be waited for
 
 
@@ -107,13 +109,33 @@ def tree_inside(root: Path, name: str) -> list[str]:
     return found
 
 
+def check_tree(root: Path, name: str) -> None:
+    """Refuse a link or a pipe below a folder, as `open_inside` does for reading."""
+    for path in (root / name).rglob("*"):
+        if path.is_symlink() or not path.is_dir():
+            read_inside(root, path.relative_to(root).as_posix()).close()
+
+
+def is_downloaded(path: Path) -> bool:
+    """Tell whether a directory lies in the Hub's download cache: nobody on this machine wrote what is in it."""
+    blobs = _blobs_of(path.resolve())
+    return blobs is not None and blobs.is_dir()
+
+
+def is_on_a_network(name: str) -> bool:
+    """Tell whether a name is a URL, or a share of Windows, to which a mere look at it connects."""
+    return _ON_A_NETWORK.match(name) is not None
+
+
 def _leads_into_the_cache(path: Path) -> bool:
     """Tell whether a link is one of huggingface_hub's: from `snapshots` to a file in `blobs` beside it."""
-    for parent in path.parents:
-        if parent.name == "snapshots":
-            blobs = parent.parent / "blobs"
-            return not blobs.is_symlink() and path.resolve().parent == blobs.resolve()
-    return False
+    blobs = _blobs_of(path)
+    return blobs is not None and not blobs.is_symlink() and path.resolve().parent == blobs.resolve()
+
+
+def _blobs_of(path: Path) -> Path | None:
+    """Return where the download cache around a path keeps its files, should there be one."""
+    return next((parent.parent / "blobs" for parent in path.parents if parent.name == "snapshots"), None)
 
 
 def _refusal(path: Path) -> ValueError:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..gallery.plain_files import is_downloaded, is_on_a_network
 from ..modeling_tgdt import TGDTModel
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -54,10 +55,19 @@ def base_of_adapter(folder: Path) -> str | None:
 
     Args:
         folder: Directory of a model or an adapter.
+
+    Raises:
+        ValueError: When it names a network address, or was downloaded and names a path of this machine.
     """
     if (folder / "config.json").exists() or not (folder / ADAPTER_CONFIG).exists():
         return None
-    return json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    base = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if base is not None and (is_on_a_network(base) or (is_downloaded(folder) and os.path.exists(base))):
+        raise ValueError(
+            f"the adapter in {str(folder)!r} names its model as {base!r}, which is no repository. Load the model "
+            "that it adapts, and call its load_adapter."
+        )
+    return base
 
 
 def _base_weights(core: Any) -> dict[str, Tensor]:

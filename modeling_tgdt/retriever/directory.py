@@ -4,6 +4,8 @@
 A directory may name its model in `retriever.json` instead of holding a copy of it:
 
     {"model": "user/repo" or a path relative to the directory, "revision": commit or null, "pictures": path or null}
+
+One that was downloaded names a repository, or a path inside its own.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, Mo
 
 from ..configuration_tgdt import LOADING_OPTIONS
 from ..gallery.manifest import INDEX_FOLDER, MANIFEST, QDRANT_FOLDERS, Manifest
-from ..gallery.plain_files import read_inside, replacing, tree_inside
+from ..gallery.plain_files import is_downloaded, is_on_a_network, read_inside, replacing, tree_inside
 from ..index_tgdt import TGDTIndex
 from .adapters import ADAPTER_CONFIG
 from .card import add_tags
@@ -50,6 +52,10 @@ def find_directory(name: str | os.PathLike[str], revision: str | None = None, **
         return Path(name)
     if isinstance(name, os.PathLike) or os.path.isabs(name) or name.startswith((".", "~")):
         raise ValueError(f"expected a directory with a model or gallery, found none at {os.fspath(name)!r}.")
+    return _download(name, revision, **options)
+
+
+def _download(name: str, revision: str | None, **options: Any) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, **({"ignore_patterns": _OTHER_WEIGHTS} | options)))
     except (OSError, ValueError) as error:
@@ -86,6 +92,8 @@ def read_reference(folder: Path) -> dict[str, Any]:
             value = content[key] if key == "model" else content.get(key)
             if not isinstance(value, str) and (value is not None or key == "model"):
                 raise TypeError(f"its {key} is not a string")
+            if is_on_a_network(value or ""):
+                raise ValueError(f"its {key} is {value!r}, which is no repository and no directory of this machine")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is damaged ({error}); write it again with `tgdt index`.") from error
     return content
@@ -106,7 +114,7 @@ def find_model(folder: Path, reference: dict[str, Any], **options: Any) -> Path:
     """Return the directory of the model: `folder` itself, or what its `retriever.json` names.
 
     Raises:
-        ValueError: When there is neither, or the named model is gone.
+        ValueError: When there is neither, the named model is gone, or a download names a path out of itself.
     """
     if (folder / "config.json").exists() or (folder / ADAPTER_CONFIG).exists():
         return folder
@@ -117,6 +125,8 @@ def find_model(folder: Path, reference: dict[str, Any], **options: Any) -> Path:
         )
     named = reference["model"]
     near = folder / named
+    if is_downloaded(folder):  # a path of its maker means something else here
+        return near if _is_below(near, folder) else _download(named, reference.get("revision"), **options)
     if near.is_dir():
         return near
     try:
@@ -126,6 +136,10 @@ def find_model(folder: Path, reference: dict[str, Any], **options: Any) -> Path:
             f"the gallery in {str(folder)!r} names its model as {named!r}, and there is none: was one of the two "
             "moved? Name the model with --model (model= in Python); `tgdt index --copy-model` keeps a copy of it."
         ) from error
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return path.is_dir() and path.resolve().is_relative_to(folder.resolve())
 
 
 def open_index(folder: Path, engine_options: Mapping[str, Any] | None = None) -> TGDTIndex | None:

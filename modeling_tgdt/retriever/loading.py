@@ -12,8 +12,10 @@ from transformers import PreTrainedConfig
 
 from ..backbones_tgdt import split_loading_options
 from ..dual_encoders_tgdt import FAMILIES
+from ..gallery.plain_files import check_tree
 from ..modeling_tgdt import TGDTModel
 from ..processing_tgdt import TGDTProcessor
+from ..runtimes.onnx import FOLDER as ONNX_FOLDER
 from ..runtimes.onnx import OnnxModel, has_onnx
 from .adapters import base_of_adapter
 
@@ -43,7 +45,7 @@ def load_backend(folder: Path, backend: str | None, **options: Any) -> tuple[Any
         **options: Of `load_pretrained`.
 
     Raises:
-        ValueError: For another backend, or options that ONNX graphs cannot follow.
+        ValueError: For another backend, options that ONNX graphs cannot follow, or a link among the graphs.
     """
     if backend not in (None, "torch", "onnx"):
         raise ValueError(f"backend must be 'torch' or 'onnx', found {backend!r}.")
@@ -51,6 +53,7 @@ def load_backend(folder: Path, backend: str | None, **options: Any) -> tuple[Any
         return load_pretrained(str(folder), **options)
     if unused := sorted(options.keys() - {"token", "cache_dir", "local_files_only", "force_download"}):
         raise ValueError(f"the ONNX graphs in {str(folder)!r} take no {unused}; load the model with backend='torch'.")
+    check_tree(folder, ONNX_FOLDER)  # what is loaded is copied and pushed, too
     return OnnxModel(folder), TGDTProcessor.from_pretrained(folder)
 
 

@@ -37,19 +37,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _serve(output: str, port: int) -> int:
     """Open the demo page over the gallery of a finished demo."""
-    try:
-        from hub_cards.space.app import build
-    except ImportError as error:
-        raise ImportError("The demo page needs gradio: pip install 'tgdt[demo]'.") from error
     from modeling_tgdt import TGDTRetriever
     from trainer.recipe import load_recipe
     from trainer.run import load_split
-    from trainer.serving.page import launch
+    from trainer.serving.page import open_page
 
     recipe = load_recipe("scenes")
     scenes = load_split(recipe, recipe.eval_split, None, None, None)
     pictures = dict(zip(scenes["image_id"], scenes["image"], strict=True))
     examples = [scenes[position]["captions"][0] for position in (0, 10, 20)]
-    page = build(TGDTRetriever.from_pretrained(output), pictures, examples=examples)
-    launch(page, server_port=port)
+    open_page(TGDTRetriever.from_pretrained(output), pictures, examples, server_port=port)
     return 0

@@ -17,16 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Open the page on the loopback interface until it is stopped."""
-    try:
-        from hub_cards.space.app import build
-    except ImportError as error:
-        raise ImportError("The page needs gradio: pip install 'tgdt[demo]'.") from error
-    from trainer.serving.page import launch
+    from trainer.serving.page import open_page
 
     retriever = load_retriever(args)
     folder = pictures_folder(args) if retriever.index.kind == "image" else None
     if folder is not None and not any((folder / name).is_file() for name in islice(retriever.index, 20)):
         raise ValueError(f"none of the gallery's pictures is in {str(folder)!r}; pass --pictures DIR.")
-    page = build(retriever, folder, examples=args.example)
-    launch(page, server_port=args.port, quiet=args.quiet)
+    open_page(retriever, folder, args.example, server_port=args.port, quiet=args.quiet)
     return 0

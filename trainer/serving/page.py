@@ -3,7 +3,32 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
+
+from trainer.serving.decoding import Decoders
+
+_DECODERS, _SECONDS = 2, 10.0
+
+
+def open_page(retriever: Any, pictures: Any, examples: list[str], **options: Any) -> None:
+    """Open the page over a gallery until it is stopped; what its visitors upload is decoded in processes of its own.
+
+    Args:
+        retriever: See `hub_cards.space.app.build`.
+        pictures: See there.
+        examples: Queries to offer.
+        **options: See `launch`.
+
+    Raises:
+        ImportError: Without gradio.
+    """
+    try:
+        from hub_cards.space.app import build
+    except ImportError as error:
+        raise ImportError("The page needs gradio: pip install 'tgdt[demo]'.") from error
+    with closing(Decoders(_DECODERS, _SECONDS)) as decoders:
+        launch(build(retriever, pictures, examples=examples, decode=decoders), **options)
 
 
 def launch(page: Any, **options: Any) -> None:
@@ -22,4 +47,4 @@ def launch(page: Any, **options: Any) -> None:
     page.launch(server_name="127.0.0.1", max_file_size=MAX_BYTES, app_kwargs={"middleware": [trusted]}, **options)
 
 
-__all__ = ["launch"]
+__all__ = ["launch", "open_page"]

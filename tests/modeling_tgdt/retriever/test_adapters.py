@@ -4,6 +4,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from modeling_tgdt import TGDTModel, TGDTRetriever
 from modeling_tgdt.retriever.fingerprint import weights_fingerprint
+from modeling_tgdt.retriever.loading import load_pretrained
+from tests.download_cache import as_download_cache
 from tests.tiny_retrieval import random_picture, tiny_model, tiny_processor
 
 
@@ -83,3 +86,31 @@ def test_an_adapter_of_another_name_is_refused(tmp_path: Path) -> None:
     model = get_peft_model(tiny_model(), lora(), adapter_name="mine")
     with pytest.raises(ValueError, match="'default' to be active, found 'mine'"):
         TGDTRetriever(model, tiny_processor()).save_pretrained(tmp_path)
+
+
+FURTHER = {
+    "imports": {"megatron_config": {"hidden_size": 1}, "megatron_core": "ran_by_an_adapter"},
+    "names others": {"peft_type": "XLORA", "adapters": {"0": "../../x"}, "hidden_size": 32},
+    "unknown": {"peft_type": "X"},
+}
+
+
+@pytest.mark.parametrize("change", FURTHER.values(), ids=list(FURTHER))
+def test_an_adapter_is_weights_and_nothing_else(
+    adapted: PeftModel, change: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PEFT imports the module, or loads the adapters, that such a file names."""
+    (tmp_path / "ran_by_an_adapter.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    model = TGDTModel.from_pretrained(tmp_path / "base")
+    for load in (model.load_adapter, TGDTModel.from_pretrained, TGDTRetriever.from_pretrained):
+        with pytest.raises(ValueError, match="Expected an adapter of a kind among .*LORA"):
+            load(str(tmp_path / "adapter"))
+
+
+def test_a_downloaded_adapter_names_no_model_of_this_machine(adapted: PeftModel, tmp_path: Path) -> None:
+    snapshot = as_download_cache(tmp_path / "adapter", tmp_path / "cache")
+    with pytest.raises(ValueError, match="names its model as .*base', which is no repository.*load_adapter"):
+        load_pretrained(str(snapshot))

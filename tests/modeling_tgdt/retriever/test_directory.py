@@ -180,6 +180,35 @@ def test_a_reference_names_the_model_relative_to_the_gallery(retriever: TGDTRetr
         TGDTRetriever.from_pretrained(tmp_path / "moved" / "g")
 
 
+@pytest.mark.parametrize("named", ["../../own", "{root}/own"], ids=["relative", "absolute"])
+def test_a_downloaded_reference_leads_nowhere_on_this_machine(
+    tmp_path: Path, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own").mkdir()
+    made = tmp_path / "made"
+    files.write_reference(made, "model")
+    (made / "model").mkdir()
+    (made / "model" / "config.json").write_text("{}")
+    snapshot = as_download_cache(made, tmp_path / "cache")
+    assert files.find_model(snapshot, files.read_reference(snapshot)) == snapshot / "model"
+    asked: list[str] = []
+    monkeypatch.setattr(files, "snapshot_download", lambda name, **_: asked.append(name) or str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "user" / "repo").mkdir(parents=True)
+    for reference in ("user/repo", named.format(root=tmp_path)):
+        assert files.find_model(snapshot, {"model": reference}) == tmp_path
+        assert files.find_model(made, {"model": "user/repo"}) == Path("user/repo")  # one's own names what is here
+    assert asked == ["user/repo", named.format(root=tmp_path)]
+
+
+@pytest.mark.parametrize("address", ["http://stranger/model", "//stranger/share", "\\\\stranger\\share"])
+@pytest.mark.parametrize("key", ["model", "pictures"])
+def test_a_reference_names_no_network_address(tmp_path: Path, key: str, address: str) -> None:
+    (tmp_path / "retriever.json").write_text(json.dumps({"model": "user/repo", key: address}))
+    with pytest.raises(ValueError, match=f"its {key} is .*no repository"):
+        files.read_reference(tmp_path)
+
+
 def test_copies_are_whole_and_without_locks(retriever: TGDTRetriever, tmp_path: Path) -> None:
     assert retriever.index is not None
     for _ in range(2):
