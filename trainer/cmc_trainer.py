@@ -479,7 +479,17 @@ class CMCTrainer(Trainer):
         photos = load_captions(photos, on_error=policy, report=self.skip_report)
         folder = args.token_cache_dir or Path(str(args.output_dir), "token_cache")
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-        return cache_tokens(model.to(args.device), processor, photos, folder, autocast_dtype=dtype)
+        return cache_tokens(
+            model.to(args.device),
+            processor,
+            photos,
+            folder,
+            num_workers=args.dataloader_num_workers,
+            on_error=policy,
+            report=self.skip_report,
+            progress=not args.disable_tqdm,
+            autocast_dtype=dtype,
+        )
 
 
 def _collator(processor: Any, args: CMCTrainingArguments) -> TGDTDataCollator:

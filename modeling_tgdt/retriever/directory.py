@@ -187,7 +187,7 @@ def push_folder(
     gallery: Path | None,
     *,
     private: bool | None,
-    token: bool | str | None,
+    token: bool | str | None = None,
     message: str,
     repo_type: str = "model",
     card: ModelCard | None = None,
