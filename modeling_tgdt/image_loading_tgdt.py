@@ -100,7 +100,6 @@ def open_encoded(data: bytes, name: str, max_pixels: int | None = None) -> Image
         data: Content of a file in one of `FORMATS`.
         name: What to call it.
         max_pixels: See `check_pixels`.
-        draft: See `read_picture`.
 
     Raises:
         ValueError: When it is too large; anything else that Pillow raises when it is damaged.
