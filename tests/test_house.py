@@ -163,6 +163,39 @@ def test_the_architecture_page_names_the_right_files() -> None:
             assert (ROOT / file if "/" in file else folder / file).exists(), line
 
 
+# The errors of these files are the ends of sentences that another file begins: "... is damaged (it has 0 bytes)."
+REASONS = {
+    "modeling_tgdt/gallery": ("manifest", "metadata", "plain_files", "segment"),
+    "modeling_tgdt": ("image_loading_tgdt",),
+    "modeling_tgdt/retriever": ("directory", "threshold"),
+    "trainer": ("images",),
+    "trainer/serving": ("decoding", "service"),
+    "hub_cards/space": ("collection",),
+}
+
+
+def message(node: ast.expr) -> str:
+    """Return the text of a literal or an f-string, with a pair of braces for each value."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(message(value) for value in node.values)
+    return str(node.value) if isinstance(node, ast.Constant) else "{}"
+
+
+def test_errors_are_sentences() -> None:
+    """An error begins with a capital letter, a value or an option's name, and ends with a period or a value."""
+    begins, wrong = re.compile(r"[A-Z{'`-]|\w+[_=.\[]|\w+ must "), []
+    for path in sources().values():
+        if path.stem in REASONS.get(path.parent.relative_to(ROOT).as_posix(), ()):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            call = node.exc if isinstance(node, ast.Raise) else None
+            if isinstance(call, ast.Call) and call.args and ast.unparse(call.func) in ("ValueError", "TypeError"):
+                text = message(call.args[0]).strip()
+                if not (begins.match(text) and text.endswith((".", "}", "?"))):
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {text}")
+    assert not wrong
+
+
 def test_tests_mirror_the_code() -> None:
     through = {source: test for test, own in TESTED_THROUGH.items() for source in own}
     for path in sources().values():

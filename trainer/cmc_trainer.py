@@ -457,7 +457,7 @@ class CMCTrainer(Trainer):
         options: dict[str, Any] = {"on_error": args.on_error, "report": self.skip_report}
         if isinstance(dataset, str | Path):
             raise TypeError(
-                f"train_dataset must be a data set, found the path {str(dataset)!r}; pass load_captions of it."
+                f"train_dataset must be a data set, found the path {str(dataset)!r}. Pass load_captions of it."
             )
         if isinstance(dataset, datasets.Dataset):
             canonical = load_captions(dataset, **options)

@@ -57,7 +57,7 @@ class DistinctPhotoSampler(torch.utils.data.Sampler[int]):
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, found {batch_size}.")
         if not len(image_ids):
-            raise ValueError("There are no examples to sample: image_ids is empty.")
+            raise ValueError("Expected at least one example to sample, found image_ids empty.")
         _, photos = np.unique(np.asarray(image_ids), return_inverse=True)
         self.photos: NDArray[np.int64] = photos.astype(np.int64)
         self.batch_size, self.seed, self.dataset = batch_size, seed, dataset

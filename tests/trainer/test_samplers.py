@@ -64,7 +64,7 @@ def test_epoch_reaches_the_dataset() -> None:
     assert dataset.epoch == 4
 
 
-@pytest.mark.parametrize(("ids", "size", "message"), [([], 1, "no examples"), (["a"], 0, "1 or more")])
+@pytest.mark.parametrize(("ids", "size", "message"), [([], 1, "image_ids empty"), (["a"], 0, "1 or more")])
 def test_wrong_arguments(ids: list[str], size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DistinctPhotoSampler(ids, size)

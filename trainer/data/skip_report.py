@@ -39,7 +39,7 @@ class SkipReport:
             item_id: Photo id or file name.
             why: What is wrong, for a person.
         """
-        line = json.dumps([str(item_id), why]) + "\n"  # ASCII: names of files may be no valid Unicode
+        line = json.dumps([str(item_id), why]) + "\n"  # ASCII: names of files may not be valid Unicode
         handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(handle, line.encode())

@@ -66,7 +66,9 @@ def publish(
     retriever = TGDTRetriever.from_pretrained(folder)
     index = retriever.index
     if gallery_repo is not None and index is None:
-        raise ValueError(f"there is no gallery in {str(folder)!r} for {gallery_repo!r}; build one with `tgdt index`.")
+        raise ValueError(
+            f"Expected a gallery for {gallery_repo!r} in {str(folder)!r}, found none. Build one with `tgdt index`."
+        )
     together = index is not None and gallery_repo is None
     repo_id = _full_name(repo_id, "model", private)
     with tempfile.TemporaryDirectory() as name:
@@ -116,15 +118,15 @@ def check_token() -> None:
     Raises:
         ValueError: When there is no token, or the Hub does not accept it.
     """
-    remedy = "make one with write access in the settings of your account, then `hf auth login`, or set HF_TOKEN."
+    remedy = "Make one with write access in the settings of your account, then `hf auth login`, or set HF_TOKEN."
     if not get_token():
-        raise ValueError(f"pushing needs a Hub token, found none; {remedy}")
+        raise ValueError(f"Pushing needs a Hub token, found none. {remedy}")
     try:
         HfApi().whoami()
     except OSError as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
-            raise ValueError(f"the Hub does not accept the token (status {status}); {remedy}") from error
+            raise ValueError(f"The Hub does not accept the token (status {status}). {remedy}") from error
         raise
 
 

@@ -46,7 +46,7 @@ def test_a_second_run_comes_from_the_cache(photos: datasets.Dataset, tmp_path) -
     [
         ({"column": "photo"}, True, r"expected a column 'photo' to encode, found \['caption', 'captions', 'image'\]"),
         ({"column": "captions"}, True, "'captions' holds lists; make one row per item first"),
-        ({}, False, "call map with batched=True"),
+        ({}, False, "Call map with batched=True"),
     ],
 )
 def test_wrong_columns_are_refused(photos: datasets.Dataset, options: dict, batched: bool, message: str) -> None:
