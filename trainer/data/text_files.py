@@ -141,7 +141,7 @@ def table_rows(path: Path, *, free_text: bool = True) -> Iterator[dict[str, str]
             values = [*row[: len(names) - 1], mark.join(row[len(names) - 1 :])]
             yield {name: _unquoted(value).strip() for name, value in zip(names, values, strict=True)}
         if not number:
-            raise ValueError(f"Expected rows below the header of {path}, {','.join(names)!r}, found none.")
+            raise ValueError(f"Expected rows in {path} below its header, {','.join(names)!r}, found none.")
 
 
 def delimiter_of(line: str) -> str:
