@@ -58,9 +58,10 @@ def encoded(picture: Any, kind: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def png_bomb(side: int) -> bytes:
-    """Return a PNG of a few bytes whose header claims `side` x `side` pixels."""
-    chunks = {b"IHDR": side.to_bytes(4, "big") * 2 + b"\x08\x02\x00\x00\x00", b"IDAT": zlib.compress(bytes(100))}
+def png_bomb(width: int, height: int | None = None) -> bytes:
+    """Return a PNG of a few bytes whose header claims `width` x `height` pixels, by default a square."""
+    size = width.to_bytes(4, "big") + (height or width).to_bytes(4, "big")
+    chunks = {b"IHDR": size + b"\x08\x02\x00\x00\x00", b"IDAT": zlib.compress(bytes(100))}
     parts = [
         len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
         for kind, data in chunks.items()

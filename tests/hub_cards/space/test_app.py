@@ -122,6 +122,7 @@ def test_uploads_are_searched_in_a_gallery_of_their_own(collection: Collection) 
         ("page.jpg", b"<script>alert(1)</script>", "not a readable picture"),
         ("empty.png", b"", "0 bytes"),
         ("bomb.png", png_bomb(10_000), "10000 x 10000 pixels"),
+        ("tall.png", png_bomb(1, 50_000_000), "more than 65535 on a side"),
         ("large.png", bytes(17 << 20), "larger than the 16 MiB"),
     ],
 )

@@ -25,6 +25,13 @@ def test_both_formats_give_the_same_rows_in_the_order_of_the_items(tmp_path: Pat
         assert read_metadata(tmp_path / name, NAMES) == [expected[0], {}, expected[1]]
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16"])
+def test_words_of_another_encoding_are_text(tmp_path: Path, encoding: str) -> None:
+    """They became bytes, which no answer of the service can hold."""
+    (tmp_path / "m.csv").write_bytes("id,place\n007,Café Zürich\n".encode(encoding))
+    assert read_metadata(tmp_path / "m.csv", NAMES)[2] == {"place": "Café Zürich"}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "error", "why"),
     [

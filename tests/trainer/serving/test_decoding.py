@@ -116,3 +116,18 @@ def test_the_service_answers_others_while_a_picture_takes_too_long() -> None:
         hits = upload(address, sideways((32, 24)), top_k=3).json()["hits"]
     (expected,) = retriever.search([sideways((32, 24))], top_k=3)
     assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
+
+
+def test_the_service_ends_while_a_picture_is_decoded() -> None:
+    """Its search was given up after a second; leaving `serving` is what SIGTERM does."""
+    pytest.importorskip("fastapi")
+    from tests.trainer.serving.running import serving, upload
+
+    retriever = tiny_retriever()
+    retriever.add_images([random_picture(0)], progress=False)
+    with serving(retriever, decoders=1, decode_timeout=600.0, timeout=1.0) as address:
+        assert upload(address, slow_picture()).status_code == 504
+        (thread,) = (thread for thread in threading.enumerate() if thread.name.startswith("tgdt-decode"))
+        assert thread.is_alive()
+    thread.join(30)
+    assert not thread.is_alive()
