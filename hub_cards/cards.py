@@ -70,8 +70,8 @@ def model_card(
         return _model_card(source, repo_id, config, gallery, adapter, metadata)
     except (ValueError, AttributeError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"what is recorded of the model is of another form than tgdt writes ({type(error).__name__}: {error}); "
-            "repair or remove run.json and config.json."
+            f"Expected run.json and config.json as tgdt writes them, found {type(error).__name__}: {error}. "
+            "Repair or remove them."
         ) from error
 
 
@@ -258,7 +258,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is damaged ({error}); write it again, or remove it.") from error
+        raise ValueError(f"{str(path)!r} is damaged ({error}). Write it again, or remove it.") from error
 
 
 def _gradio_version() -> str | None:

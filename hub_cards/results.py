@@ -75,7 +75,7 @@ def eval_results(record: Mapping[str, Any], source: DataSource | None) -> list[E
 
 
 def eval_result_entries(record: Mapping[str, Any], source: DataSource | None) -> list[EvalResultEntry]:
-    """Return the entries of `.eval_results`; none for data that is not on the Hub, where they have no place.
+    """Return the entries of `.eval_results`; an empty list for data that is not on the Hub.
 
     Args:
         record: Content of `run.json`.

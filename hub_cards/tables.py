@@ -65,12 +65,11 @@ def _table(first: str, columns: Sequence[tuple[str, str]], results: Mapping[str,
     return "\n".join(lines)
 
 
-def sweep_table(rows: Sequence[Mapping[str, float]], columns: Sequence[str] = _SWEEP_COLUMNS) -> str:
+def sweep_table(rows: Sequence[Mapping[str, float]]) -> str:
     """Return a sweep as a Markdown table.
 
     Args:
-        rows: Result of [`shortlist_sweep`].
-        columns: Metrics to show; those that are absent are left out.
+        rows: Result of [`shortlist_sweep`]; metrics that are absent are left out.
 
     Example:
         >>> print(sweep_table([{"candidates": 10.0, "rsum": 400.25}]))
@@ -78,7 +77,7 @@ def sweep_table(rows: Sequence[Mapping[str, float]], columns: Sequence[str] = _S
         |---:|---:|
         | 10 | 400.25 |
     """
-    shown = [name for name in columns if name in rows[0]]
+    shown = [name for name in _SWEEP_COLUMNS if name in rows[0]]
     lines = ["| " + " | ".join(shown) + " |", "|" + "---:|" * len(shown)]
     for row in rows:
         cells = [f"{row[name]:.0f}" if name == "candidates" else f"{row[name]:.2f}" for name in shown]

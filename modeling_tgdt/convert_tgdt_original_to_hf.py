@@ -210,7 +210,7 @@ def infer_config(state: dict[str, Tensor], text_config: PreTrainedConfig | dict 
         intermediate_size = len(state["text_global_encoder.layers.0.fc1.bias"])
         bert = _infer_bert(state, text_config)
     except KeyError as error:
-        raise ValueError(f"Not a whole TGDT checkpoint: {error.args[0]!r} has no source among its tensors.") from error
+        raise ValueError(f"Expected a whole TGDT checkpoint, found no tensor to make {error.args[0]!r} of.") from error
     return TGDTConfig(
         text_config=bert,
         region_feature_size=region_size,
@@ -242,7 +242,7 @@ def _infer_bert(state: dict[str, Tensor], text_config: PreTrainedConfig | dict |
     vocab_size, hidden_size = state[f"{embeddings}.word_embeddings.weight"].shape
     if hidden_size % 64:
         raise ValueError(
-            f"The text encoder is {hidden_size} wide, which heads of 64 do not divide. Pass text_config="
+            f"Expected a text encoder whose width is a multiple of 64, found {hidden_size}. Pass text_config="
             "BertConfig(num_attention_heads=..., ...), or --text-model on the command line."
         )
     return BertConfig(

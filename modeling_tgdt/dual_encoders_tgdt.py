@@ -117,7 +117,7 @@ def pooled_state(outputs: Any, config: PreTrainedConfig) -> Tensor:
     if pooled is None:
         raise ValueError(
             f"Expected a pooled output of the {config.model_type!r} tower, found none. The global token 'pooled' is "
-            "for towers of a dual encoder (TGDTModel.from_dual_encoder_pretrained); choose 'mean'."
+            "for towers of a dual encoder (TGDTModel.from_dual_encoder_pretrained). Choose 'mean'."
         )
     return pooled.flatten(1)  # convolutional towers keep two axes of one cell
 

@@ -69,12 +69,13 @@ def check_text(text: Any) -> str:
         ValueError: When it holds half of a surrogate pair: a cut emoji, or a byte that is not UTF-8.
     """
     if not isinstance(text, str):
-        raise TypeError(f"expected texts as strings, found {type(text).__name__}")
+        raise TypeError(f"Expected texts as strings, found {type(text).__name__}.")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"the text {text[:80]!r} is not valid Unicode: half of a surrogate pair at position {error.start}"
+            f"The text {text[:80]!r} is not valid Unicode: half of a surrogate pair at position {error.start}. "
+            "Remove it, or decode the text again."
         ) from error
     return text
 
@@ -149,7 +150,7 @@ class Encoder:
             ValueError: When a text is not valid Unicode.
         """
         if isinstance(texts, str):
-            raise TypeError(f"expected a list of texts, found the single string {texts!r}; pass [{texts!r}].")
+            raise TypeError(f"Expected a list of texts, found the single string {texts!r}. Pass [{texts!r}].")
         return self._encode([check_text(text) for text in texts], batch_size, self._text_features)
 
     def _encode(self, items: Sequence[Any], batch_size: int, features_of: Callable[..., Any]) -> Embeddings:

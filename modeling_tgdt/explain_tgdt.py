@@ -43,7 +43,7 @@ class Alignment:
         return f"Alignment({words} words x {regions} regions: {' '.join(self.words)[:60]!r})"
 
     def _repr_png_(self) -> bytes | None:
-        """What a notebook shows; nothing where the regions have no place."""
+        """What a notebook shows; nothing where the regions have no boxes."""
         if self.boxes is None:
             return None
         buffer = BytesIO()
@@ -71,7 +71,7 @@ class Alignment:
             ValueError: When the boxes are unknown.
         """
         if self.boxes is None:
-            raise ValueError("the regions have no boxes, so there is no place to draw them; pass regions with boxes.")
+            raise ValueError("Expected regions with boxes, to draw them where they are, found none. Pass their boxes.")
         return draw_alignment(self.picture, self.matrix, self.words, self.boxes, self.grid, panel_width, columns)
 
     def save(self, path: str | os.PathLike[str], **options: Any) -> None:
@@ -109,14 +109,14 @@ def explain(
         TypeError: When the text is not a string.
     """
     if not isinstance(text, str):
-        raise TypeError(f"expected one text as a string, found {type(text).__name__}.")
+        raise TypeError(f"Expected one text as a string, found {type(text).__name__}.")
     if merge not in ("mean", "max"):
         raise ValueError(f"merge must be 'mean' or 'max', found {merge!r}.")
     with evaluating(model):
         tokens, words = encoded_words(model, processor, text)
         regions, boxes, grid, shown = picture_regions(model, processor, image)
     if not words:
-        raise ValueError(f"the text {text!r} has no word to explain; give at least one.")
+        raise ValueError(f"Expected at least one word to explain, found the text {text!r}.")
     cosines = (tokens @ regions.T).float().cpu().numpy()
     matrix = merge_pieces(cosines, words, merge)
     canvas = shown if picture is None else rgb_picture(read_picture(picture))

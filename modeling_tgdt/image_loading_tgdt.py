@@ -42,19 +42,18 @@ _TURNS = {
 _NEXT_STEP = "Convert it with `PIL.Image.open(path).convert('RGB')` or pass a (height, width, 3) uint8 array."
 
 
-def open_image(source: str | os.PathLike[str], timeout: float = 30.0) -> Image.Image:
+def open_image(source: str | os.PathLike[str]) -> Image.Image:
     """Open a picture, first frame, fully decoded, in its own mode.
 
     Args:
         source: Path, `http(s)://` URL, or base64 text with or without a `data:image/...` prefix.
-        timeout: See `download`.
 
     Raises:
         ValueError: When nothing readable is found, or the file is damaged.
     """
     name = os.fspath(source)
     try:
-        image = decode(_read(name, timeout), "the picture")
+        image = decode(_read(name), "the picture")
     except Exception as error:  # Pillow's plugins raise nearly every type on broken files
         raise ValueError(
             f"Expected a readable picture at {name[:200]!r}, found {type(error).__name__}: {error}. Check that the "
@@ -101,7 +100,6 @@ def open_encoded(data: bytes, name: str, max_pixels: int | None = None) -> Image
         data: Content of a file in one of `FORMATS`.
         name: What to call it.
         max_pixels: See `check_pixels`.
-        draft: See `read_picture`.
 
     Raises:
         ValueError: When it is too large; anything else that Pillow raises when it is damaged.
@@ -161,9 +159,9 @@ def download(url: str, timeout: float = 30.0, max_bytes: int = MAX_BYTES) -> byt
     return bytes(data)
 
 
-def _read(name: str, timeout: float) -> bytes:
+def _read(name: str) -> bytes:
     if name.startswith(("http://", "https://")):
-        return download(name, timeout)
+        return download(name)
     if os.path.isfile(name):
         return read_regular_file(name)
     try:

@@ -205,7 +205,7 @@ class TGDTIndex:
     def refusal(self, built_with: str, found: str) -> ValueError:
         """Return the error for a model that did not build this gallery, with the ways out."""
         return ValueError(
-            f"the gallery at {str(self.path)!r} was built with {built_with}, found {found}; embeddings of different "
+            f"The gallery at {str(self.path)!r} was built with {built_with}, found {found}; embeddings of different "
             "weights cannot be compared. Load the model that built it (from_pretrained(..., revision=...)), or build "
             "the gallery again with this one (create_index and add_images, or `tgdt index`)."
         )
@@ -241,7 +241,7 @@ class TGDTIndex:
         names = check_ids(ids)
         globals_ = check_globals(global_embeds, self.dim, "global_embeds")
         if len(globals_) != len(names):
-            raise ValueError(f"global_embeds has {len(globals_)} rows for {len(names)} ids; give one row per id.")
+            raise ValueError(f"global_embeds has {len(globals_)} rows for {len(names)} ids. Give one row per id.")
         globals_ = with_hubness(globals_, hubness, self.has_hubness)
         tokens, counts = ragged_tokens(token_embeds, token_mask, len(names), self.dim, "token_embeds")
         table = metadata_table(names, metadata)
@@ -327,7 +327,7 @@ class TGDTIndex:
         """
         names, wanted = check_ids(ids), check_ids(list(dict.fromkeys(sources)))
         if len(names) != len(sources):
-            raise ValueError(f"expected one id per source, found {len(names)} ids for {len(sources)} sources.")
+            raise ValueError(f"Expected one id per source, found {len(names)} ids for {len(sources)} sources.")
         self._backend.begin()
         self._check_present(wanted, "add them first")
         if names:
@@ -513,7 +513,7 @@ class TGDTIndex:
         if isinstance(candidate_ids, str) or any(isinstance(names, str) for names in candidate_ids):
             raise TypeError("candidate_ids must be one list of ids per query, such as [['a', 'b']] for one query.")
         if len(candidate_ids) != len(query):
-            raise ValueError(f"candidate_ids has {len(candidate_ids)} lists for {len(query)} queries; give one each.")
+            raise ValueError(f"candidate_ids has {len(candidate_ids)} lists for {len(query)} queries. Give one each.")
         lists = [check_ids(names) for names in candidate_ids]
         self._check_present([name for names in lists for name in names], "refresh() the index or leave them out")
         return self._backend.rerank(query, lists)

@@ -73,11 +73,11 @@ class ImageTextRetrievalPipeline(_Pipeline):
         if texts is None and images is None:
             texts, images = self.texts, self.images
         if (texts is None) == (images is None):
-            raise ValueError("expected candidates: texts=[...] for a picture, or images=[...] for a text; pass one.")
+            raise ValueError("Expected candidates: texts=[...] for a picture, or images=[...] for a text. Pass one.")
         top_k = self.top_k if top_k is None else _checked(top_k)
         kind, candidates = ("text", texts) if texts is not None else ("image", images)
         if isinstance(candidates, str) or not len(candidates or ()):
-            raise ValueError(f"expected a list of at least one candidate {kind}, found {candidates!r}.")
+            raise ValueError(f"Expected a list of at least one candidate {kind}, found {candidates!r}.")
         return super().__call__(query, kind=kind, candidates=list(candidates or ()), top_k=top_k, **options)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
@@ -107,7 +107,7 @@ class ImageTextRetrievalPipeline(_Pipeline):
         if kind == "text":
             return dict(Encoder(self.model, self.processor).prepare_image(query).inputs)
         if not isinstance(query, str):
-            raise TypeError(f"expected a text as a string, found {type(query).__name__}.")
+            raise TypeError(f"Expected a text as a string, found {type(query).__name__}.")
         return dict(self.processor(text=[query], return_tensors="pt"))
 
     def _forward(self, inputs: dict[str, Any], kind: str, features: TGDTFeatures) -> dict[str, torch.Tensor]:

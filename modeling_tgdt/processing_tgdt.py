@@ -137,7 +137,7 @@ class TGDTProcessor(ProcessorMixin):
 
     @staticmethod
     def get_possibly_dynamic_module(module_name: str) -> Any:
-        """Find a class that a processor's file names; this processor has no use for models."""
+        """Find a class that a processor's file names; this processor needs no models."""
         found = ProcessorMixin.get_possibly_dynamic_module(module_name)
         if module_name.startswith("Auto") or (isinstance(found, type) and issubclass(found, PreTrainedModel)):
             raise ValueError(

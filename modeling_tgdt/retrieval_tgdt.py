@@ -218,7 +218,7 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
             TypeError: When an item is not a string.
         """
         if isinstance(texts, str):
-            raise TypeError(f"expected a list of texts, found the single string {texts!r}; pass [{texts!r}].")
+            raise TypeError(f"Expected a list of texts, found the single string {texts!r}. Pass [{texts!r}].")
         index = self._writable("text")
         filler = self._filler(index, check_text, self.encode_texts, batch_size, on_error, resume, 1, progress, share)
         filler.batch_size *= _TEXT_BATCHES  # of which the encoder makes batches of like length
@@ -228,7 +228,7 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         """Embed N pictures or regions: global embeddings (N, D) and N ragged region arrays (Ri, D), input order."""
         if isinstance(images, str | bytes | os.PathLike) or not isinstance(images, Iterable):
             raise TypeError(
-                f"expected a list of pictures, found the single {type(images).__name__}; put it into a list."
+                f"Expected a list of pictures, found the single {type(images).__name__}. Put it into a list."
             )
         return self._encoder.encode_images(images, batch_size)
 
@@ -322,7 +322,7 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
     def explain(self, image: Any, text: str, **options: Any) -> Alignment:
         """Show which word of a text matches which region of a picture; see `explain_tgdt.explain`."""
         if isinstance(self.model, OnnxModel):
-            raise ValueError("explain needs boxes, which the ONNX graphs do not give; load the model with PyTorch.")
+            raise ValueError("Explanations need boxes, which ONNX graphs do not give. Load the model with PyTorch.")
         return explain(self.model, self.processor, image, text, **options)
 
     @classmethod
@@ -369,7 +369,7 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
 
     def _searchable(self) -> TGDTIndex:
         if self.index is None:
-            raise ValueError("there is no gallery to search; call add_images or add_texts, or pass index=.")
+            raise ValueError("Expected a gallery to search, found none. Call add_images or add_texts, or pass index=.")
         self._check_weights()
         return self.index
 
@@ -389,12 +389,12 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         index = self.index if self.index is not None else self.create_index(kind=kind)
         if index.kind != kind:
             raise ValueError(
-                f"the gallery holds {index.kind}s, found {kind}s to add; make another retriever with its own index."
+                f"The gallery holds {index.kind}s, found {kind}s to add. Make another retriever with its own index."
             )
         if index.has_hubness and self.hubness is None:
             raise ValueError(
-                f"the items of the gallery at {str(index.path)!r} carry a hubness, and this retriever has no "
-                "reference queries to measure one: pass hubness=, or build another with create_index(hubness=False)."
+                f"The gallery at {str(index.path)!r} keeps a hubness for each item, which this retriever cannot "
+                "measure without reference queries. Pass hubness=, or build another with create_index(hubness=False)."
             )
         return index
 
@@ -420,7 +420,7 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         kinds: dict[Kind, list[int]] = {"text": [], "image": []}
         for row, query in enumerate(queries):
             if isinstance(query, str) and not query.strip():
-                raise ValueError("the query is empty; pass a few words, or a picture.")
+                raise ValueError("The query is empty. Pass a few words, or a picture.")
             if isinstance(query, ComposedQuery):
                 continue
             kinds["text" if isinstance(query, str) else "image"].append(row)

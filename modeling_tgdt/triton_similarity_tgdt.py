@@ -17,7 +17,7 @@ try:  # guarded, or transformers would ask everybody who loads this code from th
     import triton
     import triton.language as tl
 except ImportError as error:
-    raise ImportError("these kernels need the package triton; PyTorch does the same without it.") from error
+    raise ImportError("These kernels need the package triton; PyTorch does the same without it.") from error
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # on a CPU, where Triton cannot multiply bfloat16
 _WORDS = 64  # of a tile

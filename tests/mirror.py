@@ -57,6 +57,7 @@ TESTED_THROUGH: dict[str, list[str]] = {
         )
     ],
     "trainer/test_cmc_trainer.py": [
+        f"{T}training/examples.py",
         f"{T}training/grad_cache.py",
         f"{T}training/stages.py",
         f"{T}training/start.py",

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from transformers import BertConfig, ViTConfig
 
-from modeling_tgdt import TGDTConfig, TGDTModel
+from modeling_tgdt import TGDTModel
 from modeling_tgdt.image_processing_tgdt import TGDTImageProcessor
 from modeling_tgdt.processing_tgdt import TGDTProcessor
 from modeling_tgdt.retrieval_tgdt import TGDTRetriever
+from tests.modeling_tgdt import tiny
 from trainer.tokenizers import build_word_tokenizer
 
 CAPTIONS = [
@@ -33,14 +32,12 @@ def tiny_processor(**options: Any) -> TGDTProcessor:
 
 def tiny_model(seed: int = 0, *, vision: Any = "vit", **options: Any) -> TGDTModel:
     """Return a random model in evaluation mode; `vision=None` reads regions of width 16."""
-    torch.manual_seed(seed)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    sizes = {"num_attention_heads": 2, "intermediate_size": 64, "initializer_range": 0.5}
     if vision == "vit":
-        vision = ViTConfig(**sizes, image_size=32, patch_size=8, initializer_range=0.5)
-    text = BertConfig(**sizes, vocab_size=len(tiny_processor().tokenizer), initializer_range=0.5)
-    own = {"projection_dim": 32, "intermediate_size": 64, "initializer_range": 0.3, "region_feature_size": 16}
-    config = TGDTConfig(text_config=text, vision_config=vision, **{**own, "num_region_layers": 1, **options})
-    return TGDTModel(config).eval()
+        vision = tiny.vision_config(**sizes, image_size=32)
+    text = tiny.text_config(**sizes, vocab_size=len(tiny_processor().tokenizer), max_position_embeddings=512)
+    fields = {"intermediate_size": 64, "initializer_range": 0.3, "num_local_layers": 2, "num_global_layers": 2}
+    return tiny.tiny_model(vision, seed, text_config=text, **(fields | options))
 
 
 def tiny_retriever(seed: int = 0, **options: Any) -> TGDTRetriever:

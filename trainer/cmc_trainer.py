@@ -11,22 +11,17 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, has_length
 from transformers.utils import logging
 
-from modeling_tgdt.encoding_tgdt import fitted_processor
 from modeling_tgdt.objectives_tgdt import PairEmbeddings
-from modeling_tgdt.processing_tgdt import TGDTProcessor
 from modeling_tgdt.similarity_tgdt import ScoreConfig
 
-from .data.caption_dataset import CaptionDataset, IterableCaptionDataset
+from .data.caption_dataset import CaptionDataset
 from .data.skip_report import SkipReport
-from .data_collator import TGDTDataCollator
-from .datasets import load_captions
 from .distributed import gather_pairs
 from .evaluation import retrieval_metrics
 from .report import write_json
@@ -34,6 +29,12 @@ from .samplers import DistinctPhotoSampler
 from .scoring.encoding import EncodeOptions, encode_dataset
 from .training.checkpoints import last_complete_checkpoint
 from .training.checks import check_inputs, metric_name
+from .training.examples import (
+    collate_on_every_process,
+    training_collator,
+    training_examples,
+    with_cached_tokens,
+)
 from .training.grad_cache import batch_dependent_layer, cached_loss, split_inputs
 from .training.head_scale import first_examples, match_head_scale, needs_scale
 from .training.log_table import print_tables
@@ -117,14 +118,16 @@ class CMCTrainer(Trainer):
             raise ValueError("cache_vision_tokens runs the backbone of `model`: pass it instead of model_init.")
         if args.cache_vision_tokens:
             both = (train_dataset, eval_dataset)
-            train_dataset, eval_dataset = (self._cached(model, args, processing_class, photos) for photos in both)
-        train_dataset = self._examples(train_dataset, args)
+            train_dataset, eval_dataset = (
+                with_cached_tokens(photos, model, processing_class, args, self.skip_report) for photos in both
+            )
+        train_dataset = training_examples(train_dataset, args, self.skip_report)
         if isinstance(train_dataset, torch.utils.data.IterableDataset):
-            _collate_on_every_process(args)
+            collate_on_every_process(args)
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator or _collator(_fitted(processing_class, model), args),
+            data_collator=data_collator or training_collator(processing_class, model, args),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -452,54 +455,3 @@ class CMCTrainer(Trainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         groups = getattr(dataset, "group_ids", None) if self.args.look_alikes_per_batch else None
         return DistinctPhotoSampler(dataset.image_ids, joined, seed=seed, dataset=dataset, groups=groups)
-
-    def _examples(self, dataset: Any, args: CMCTrainingArguments) -> Any:
-        """Give a `datasets` object one example per caption; leave other data sets as they are."""
-        options: dict[str, Any] = {"on_error": args.on_error, "report": self.skip_report}
-        if isinstance(dataset, str | Path):
-            raise TypeError(
-                f"train_dataset must be a data set, found the path {str(dataset)!r}; pass load_captions of it."
-            )
-        if isinstance(dataset, datasets.Dataset):
-            canonical = load_captions(dataset, **options)
-            choice: Any = args.captions_per_image
-            return CaptionDataset(canonical, captions_per_image=choice, seed=args.seed, **options)
-        if isinstance(dataset, datasets.IterableDataset):
-            return IterableCaptionDataset(load_captions(dataset, streaming=True, **options), seed=args.seed)
-        return dataset
-
-    def _cached(self, model: Any, args: CMCTrainingArguments, processor: Any, photos: Any) -> Any:
-        """Replace the pictures of a data set by the tokens of the frozen vision backbone."""
-        from .training.token_cache import cache_tokens
-
-        if isinstance(photos, dict):
-            return {name: self._cached(model, args, processor, part) for name, part in photos.items()}
-        if not isinstance(photos, datasets.Dataset) or "region_features" in photos.column_names:
-            return photos
-        policy: Any = args.on_error
-        photos = load_captions(photos, on_error=policy, report=self.skip_report)
-        folder = args.token_cache_dir or Path(str(args.output_dir), "token_cache")
-        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-        return cache_tokens(model.to(args.device), processor, photos, folder, autocast_dtype=dtype)
-
-
-def _collator(processor: Any, args: CMCTrainingArguments) -> TGDTDataCollator:
-    return TGDTDataCollator(processor, word_dropout=args.word_dropout, region_dropout=args.region_dropout)
-
-
-def _fitted(processor: Any, model: Any) -> Any:
-    """Return a processor whose captions fit the model, where both are known."""
-    return (
-        fitted_processor(processor, model) if model is not None and isinstance(processor, TGDTProcessor) else processor
-    )
-
-
-def _collate_on_every_process(args: CMCTrainingArguments) -> None:
-    """Have every process read the stream for its own batches.
-
-    Accelerate would collate on the main process and join what it sends out, which fails on `return_loss` and on
-    captions of differing widths.
-    """
-    config: Any = args.accelerator_config
-    if config.dispatch_batches is None:
-        config.dispatch_batches = False

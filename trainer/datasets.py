@@ -92,7 +92,7 @@ def load_captions(
     root = Path(image_root).expanduser() if image_root is not None else root
     if isinstance(loaded, datasets.IterableDataset):
         if features is not None:
-            raise ValueError("features are read photo by photo already: load them with streaming=False.")
+            raise ValueError("Features are read photo by photo already: load them with streaming=False.")
         return _finish_stream(loaded, root, columns, on_error, report, max_pixels)
     if isinstance(loaded, list):
         if features is not None:

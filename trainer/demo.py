@@ -89,10 +89,10 @@ def run_demo(output_dir: str | Path, *, seed: int = 0, overrides: tuple[str, ...
     return Demo(run, look_alikes, grounding, searches, picture)
 
 
-def _search(retriever: TGDTRetriever, scenes: Any, count: int = 4) -> list[Search]:
-    """Search for scenes spread over the gallery, each followed there by its look-alike."""
-    step = len(scenes) // count // 2 * 2
-    pairs = [(scenes[position], scenes[position + 1]) for position in range(0, step * count, step)]
+def _search(retriever: TGDTRetriever, scenes: Any) -> list[Search]:
+    """Search for four scenes spread over the gallery, each followed there by its look-alike."""
+    step = len(scenes) // 4 // 2 * 2
+    pairs = [(scenes[position], scenes[position + 1]) for position in range(0, step * 4, step)]
     found = retriever.search([scene["captions"][0] for scene, _ in pairs], top_k=5)
     return [
         Search(scene["captions"][0], scene["image_id"], other["image_id"], other["change"], hits)

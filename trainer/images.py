@@ -37,12 +37,11 @@ def check_policy(on_error: str) -> None:
         raise ValueError(f"on_error must be 'raise', 'skip' or 'placeholder', found {on_error!r}.")
 
 
-def read_image(source: ImageSource, *, max_pixels: int | None = None) -> Image.Image:
+def read_image(source: ImageSource) -> Image.Image:
     """Decode a picture to RGB: upright by EXIF, first frame of animations, transparency on white.
 
     Args:
         source: Path, encoded bytes, PIL image, or the dictionary in which `datasets` keeps an undecoded picture.
-        max_pixels: Largest width x height that is decoded; by default `PIL.Image.MAX_IMAGE_PIXELS`.
 
     Returns:
         RGB picture, fully loaded; its file is closed.
@@ -51,7 +50,7 @@ def read_image(source: ImageSource, *, max_pixels: int | None = None) -> Image.I
         UnreadableImageError: With the reason, whatever the decoder raised.
     """
     try:
-        with _open(source, max_pixels) as image:
+        with _open(source) as image:
             return _to_rgb(image)
     except UnreadableImageError:
         raise
@@ -67,7 +66,7 @@ def why_unreadable(source: ImageSource, *, max_pixels: int | None = None) -> str
 
     Args:
         source: As in [`read_image`].
-        max_pixels: As in [`read_image`].
+        max_pixels: Largest width x height that is accepted; by default `PIL.Image.MAX_IMAGE_PIXELS`.
     """
     try:
         with _open(source, max_pixels) as image:
@@ -79,13 +78,9 @@ def why_unreadable(source: ImageSource, *, max_pixels: int | None = None) -> str
     return None
 
 
-def placeholder_image(size: int = 64) -> Image.Image:
-    """Return the grey square that stands for an unreadable picture.
-
-    Args:
-        size: Side in pixels.
-    """
-    return Image.new("RGB", (size, size), _GREY)
+def placeholder_image() -> Image.Image:
+    """Return the grey square that stands for an unreadable picture."""
+    return Image.new("RGB", (64, 64), _GREY)
 
 
 def encode_png(image: Image.Image) -> bytes:
@@ -99,7 +94,7 @@ def encode_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _open(source: ImageSource, max_pixels: int | None) -> Image.Image:
+def _open(source: ImageSource, max_pixels: int | None = None) -> Image.Image:
     """Open a picture that may be decoded."""
     if isinstance(source, (Image.Image, np.ndarray)):
         image = source.copy() if isinstance(source, Image.Image) else Image.fromarray(source)

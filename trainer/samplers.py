@@ -28,7 +28,6 @@ class DistinctPhotoSampler(torch.utils.data.Sampler[int]):
         image_ids: Photo of every example, such as `CaptionDataset.image_ids`.
         batch_size: Examples of one joined batch.
         seed: Seed of the order.
-        drop_last: Whether to leave out the last, smaller batch.
         dataset: Its `set_epoch` is called along with ours (Accelerate calls only one of the two when distributed).
         groups: Group of every example: photos of one group are look-alikes, and a photo brings those that the round
             has left into its batch, before its `neighbours`.
@@ -52,24 +51,22 @@ class DistinctPhotoSampler(torch.utils.data.Sampler[int]):
         batch_size: int,
         *,
         seed: int = 0,
-        drop_last: bool = False,
         dataset: Any = None,
         groups: Sequence[str | None] | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, found {batch_size}.")
         if not len(image_ids):
-            raise ValueError("There are no examples to sample: image_ids is empty.")
+            raise ValueError("Expected at least one example to sample, found image_ids empty.")
         _, photos = np.unique(np.asarray(image_ids), return_inverse=True)
         self.photos: NDArray[np.int64] = photos.astype(np.int64)
-        self.batch_size, self.seed, self.drop_last, self.dataset = batch_size, seed, drop_last, dataset
+        self.batch_size, self.seed, self.dataset = batch_size, seed, dataset
         self.epoch = 0
         self.look_alikes = None if groups is None else _look_alikes(self.photos, groups)
         self.neighbours: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
-        count = len(self.photos)
-        return count - count % self.batch_size if self.drop_last else count
+        return len(self.photos)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, and with it the order.
@@ -86,7 +83,7 @@ class DistinctPhotoSampler(torch.utils.data.Sampler[int]):
         order: list[int] = []
         for members in _rounds(self.photos, rng):
             order.extend(self._continue(order, members))
-        return iter(order[: len(self)])
+        return iter(order)
 
     def _continue(self, order: list[int], members: NDArray[np.int64]) -> list[int]:
         """Order a round so that it completes the open batch without repeating one of its photos."""

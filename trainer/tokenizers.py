@@ -16,9 +16,7 @@ SPECIAL_TOKENS = {
 }
 
 
-def build_word_tokenizer(
-    texts: Iterable[str], max_words: int | None = None, model_max_length: int = 64
-) -> PreTrainedTokenizerFast:
+def build_word_tokenizer(texts: Iterable[str], model_max_length: int = 64) -> PreTrainedTokenizerFast:
     """Build a lower-casing tokenizer whose tokens are the words and punctuation marks of some texts.
 
     Ids: the special tokens [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4, then words by falling frequency and, among
@@ -26,7 +24,6 @@ def build_word_tokenizer(
 
     Args:
         texts: Captions.
-        max_words: Keep only so many of the most frequent words; others become [UNK].
         model_max_length: Longest caption in tokens, [CLS] and [SEP] included.
 
     Returns:
@@ -47,7 +44,7 @@ def build_word_tokenizer(
         counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
     if not counts:
         raise ValueError("Expected texts with at least one word, found none. Pass the captions of the training set.")
-    words = sorted(counts, key=lambda word: (-counts[word], word))[:max_words]
+    words = sorted(counts, key=lambda word: (-counts[word], word))
     vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS.values(), *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS["unk_token"]))
     tokenizer.normalizer = normalizer

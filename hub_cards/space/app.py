@@ -134,7 +134,7 @@ def main() -> None:
     """
     model = os.environ.get("TGDT_MODEL")
     if not model:
-        raise ValueError("set the variable TGDT_MODEL to a model on the Hub, such as user/name.")
+        raise ValueError("Set the variable TGDT_MODEL to a model on the Hub, such as user/name.")
     page = build(TGDTRetriever.from_pretrained(model), os.environ.get("TGDT_PICTURES"))
     page.launch(max_file_size=MAX_BYTES)
 

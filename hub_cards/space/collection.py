@@ -103,7 +103,7 @@ def _safe_name(name: str) -> str:
     if not name or name != Path(name).name or "\\" in name or name.startswith(".") or not name.isprintable():
         raise ValueError("a name with folders or hidden parts is not accepted; rename the file.")
     if not looks_like_picture(name):
-        raise ValueError(f"this is not a picture by its name; accepted are {', '.join(known_formats())}.")
+        raise ValueError(f"its name is not that of a picture; accepted are {', '.join(known_formats())}.")
     return name
 
 

@@ -51,7 +51,7 @@ class DeviceGallery:
         except torch.OutOfMemoryError as error:
             size = sum(s.globals.nbytes + s.store.rows.nbytes for s in segments) / 2**30
             raise MemoryError(
-                f"the gallery takes {size:.1f} GiB, more than is free on {device}; build it with token_dtype='int8' "
+                f"The gallery takes {size:.1f} GiB, more than is free on {device}. Build it with token_dtype='int8' "
                 "or pool_factor, or search it from its files: to('cpu')."
             ) from error
 

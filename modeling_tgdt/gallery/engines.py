@@ -36,7 +36,7 @@ def complete_engine_options(engine: str, options: Mapping[str, Any]) -> dict[str
 
         FaissEngine(**options)
     elif options:
-        raise ValueError(f"engine 'exact' takes no options, found {dict(options)!r}.")
+        raise ValueError(f"Engine 'exact' takes no options, found {dict(options)!r}.")
     return dict(options)
 
 

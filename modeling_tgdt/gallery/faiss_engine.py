@@ -59,13 +59,13 @@ class FaissEngine:
         train_rows: int = 100_000,
     ) -> None:
         if faiss is None:
-            raise ImportError("engine='faiss' needs FAISS; install it with `pip install 'tgdt[faiss]'`.")
+            raise ImportError("engine='faiss' needs FAISS. Install it with `pip install 'tgdt[faiss]'`.")
         numbers = {"min_rows": min_rows, "oversample": oversample, "ef_search": ef_search}
         for name, value in (numbers | {"nprobe": nprobe, "train_rows": train_rows}).items():
             if type(value) is not int or not 0 < value < 1 << 31:
-                raise ValueError(f"engine option {name} must be an integer from 1, found {value!r}.")
+                raise ValueError(f"Engine option {name} must be an integer from 1, found {value!r}.")
         if factory is not None and not isinstance(factory, str):
-            raise TypeError(f"engine option factory must be a string such as 'HNSW32', found {factory!r}.")
+            raise TypeError(f"Engine option factory must be a string such as 'HNSW32', found {factory!r}.")
         self.min_rows, self.factory, self.oversample = min_rows, factory, oversample
         self.ef_search, self.nprobe, self.train_rows = ef_search, nprobe, train_rows
         self._exact = ExactEngine()
@@ -130,8 +130,8 @@ class FaissEngine:
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise ValueError(
-                f"engine option factory={self.factory!r} makes no FAISS index that can be searched under a filter, of "
-                f"{len(snapshot.alive)} items: {reason}. Take another one, such as 'HNSW32'."
+                f"Expected a factory of FAISS indexes that can be searched under a filter, found {self.factory!r} for "
+                f"{len(snapshot.alive)} items: {reason}. Choose another one, such as 'HNSW32'."
             ) from error
         return index
 
@@ -147,11 +147,11 @@ class FaissEngine:
         root = snapshot.root
         if not (root / name).exists():
             raise ValueError(
-                f"{name} in {str(root)!r} is gone, as after another writer's compact(); refresh() "
+                f"{name} in {str(root)!r} is gone, as after another writer's compact(). refresh() "
                 "the index, or compact() it when the file stays away."
             )
         if file_crc(root, name, length) != crc:
-            raise ValueError(f"{name} in {str(root)!r} is damaged; compact() builds it again.")
+            raise ValueError(f"{name} in {str(root)!r} is damaged. compact() builds it again.")
         if is_own(root, name, length):
             with read_inside(root, name) as file:
                 index = faiss.read_index(faiss.PyCallbackIOReader(file.read))

@@ -117,7 +117,7 @@ class Snapshot:
 
 def _refuse_second(root: Path) -> None:
     if (root / MANIFEST).exists():
-        raise FileExistsError(f"{str(root)!r} already holds a gallery; use open(), or remove it first.")
+        raise FileExistsError(f"{str(root)!r} already holds a gallery. Use open(), or remove it first.")
 
 
 class GalleryFiles:
@@ -153,7 +153,7 @@ class GalleryFiles:
         """Move to the newest commit; return whether there was one."""
         before, found = self.snapshot, self._load(self.snapshot)
         if found.manifest.settings != before.manifest.settings:
-            raise ValueError(f"another gallery has taken the place of the one in {str(self.root)!r}; open it anew.")
+            raise ValueError(f"The gallery in {str(self.root)!r} was replaced by another one. Open it anew.")
         self.snapshot = found
         return found.manifest != before.manifest
 
@@ -304,7 +304,7 @@ class GalleryFiles:
     @contextlib.contextmanager
     def _write(self, action: str) -> Iterator[None]:
         if self.part is not None:
-            raise RuntimeError(f"cannot {action} {str(self.root)!r} while a group of processes fills it.")
+            raise RuntimeError(f"Cannot {action} {str(self.root)!r} while a group of processes fills it.")
         with clear_os_errors(self.root, action):
             self.begin()
             try:
@@ -367,4 +367,4 @@ class GalleryFiles:
                 if attempt == 4 or not (self.root / MANIFEST).exists():
                     raise
                 time.sleep(0.01)
-        raise AssertionError("unreachable")
+        raise AssertionError("The last attempt returns or raises.")

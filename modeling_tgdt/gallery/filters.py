@@ -145,7 +145,7 @@ def _operation(key: str, operator: str, operand: Any, depth: int) -> Filter:
     if operator == "not":
         return Not(_condition(key, operand, depth + 1))
     if operator not in OPERATORS:
-        raise ValueError(f"where[{key!r}] has the unknown operator {operator!r}; there are {[*OPERATORS, 'not']}.")
+        raise ValueError(f"Expected an operator of {[*OPERATORS, 'not']} in where[{key!r}], found {operator!r}.")
     if operator == "in":
         if not isinstance(operand, _SEQUENCES):
             raise ValueError(f"where[{key!r}]: 'in' takes a list, found {operand!r}.")

@@ -218,7 +218,7 @@ def _allowed_rows(snapshot: Snapshot, where: Filter | None) -> np.ndarray | None
     known = list(metadata_types(snapshot.schema))
     for key in keys_of(where):
         if key not in known and snapshot.size:
-            raise ValueError(f"where uses the unknown metadata key {key!r}; this gallery has {known!r}.")
+            raise ValueError(f"Expected a metadata key of this gallery in where, {known!r}, found {key!r}.")
     parts = [matching_rows(segment.table, where) for segment in snapshot.segments]
     return np.concatenate([np.zeros(0, bool), *parts]) & snapshot.alive
 

@@ -45,13 +45,13 @@ class Manifest:
         """Read and check `manifest.json`."""
         path = root / MANIFEST
         if not path.exists():
-            raise FileNotFoundError(f"no gallery at {str(root)!r} ({MANIFEST} is missing); make one with create().")
+            raise FileNotFoundError(f"No gallery at {str(root)!r}: {MANIFEST} is missing. Make one with create().")
         content = read_json(path)
         version = content.pop("format_version", None)
         if version not in (FORMAT_VERSION, HUBNESS_VERSION):
             raise ValueError(
-                f"{str(root)!r} has format version {version!r}, this tgdt reads up to version {HUBNESS_VERSION}; "
-                "install the tgdt release that wrote it, or build the gallery again."
+                f"{str(root)!r} has format version {version!r}, this tgdt reads up to version {HUBNESS_VERSION}. "
+                "Install the tgdt release that wrote it, or build the gallery again."
             )
         try:
             content["segments"] = tuple(SegmentRecord(**record) for record in content["segments"])

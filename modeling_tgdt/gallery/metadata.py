@@ -39,21 +39,21 @@ def metadata_table(ids: list[str], metadata: Any) -> Any:
     arrays = {"id": pa.array(ids, pa.string())}
     for key, values in columns.items():
         if not isinstance(key, str):
-            raise TypeError(f"metadata keys must be strings, found {key!r}.")
+            raise TypeError(f"Metadata keys must be strings, found {key!r}.")
         if len(values) != len(ids):
-            raise ValueError(f"metadata {key!r} has {len(values)} values for {len(ids)} ids; give one value per id.")
+            raise ValueError(f"Metadata {key!r} has {len(values)} values for {len(ids)} ids. Give one value per id.")
         try:
             arrays[PREFIX + key] = values if isinstance(values, pa.ChunkedArray) else pa.array(list(values))
         except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
             raise TypeError(
-                f"metadata {key!r} mixes types or cannot be stored ({error}); use one type per key."
+                f"Metadata {key!r} mixes types or cannot be stored ({error}). Use one type per key."
             ) from error
     table = pa.table(arrays)
     try:
         check_types(table.schema)
     except ValueError as error:
         raise TypeError(
-            f"found {error}; give strings, numbers, booleans, dates or lists of them, one type per key."
+            f"Expected strings, numbers, booleans, dates or lists of them, one type per key, found {error}."
         ) from error
     return table
 
@@ -61,7 +61,7 @@ def metadata_table(ids: list[str], metadata: Any) -> Any:
 def check_types(schema: Any) -> None:
     """Raise ValueError for metadata of a type that is not a string, number, boolean, time or list of them.
 
-    Bytes, structures and the rest have no form in JSON, or none that a filter can compare.
+    Bytes, structures and the rest cannot be written as JSON, or not be compared by a filter.
     """
     for field in schema:
         if field.name.startswith(PREFIX) and not _is_plain(field.type):
@@ -98,7 +98,7 @@ def merged_schema(known: Any, table: Any) -> Any:
     try:
         return pa.unify_schemas([known, table.schema], promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise TypeError(f"metadata does not fit the gallery's columns: {error}. Keep one type per key.") from error
+        raise TypeError(f"Metadata does not fit the gallery's columns: {error}. Keep one type per key.") from error
 
 
 def metadata_rows(table: Any) -> list[dict[str, Any]]:
@@ -239,6 +239,6 @@ def _columns(metadata: Any, size: int) -> Mapping[Any, Any]:
     if not isinstance(metadata, Sequence) or not all(isinstance(row, Mapping) for row in metadata):
         raise TypeError(f"metadata must be a list of dicts or a dict of columns, found {type(metadata).__name__}.")
     if len(metadata) != size:
-        raise ValueError(f"metadata has {len(metadata)} rows for {size} ids; give one dict per id.")
+        raise ValueError(f"Metadata has {len(metadata)} rows for {size} ids. Give one dict per id.")
     keys = dict.fromkeys(key for row in metadata for key in row)
     return {key: [row.get(key) for row in metadata] for key in keys}

@@ -121,7 +121,7 @@ class Segment:
             table = pa.concat_tables(list(_read_streams(self._table_file)), promote_options="permissive")
             _check_table(table, len(self))
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise ValueError(f"segment {self.record.name!r}: rows.arrow is damaged ({error}). {RESTORE}") from error
+            raise ValueError(f"Segment {self.record.name!r}: rows.arrow is damaged ({error}). {RESTORE}") from error
         return table
 
     @property
@@ -160,13 +160,13 @@ class Segment:
     def _check_offsets(self) -> None:
         offsets = self.store.offsets  # the kernel trusts them
         if offsets[0] != 0 or offsets[-1] != self.record.tokens or (offsets[1:] < offsets[:-1]).any():
-            raise ValueError(f"segment {self.record.name!r}: offsets.i64 is damaged. {RESTORE}")
+            raise ValueError(f"Segment {self.record.name!r}: offsets.i64 is damaged. {RESTORE}")
 
     def _map(self, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> np.ndarray:
         try:
             return map_inside(self.root, f"{self.record.name}/{name}", dtype, shape)
         except ValueError as error:
-            raise ValueError(f"segment {self.record.name!r}: {error}. {RESTORE}") from error
+            raise ValueError(f"Segment {self.record.name!r}: {error}. {RESTORE}") from error
 
 
 def append_to_segment(root: Path, record: SegmentRecord, batch: Batch) -> SegmentRecord:

@@ -104,9 +104,9 @@ def read_json(path: Path) -> dict[str, Any]:
             content = json.loads(file.read().decode())
         checksum = content.pop("checksum")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}); restore it from a copy or build the gallery again.") from error
+        raise ValueError(f"{path} is damaged ({error}). Restore it from a copy or build the gallery again.") from error
     if checksum != _checksum(content):
-        raise ValueError(f"{path} is damaged (checksum differs); restore it from a copy or build the gallery again.")
+        raise ValueError(f"{path} is damaged (checksum differs). Restore it from a copy or build the gallery again.")
     return content
 
 
@@ -157,7 +157,7 @@ class WriterLock:
             owner = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
             os.close(handle)
             raise GalleryBusyError(
-                f"another writer (process {owner}) has {str(self.path.parent)!r} open; "
+                f"Another writer (process {owner}) has {str(self.path.parent)!r} open. "
                 "close() that index or wait for it to end. Searching works meanwhile."
             ) from None
         self._handle = handle
@@ -184,7 +184,7 @@ class WriterLock:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         elif shared:
             raise OSError(
-                "several processes fill a gallery together only where the system has flock; use one process."
+                "Several processes fill a gallery together only where the system has flock. Use one process."
             )
         elif msvcrt is not None:
             os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)

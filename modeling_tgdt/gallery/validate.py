@@ -51,20 +51,20 @@ def to_float32(values: Any, name: str) -> np.ndarray:
 def check_ids(ids: Sequence[str]) -> list[str]:
     """Return the ids as a list; refuse other types than str, and duplicates."""
     if isinstance(ids, str):
-        raise TypeError(f"ids must be a sequence of strings, found the single string {ids!r}; pass [{ids!r}].")
+        raise TypeError(f"ids must be a sequence of strings, found the single string {ids!r}. Pass [{ids!r}].")
     ids = list(ids)
     for value in ids:
         if not isinstance(value, str):
-            raise TypeError(f"ids must be strings, found {value!r} ({type(value).__name__}); use str(id).")
+            raise TypeError(f"ids must be strings, found {value!r} ({type(value).__name__}). Use str(id).")
         try:
             value.encode()
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"id {value!r} is not valid Unicode ({error.reason}); replace the lone surrogates."
+                f"Id {value!r} is not valid Unicode ({error.reason}). Replace the lone surrogates."
             ) from error
     if len(set(ids)) < len(ids):
         repeated = [value for value, count in Counter(ids).items() if count > 1]
-        raise ValueError(f"duplicate ids in one call: {repeated[:5]!r}; give each id once (a later call replaces it).")
+        raise ValueError(f"Duplicate ids in one call: {repeated[:5]!r}. Give each id once (a later call replaces it).")
     return ids
 
 
@@ -80,11 +80,11 @@ def check_globals(values: Any, dim: int, name: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         norms = np.linalg.norm(array, axis=1)
     if (norms == 0).any():
-        raise ValueError(f"{name} row {int(norms.argmin())} is a zero vector, which cannot be ranked; leave it out.")
+        raise ValueError(f"{name} row {int(norms.argmin())} is a zero vector, which cannot be ranked. Leave it out.")
     if (norms > _LONGEST).any():
         raise ValueError(
-            f"{name} row {int(norms.argmax())} has the norm {norms.max():.3g}, too long for products in float32; "
-            "normalize the embeddings."
+            f"{name} row {int(norms.argmax())} has the norm {norms.max():.3g}, too long for products in float32. "
+            "Normalize the embeddings."
         )
     return array
 
@@ -95,7 +95,7 @@ def check_hubness(values: Any, size: int) -> np.ndarray:
     if array.shape != (size,):
         raise ValueError(f"hubness must have shape ({size},), one number per item, found {array.shape}.")
     if not (np.abs(array) < _LONGEST).all():
-        raise ValueError("hubness holds NaN, infinity or a number beyond float32 products; leave those items out.")
+        raise ValueError("hubness must be finite and small enough for products in float32. Leave those items out.")
     return array
 
 
@@ -103,7 +103,7 @@ def with_hubness(globals_: np.ndarray, hubness: Any, expected: bool) -> np.ndarr
     """Append minus the hubness to global embeddings (N, D): one more dimension of the dot product is a bias."""
     if (hubness is not None) != expected:
         wanted = "one number per item" if expected else "none, this gallery was made without"
-        raise ValueError(f"hubness: expected {wanted}, found {'none' if hubness is None else 'some'}.")
+        raise ValueError(f"Expected hubness: {wanted}, found {'none' if hubness is None else 'some'}.")
     return globals_ if hubness is None else np.column_stack([globals_, -check_hubness(hubness, len(globals_))])
 
 
@@ -152,7 +152,7 @@ def ragged_tokens(tokens: Any, mask: Any, size: int, dim: int, name: str) -> tup
     """
     if isinstance(tokens, list | tuple):
         if mask is not None:
-            raise ValueError(f"{name} is a list of ragged arrays; leave its mask out, or pass one (N, T, D) array.")
+            raise ValueError(f"{name} is a list of ragged arrays. Leave its mask out, or pass one (N, T, D) array.")
         parts = [_token_matrix(part, dim, f"{name}[{i}]") for i, part in enumerate(tokens)]
         counts = np.array([len(part) for part in parts], dtype=np.int64)
         rows = np.concatenate(parts) if parts else np.zeros((0, dim), np.float32)
@@ -173,9 +173,9 @@ def _mask(mask: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
         return np.ones(shape, dtype=bool)
     array = np.asarray(mask.detach().cpu() if isinstance(mask, torch.Tensor) else mask)
     if array.shape != shape:
-        raise ValueError(f"the mask of {name} must have shape {shape}, found {array.shape}.")
+        raise ValueError(f"The mask of {name} must have shape {shape}, found {array.shape}.")
     if array.dtype != bool and not np.isin(array, (0, 1)).all():
-        raise ValueError(f"the mask of {name} must be boolean (true = real token), found values other than 0 and 1.")
+        raise ValueError(f"The mask of {name} must be boolean (true = real token), found values other than 0 and 1.")
     return array.astype(bool)
 
 
@@ -196,4 +196,4 @@ def _check_finite(array: np.ndarray, name: str) -> None:
         return
     if not np.isfinite(array).all():
         row = int(np.argwhere(~np.isfinite(array))[0][0])
-        raise ValueError(f"{name} has NaN or infinity in row {row}; check the model's precision and the input.")
+        raise ValueError(f"{name} has NaN or infinity in row {row}. Check the model's precision and the input.")

@@ -195,9 +195,9 @@ def run_kernel(name: str, *arguments: Any) -> None:
     raw = [ctypes.c_void_p(address(a)) if a is None or isinstance(a, np.ndarray) else a for a in arguments]
     status = getattr(kernel, name)(*raw)
     if status == 2:
-        raise ValueError("a query has more than 16,000 tokens; split it, or pool its tokens.")
+        raise ValueError("A query has more than 16,000 tokens. Split it, or pool its tokens.")
     if status:
-        raise MemoryError("the re-rank kernel ran out of memory; search with fewer queries or candidates at a time.")
+        raise MemoryError("The re-rank kernel ran out of memory. Search with fewer queries or candidates at a time.")
 
 
 def address(array: np.ndarray | None) -> int | None:

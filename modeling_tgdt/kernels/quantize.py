@@ -60,7 +60,10 @@ def encode_tokens(tokens: np.ndarray, token_dtype: str) -> tuple[np.ndarray, np.
     if token_dtype == "int16":  # |codes| <= 2**15 in norm, so an int32 dot product of two rows cannot overflow
         return _scale_codes(tokens, np.linalg.norm(tokens, axis=1) / 32767, np.int16, 32767)
     if token_dtype == "float16" and tokens.size and float(np.abs(tokens).max()) > 65504:
-        raise ValueError("a token value above 65504 does not fit into float16; normalize the tokens or use 'float32'.")
+        raise ValueError(
+            "Expected token values of at most 65504, the largest in float16, found more. "
+            "Normalize the tokens or use 'float32'."
+        )
     return np.ascontiguousarray(tokens, dtype=STORAGE_DTYPES[token_dtype]), None
 
 

@@ -14,7 +14,7 @@ try:  # guarded, or transformers would ask everybody who loads this code from th
     import triton
     import triton.language as tl
 except ImportError as error:
-    raise ImportError("these kernels need the package triton; PyTorch does the same without it.") from error
+    raise ImportError("These kernels need the package triton; PyTorch does the same without it.") from error
 
 
 class TokenSpans(NamedTuple):

@@ -37,7 +37,7 @@ def save_model(model: Any, folder: Path, **options: Any) -> None:
         return
     core = model.get_base_model() if wraps else model
     if wraps and model.active_adapter != "default":
-        raise ValueError(f"expected the adapter 'default' to be active, found {model.active_adapter!r}; rename it.")
+        raise ValueError(f"Expected the adapter 'default' to be active, found {model.active_adapter!r}. Rename it.")
     if getattr(core, "hf_quantizer", None) is None:
         base = TGDTModel._from_config(core.config, dtype=core.dtype)
         base.load_state_dict(_base_weights(core))

@@ -37,12 +37,10 @@ class ComposedQuery:
     def __post_init__(self) -> None:
         weights = [float(weight) for weight in self.weights] or [1.0] * len(self.parts)
         if len(weights) != len(self.parts):
-            raise ValueError(f"expected one weight per part, found {len(weights)} for {len(self.parts)} parts.")
+            raise ValueError(f"Expected one weight per part, found {len(weights)} for {len(self.parts)} parts.")
         wanted = sum(weight for weight in weights if weight > 0)
         if not np.isfinite(weights).all() or wanted <= 0:
-            raise ValueError(
-                f"expected numbers, one above 0 at least, as weights, found {weights}; say what is wanted."
-            )
+            raise ValueError(f"Expected numbers as weights, at least one of them above 0, found {weights}.")
         object.__setattr__(self, "parts", tuple(self.parts))
         object.__setattr__(self, "weights", tuple(weight / wanted for weight in weights))
 
@@ -114,7 +112,7 @@ def _shortlist(
     other: Kind = "text" if index.kind == "image" else "image"
     share = sum(part.weight for part in parts if part.kind == other)
     if not np.any(vector):
-        raise ValueError("the parts of the query cancel each other out; change their weights.")
+        raise ValueError("The parts of the query cancel each other out. Change their weights.")
     corrected = hubness and share > 0  # the correction is for queries of the other kind, once per query
     return index.search(
         vector / share if corrected else vector, mode="global", top_k=size, where=where, query_kind=other,

@@ -51,11 +51,15 @@ def find_directory(name: str | os.PathLike[str], revision: str | None = None, **
     if os.path.isdir(name):
         return Path(name)
     if isinstance(name, os.PathLike) or os.path.isabs(name) or name.startswith((".", "~")):
+<<<<<<< HEAD
         raise ValueError(f"expected a directory with a model or gallery, found none at {os.fspath(name)!r}.")
     return _download(name, revision, **options)
 
 
 def _download(name: str, revision: str | None, **options: Any) -> Path:
+=======
+        raise ValueError(f"Expected a directory with a model or gallery, found none at {os.fspath(name)!r}.")
+>>>>>>> house
     try:
         return Path(snapshot_download(name, revision=revision, **({"ignore_patterns": _OTHER_WEIGHTS} | options)))
     except (OSError, ValueError) as error:
@@ -95,7 +99,7 @@ def read_reference(folder: Path) -> dict[str, Any]:
             if is_on_a_network(value or ""):
                 raise ValueError(f"its {key} is {value!r}, which is no repository and no directory of this machine")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is damaged ({error}); write it again with `tgdt index`.") from error
+        raise ValueError(f"{str(path)!r} is damaged ({error}). Write it again with `tgdt index`.") from error
     return content
 
 
@@ -120,7 +124,7 @@ def find_model(folder: Path, reference: dict[str, Any], **options: Any) -> Path:
         return folder
     if not reference:
         raise ValueError(
-            f"{str(folder)!r} holds neither a model (config.json) nor {REFERENCE}, which names one; pass the "
+            f"{str(folder)!r} holds neither a model (config.json) nor {REFERENCE}, which names one. Pass the "
             "directory of TGDTRetriever.save_pretrained or of `tgdt index`, or name the model."
         )
     named = reference["model"]
@@ -133,7 +137,7 @@ def find_model(folder: Path, reference: dict[str, Any], **options: Any) -> Path:
         return find_directory(named, reference.get("revision"), **options)
     except ValueError as error:
         raise ValueError(
-            f"the gallery in {str(folder)!r} names its model as {named!r}, and there is none: was one of the two "
+            f"The gallery in {str(folder)!r} expects its model at {named!r}, and there is none: was one of the two "
             "moved? Name the model with --model (model= in Python); `tgdt index --copy-model` keeps a copy of it."
         ) from error
 
@@ -177,7 +181,7 @@ def copy_gallery(source: Path, target: Path) -> None:
         return
     if own in other.parents or other in own.parents:
         raise ValueError(
-            f"expected a copy that lies apart from the gallery in {str(source)!r}, found {str(target)!r}; one would "
+            f"Expected a copy that lies apart from the gallery in {str(source)!r}, found {str(target)!r}; one would "
             "hold the other. Save into another directory."
         )
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -201,7 +205,7 @@ def push_folder(
     gallery: Path | None,
     *,
     private: bool | None,
-    token: bool | str | None,
+    token: bool | str | None = None,
     message: str,
     repo_type: str = "model",
     card: ModelCard | None = None,

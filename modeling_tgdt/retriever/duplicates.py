@@ -79,7 +79,7 @@ def group_hits(vectors: np.ndarray, threshold: float) -> list[list[int]]:
 def check_threshold(threshold: float) -> None:
     """Raise ValueError for a threshold that is not a cosine above 0."""
     if not 0 < threshold <= 1:
-        raise ValueError(f"expected a cosine above 0 and at most 1 as threshold, found {threshold!r}.")
+        raise ValueError(f"Expected a cosine above 0 and at most 1 as threshold, found {threshold!r}.")
 
 
 def _neighbors(index: TGDTIndex, names: Sequence[str], threshold: float) -> list[list[str]]:

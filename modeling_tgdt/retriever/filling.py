@@ -241,11 +241,11 @@ def name_items(
         row = next(rows, _END)
         if name is _END or row is _END:
             what = "ids" if name is _END else "metadata"
-            raise ValueError(f"there are more items than {what}; give one per item.")
+            raise ValueError(f"There are more items than {what}. Give one per item.")
         yield Item(name, value, row)
     for what, rest in (("ids", names or ()), ("metadata", () if metadata is None else rows)):
         if next(iter(rest), _END) is not _END:
-            raise ValueError(f"there are more {what} than items; give one per item.")
+            raise ValueError(f"There are more {what} than items. Give one per item.")
 
 
 def map_ahead(

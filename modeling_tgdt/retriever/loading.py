@@ -52,8 +52,14 @@ def load_backend(folder: Path, backend: str | None, **options: Any) -> tuple[Any
     if backend == "torch" or (backend is None and (not has_onnx(folder) or any(folder.glob("*.safetensors")))):
         return load_pretrained(str(folder), **options)
     if unused := sorted(options.keys() - {"token", "cache_dir", "local_files_only", "force_download"}):
+<<<<<<< HEAD
         raise ValueError(f"the ONNX graphs in {str(folder)!r} take no {unused}; load the model with backend='torch'.")
     check_tree(folder, ONNX_FOLDER)  # what is loaded is copied and pushed, too
+=======
+        raise ValueError(
+            f"The ONNX graphs in {str(folder)!r} do not take {unused}. Load the model with backend='torch'."
+        )
+>>>>>>> house
     return OnnxModel(folder), TGDTProcessor.from_pretrained(folder)
 
 
@@ -66,8 +72,8 @@ def refused_as_damaged(name_or_path: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ValueError(
-            f"there is no model that can be loaded in {name_or_path!r}: {type(error).__name__}: {error}. Save it "
-            "again, or download it again."
+            f"Expected a model that loads in {name_or_path!r}, found {type(error).__name__}: {error}. Save it again, "
+            "or download it again."
         ) from error
 
 
@@ -99,7 +105,7 @@ def _processor_of(name_or_path: str, **loading: Any) -> TGDTProcessor:
         if not os.path.isdir(name_or_path) or any(file.exists() for file in files):
             raise
         raise ValueError(
-            f"there is no processor beside the model in {name_or_path!r}; save it there with "
+            f"Expected a processor beside the model in {name_or_path!r}, found none. Save it there with "
             "processor.save_pretrained, as CMCTrainer.save_model does."
         ) from error
 

@@ -73,7 +73,7 @@ def list_pictures(
     """
     root = Path(folder)
     if not root.is_dir():
-        raise ValueError(f"expected a folder of pictures, found no folder at {str(root)!r}; check the path.")
+        raise ValueError(f"Expected a folder of pictures, found no folder at {str(root)!r}. Check the path.")
     for parent, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
@@ -124,8 +124,8 @@ def picture_items(source: Any, left_out: dict[str, str] | None = None) -> Iterat
         yield from _dataset_items(source)
     elif isinstance(source, Mapping) or not isinstance(source, Iterable):
         raise TypeError(
-            "expected a folder, a list or generator of pictures, or a datasets.Dataset, found "
-            f"{type(source).__name__}; put a single picture into a list."
+            "Expected a folder, a list or generator of pictures, or a datasets.Dataset, found "
+            f"{type(source).__name__}. Put a single picture into a list."
         )
     else:
         for item in source:
@@ -145,7 +145,7 @@ def _dataset_items(dataset: Any) -> Iterator[tuple[str | None, Any]]:
     column = "image" if "image" in columns else next(iter(columns), None)
     if column is None:
         raise ValueError(
-            f"expected a data set with an image column, found {sorted(features)}; cast one with "
+            f"Expected a data set with an image column, found {sorted(features)}. Cast one with "
             "dataset.cast_column(name, datasets.Image())."
         )
     key = next((name for name in _ID_COLUMNS if name in features), None)

@@ -63,9 +63,9 @@ def pooling_costs(
     """
     factors = list(factors)
     if any(factor < 1 for factor in factors):
-        raise ValueError(f"pooling factors must be at least 1, found {factors}.")
+        raise ValueError(f"Pooling factors must be at least 1, found {factors}.")
     if not len(queries.global_embeds) or not len(index):
-        raise ValueError("expected at least one sample query and one item in the gallery, found none.")
+        raise ValueError("Expected at least one sample query and one item in the gallery, found none.")
     asked = (queries.global_embeds, queries.token_embeds, None)
     near = index.search(*asked, mode="global", top_k=candidates, query_kind=query_kind).ids
     expected = index.rerank(*asked, near, query_kind=query_kind).ids

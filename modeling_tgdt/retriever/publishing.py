@@ -55,7 +55,7 @@ class PublishingMixin:
             TypeError: For options of a push without one.
         """
         if push_options and not push_to_hub:
-            raise TypeError(f"expected push_to_hub=True for the option {next(iter(push_options))!r}, found False.")
+            raise TypeError(f"Expected push_to_hub=True for the option {next(iter(push_options))!r}, found False.")
         folder = Path(directory)
         self._check_weights()
         if self.index is not None:  # first: what it refuses leaves nothing behind

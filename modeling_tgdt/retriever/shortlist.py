@@ -50,7 +50,7 @@ def smallest_shortlist(ranks: np.ndarray, recall: float) -> int:
     if not 0 < recall <= 1:
         raise ValueError(f"recall must be above 0 and at most 1, found {recall!r}.")
     if ranks.size == 0:
-        raise ValueError("expected at least one sample query and one item in the gallery, found none.")
+        raise ValueError("Expected at least one sample query and one item in the gallery, found none.")
     ordered = np.sort(ranks, axis=None)
     return int(max(ordered[math.ceil(recall * len(ordered) - 1e-9) - 1], ranks.shape[1]))
 

@@ -189,7 +189,7 @@ def read_record(path: Path) -> dict[str, Content]:
             rows = pq.read_table(file, schema=_SCHEMA).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
-            f"{str(path)!r} is damaged ({error}); remove it, and everything is embedded again."
+            f"{str(path)!r} is damaged ({error}). Remove it, and everything is embedded again."
         ) from error
     return {row["name"]: Content(row["size"], row["time"], row["digest"]) for row in rows}
 

@@ -81,7 +81,7 @@ class ScoreThreshold:
                 raise TypeError("its numbers are not those of a threshold")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"expected a fitted threshold at {str(path)!r}, found none that can be read ({error}); fit one with "
+                f"Expected a fitted threshold at {str(path)!r}, found none that can be read ({error}). Fit one with "
                 "TGDTRetriever.fit_threshold(...).save(G), or give a number."
             ) from error
         return found
@@ -112,8 +112,8 @@ def fit_threshold(
     outside = np.array([_features(rest, rest[0]) for _, _, rest in rows if len(rest)])
     if not len(inside) or not len(outside):
         raise ValueError(
-            f"expected queries that find their match and items that are none, found {len(inside)} matches on "
-            f"{len(rows)} shortlists; give queries whose match is in the gallery."
+            f"Expected shortlists that hold the match and other items, found {len(inside)} matches on {len(rows)} "
+            "shortlists. Give queries whose match is in the gallery."
         )
     weights = _logistic_regression(inside, outside)
     yes, no = (_logistic(part @ weights[:3] + weights[3]) for part in (inside, outside))

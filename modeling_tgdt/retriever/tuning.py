@@ -47,7 +47,7 @@ class TuningMixin:
             ValueError: When there is not one entry per query, or no match is found.
         """
         if len(relevant) != len(sample_queries):
-            raise ValueError(f"expected one entry per query, found {len(relevant)} for {len(sample_queries)} queries.")
+            raise ValueError(f"Expected one entry per query, found {len(relevant)} for {len(sample_queries)} queries.")
         ranked = self.search(list(sample_queries), candidates, candidates)
         wanted = [{own} if isinstance(own, str) else set(own or ()) for own in relevant]
         scores = [np.array([hit.score for hit in hits]) for hits in ranked]
@@ -94,7 +94,7 @@ class TuningMixin:
         """
         encoded = self._encode_queries(list(sample_queries))
         if len(encoded) != 1:
-            raise ValueError(f"expected sample queries of one kind, words or pictures, found {len(encoded)} kinds.")
+            raise ValueError(f"Expected sample queries of one kind, texts or pictures, found {len(encoded)} kinds.")
         ((kind, _, embeds),) = encoded
         return pooling_costs(self._searchable(), embeds, kind, factors, top_k=top_k, candidates=candidates)
 
@@ -116,9 +116,12 @@ class TuningMixin:
             ValueError: When the items of the gallery carry no hubness, or there is not one id per query.
         """
         if not self._searchable().has_hubness:
-            raise ValueError("the items of this gallery carry no hubness: build it with a model that has a bank.")
+            raise ValueError(
+                "Expected a gallery whose items carry a hubness, found one without. "
+                "Build it with a model that has a bank."
+            )
         if len(relevant) != len(sample_queries) or not len(relevant):
-            raise ValueError(f"expected one id per query, found {len(relevant)} for {len(sample_queries)} queries.")
+            raise ValueError(f"Expected one id per query, found {len(relevant)} for {len(sample_queries)} queries.")
         shares = []
         for on in (True, False):
             hits = self.search(list(sample_queries), top_k, candidates, hubness=on)

@@ -48,7 +48,7 @@ class OnnxModel(nn.Module):
         except ImportError as error:
             raise ImportError(f"backend='onnx' {_EXTRA}") from error
         if not has_onnx(folder):
-            raise ValueError(f"expected ONNX graphs in {str(folder)!r}, found none; make them with `tgdt export`.")
+            raise ValueError(f"Expected ONNX graphs in {str(folder)!r}, found none. Make them with `tgdt export`.")
         self.folder, self.name_or_path = folder, str(folder)
         self.config = TGDTConfig.from_pretrained(folder)
         self.device, self.dtype = torch.device("cpu"), torch.float32
@@ -79,7 +79,7 @@ class OnnxModel(nn.Module):
     def to(self, device: Any) -> OnnxModel:  # type: ignore[override]
         """Refuse any device but the CPU."""
         if torch.device(device).type != "cpu":
-            raise ValueError(f"the ONNX graphs run on the CPU, found {str(device)!r}; load the model with PyTorch.")
+            raise ValueError(f"The ONNX graphs run on the CPU, found {str(device)!r}. Load the model with PyTorch.")
         return self
 
     def save_pretrained(self, directory: str | Path, **_: Any) -> None:
@@ -142,16 +142,16 @@ def export_onnx(model: TGDTModel, processor: TGDTProcessor, identity: tuple[str 
         import onnxscript  # noqa: F401
         from transformers.exporters import OnnxConfig, OnnxExporter
     except ImportError as error:
-        raise ImportError(f"the export to ONNX {_EXTRA}") from error
+        raise ImportError(f"The export to ONNX {_EXTRA}") from error
     if model.config.vision_config is None:
-        raise ValueError("expected a model of pixels, found one of precomputed regions; ONNX takes pixels only.")
+        raise ValueError("Expected a model of pixels, found one of precomputed regions; ONNX takes pixels only.")
     pictures = [Image.new("RGB", (64, 48), colour) for colour in ("red", "white", "blue")]
     samples = {
         "text": dict(processor(text=_SAMPLE, return_tensors="pt")),
         "image": dict(processor(images=pictures, return_tensors="pt")),
     }
     if set(samples["image"]) != {"pixel_values"}:
-        raise ValueError(f"expected a model of pixels alone, found one of {sorted(samples['image'])}.")
+        raise ValueError(f"Expected a model of pixels alone, found one of {sorted(samples['image'])}.")
     plain = model if model.dtype == torch.float32 else copy.deepcopy(model).float()
     branches: dict[str, Any] = {"text": _Text(plain), "image": _Image(plain)}
     for name, branch in branches.items():

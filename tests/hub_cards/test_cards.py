@@ -257,7 +257,7 @@ def test_the_command_writes_the_cards_of_named_runs(monkeypatch: pytest.MonkeyPa
     write_named_cards(["f30k=runs/7", "coco=runs/a=b"])
     assert asked == [{"f30k": "runs/7", "coco": "runs/a=b"}]
     for bad in ("f30k", "unknown=runs/7"):
-        with pytest.raises(ValueError, match="expected RECIPE=RUN_DIR"):
+        with pytest.raises(ValueError, match="Expected RECIPE=RUN_DIR"):
             write_named_cards([bad])
 
 

@@ -159,7 +159,7 @@ def rename(state, name):
     ("change", "message"),
     [
         (lambda s: drop(s, "cap_proj.bias"), "missing text_projection.bias"),
-        (lambda s: drop(s, "img_proj.weight"), "Not a whole TGDT checkpoint"),
+        (lambda s: drop(s, "img_proj.weight"), "Expected a whole TGDT checkpoint"),
         (lambda s: rename(s, "img_proj.weight"), "1 of 188 tensors are unknown"),
         (lambda s: s.update({"img_txt_enc.img_proj.bias": torch.zeros(3)}), r"visual_projection.bias is \(3,\)"),
         (lambda s: s["img_txt_enc.txt_enc.word_embeddings.weight"].add_(1), "should repeat"),

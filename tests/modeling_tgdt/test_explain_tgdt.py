@@ -66,7 +66,7 @@ def test_detector_boxes_with_and_without_a_picture() -> None:
     shown = explain(model, tiny_processor(), regions, "red ball", picture=random_picture(0, (100, 50)))
     assert shown.to_image().size == alignment.to_image().size
     unknown = explain(model, tiny_processor(), {"features": regions["features"]}, "red ball")
-    with pytest.raises(ValueError, match="pass regions with boxes"):
+    with pytest.raises(ValueError, match="Pass their boxes"):
         unknown.to_image()
 
 
@@ -136,7 +136,7 @@ def test_pictures_of_every_kind_are_drawn() -> None:
 
 def test_errors() -> None:
     made = tiny_retriever()
-    with pytest.raises(ValueError, match="no word"):
+    with pytest.raises(ValueError, match="one word to explain"):
         made.explain(random_picture(0), " ")
     with pytest.raises(TypeError, match="one text"):
         made.explain(random_picture(0), ["sea"])  # type: ignore[arg-type]

@@ -388,7 +388,7 @@ def test_errors_say_what_to_do(retriever: TGDTRetriever, tmp_path: Path) -> None
         tiny_retriever().search("sea")
     with pytest.raises(ValueError, match="no folder"):
         retriever.add_images(tmp_path / "missing", progress=False)
-    with pytest.raises(TypeError, match="put a single picture into a list"):
+    with pytest.raises(TypeError, match="Put a single picture into a list"):
         retriever.add_images(42, progress=False)
     with pytest.raises(ValueError, match="on_error must be"):
         retriever.add_images([], on_error="ignore", progress=False)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Tiny configurations, models and inputs that the tests of the model share."""
+"""Tiny configurations, models and inputs. All tests build their models here; `options` say where they differ."""
 
 from typing import Any
 

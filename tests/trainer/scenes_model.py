@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from transformers import BertConfig, ViTConfig, set_seed
+from transformers import set_seed
 
-from modeling_tgdt import TGDTConfig, TGDTImageProcessor, TGDTModel, TGDTProcessor
+from modeling_tgdt import TGDTImageProcessor, TGDTModel, TGDTProcessor
+from tests.modeling_tgdt import tiny
 from trainer.data.negatives import NEGATIVE_FEATURES
 from trainer.scenes import make_scenes
 from trainer.tokenizers import build_word_tokenizer
@@ -47,19 +48,11 @@ def processor() -> TGDTProcessor:
 
 def tiny_model(seed: int = 0, **overrides: Any) -> TGDTModel:
     set_seed(seed)
-    text = BertConfig(
-        vocab_size=len(processor().tokenizer),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=48,
-    )
-    vision = ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=SIZE, patch_size=8
-    )
-    fields = {"projection_dim": 16, "intermediate_size": 32, "num_local_layers": 1, "num_global_layers": 1}
-    return TGDTModel(TGDTConfig(text_config=text, vision_config=vision, **(fields | overrides)))
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    text = tiny.text_config(**sizes, vocab_size=len(processor().tokenizer), max_position_embeddings=48)
+    fields = {"projection_dim": 16, "intermediate_size": 32, "region_feature_size": 2048, "num_region_layers": None}
+    config = tiny.tiny_config(tiny.vision_config(**sizes, image_size=SIZE), text_config=text, **(fields | overrides))
+    return TGDTModel(config)
 
 
 def save_photos(folder: Path) -> None:

@@ -21,10 +21,8 @@ def test_words_punctuation_and_special_tokens() -> None:
     assert set(tokenizer(TEXTS, padding=True)) == {"input_ids", "attention_mask"}
 
 
-def test_order_of_texts_changes_nothing_and_rare_words_can_go() -> None:
+def test_order_of_texts_changes_nothing() -> None:
     assert build_word_tokenizer(TEXTS).get_vocab() == build_word_tokenizer(TEXTS[::-1]).get_vocab()
-    small = build_word_tokenizer(TEXTS, max_words=2)
-    assert len(small) == 7 and {"a", "."} < set(small.get_vocab())
 
 
 def test_round_trip_and_words(tmp_path: Path) -> None:

@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from transformers import BertConfig, ResNetConfig
+from transformers import ResNetConfig
 
-from modeling_tgdt.configuration_tgdt import TGDTConfig
 from modeling_tgdt.image_processing_pil_tgdt import TGDTImageProcessorPil
 from modeling_tgdt.modeling_tgdt import TGDTModel
 from modeling_tgdt.processing_tgdt import TGDTProcessor
+from tests.modeling_tgdt import tiny
 from trainer.tokenizers import build_word_tokenizer
 
 COLORS = ("red", "green", "blue", "white", "black", "yellow")
@@ -27,20 +26,11 @@ def tiny_processor() -> TGDTProcessor:
 
 
 def tiny_model(pixels: bool = True, width: int = 16) -> TGDTModel:
-    torch.manual_seed(0)
     vision = ResNetConfig(embedding_size=8, hidden_sizes=[8, width], depths=[1, 1], layer_type="basic")
-    text = BertConfig(vocab_size=80, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    config = TGDTConfig(
-        vision_config=vision if pixels else None,
-        text_config=text,
-        region_feature_size=width,
-        projection_dim=16,
-        num_region_layers=0,
-        num_local_layers=1,
-        num_global_layers=1,
-        intermediate_size=16,
-    )
-    return TGDTModel(config).eval()
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    text = tiny.text_config(**sizes, vocab_size=80, max_position_embeddings=512)
+    fields = {"region_feature_size": width, "projection_dim": 16, "num_region_layers": 0, "intermediate_size": 16}
+    return tiny.tiny_model(vision if pixels else None, text_config=text, **fields)
 
 
 def picture(number: int, size: tuple[int, int] = (40, 30)) -> Image.Image:

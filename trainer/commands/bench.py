@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, found {getattr(args, name)}.")
     retriever = load_retriever(args)
     if len(retriever.index) == 0:
-        raise ValueError("the gallery is empty; add items with `tgdt index`.")
+        raise ValueError("The gallery is empty. Add items with `tgdt index`.")
     queries = _queries(args, retriever.processor.tokenizer)
     result: dict[str, Any] = {
         "items": len(retriever.index),
@@ -84,11 +84,11 @@ def _queries(args: argparse.Namespace, tokenizer: Any) -> list[str]:
     if args.queries is not None:
         lines = [line.strip() for line in Path(args.queries).read_text(encoding="utf-8").splitlines() if line.strip()]
         if not lines:
-            raise ValueError(f"{args.queries!r} holds no query.")
+            raise ValueError(f"{args.queries!r} holds no query. Write one per line.")
         return lines[: args.count]
     words = sorted(word for word in tokenizer.get_vocab() if word.isalpha())
     if not words:
-        raise ValueError("the vocabulary has no plain words; pass --queries FILE.")
+        raise ValueError("Expected plain words in the vocabulary, to ask for, found none. Pass --queries FILE.")
     chance = random.Random(args.seed)
     return [" ".join(chance.choices(words, k=chance.randint(5, 12))) for _ in range(args.count)]
 

@@ -90,7 +90,7 @@ def load_retriever(args: argparse.Namespace) -> Any:
     """Open the gallery and the model that it names.
 
     Raises:
-        ValueError: When there is no gallery.
+        ValueError: When the directory holds no gallery.
     """
     from modeling_tgdt.retrieval_tgdt import TGDTRetriever
 
@@ -103,7 +103,7 @@ def load_retriever(args: argparse.Namespace) -> Any:
     )
     if retriever.index is None:
         raise ValueError(
-            f"there is no gallery in {args.gallery!r}; build one with `tgdt index DIR --model M --out G`."
+            f"There is no gallery in {args.gallery!r}. Build one with `tgdt index DIR --model M --out G`."
         )
     if args.gallery_device is not None:
         retriever.index.to(args.gallery_device)
@@ -114,16 +114,16 @@ def pictures_folder(args: argparse.Namespace) -> Path:
     """Return the folder that was indexed: `--pictures`, or what the gallery remembers.
 
     Raises:
-        ValueError: When it remembers none, or what is named is no folder here.
+        ValueError: When the gallery remembers none, or the folder does not exist.
     """
     from modeling_tgdt.retriever.directory import read_reference
 
     named = args.pictures or read_reference(Path(args.gallery)).get("pictures")
     if named is None:
-        raise ValueError("the gallery does not know the folder of its pictures; pass --pictures DIR.")
+        raise ValueError("The gallery does not know the folder of its pictures. Pass --pictures DIR.")
     folder = Path(named) if args.pictures else Path(args.gallery, named)
     if not folder.is_dir():
-        raise ValueError(f"expected the pictures in {str(folder)!r}, found no folder; pass --pictures DIR.")
+        raise ValueError(f"Expected the pictures in {str(folder)!r}, found no folder. Pass --pictures DIR.")
     return folder
 
 

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     index = open_index(find_directory(args.gallery, args.revision), options)
     if index is None:
         raise ValueError(
-            f"there is no gallery in {args.gallery!r}; build one with `tgdt index DIR --model M --out G`."
+            f"There is no gallery in {args.gallery!r}. Build one with `tgdt index DIR --model M --out G`."
         )
     groups = find_duplicates(index, args.threshold)
     if args.json:

@@ -20,12 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export, and copy the gallery beside it."""
     if args.format == "openvino":
-        raise ValueError("OpenVINO is not supported; export to ONNX, which its runtime reads: --format onnx.")
+        raise ValueError("OpenVINO is not supported. Export to ONNX, which its runtime reads: --format onnx.")
     from modeling_tgdt.retrieval_tgdt import TGDTRetriever
 
     out = Path(args.output)
     if (out / "config.json").exists():
-        raise ValueError(f"{args.output!r} holds a model already; name another directory with --output.")
+        raise ValueError(f"{args.output!r} holds a model already. Name another directory with --output.")
     retriever = TGDTRetriever.from_pretrained(args.source, revision=args.revision)
     retriever.export_onnx(out)
     gallery = f", with {len(retriever.index)} items" if retriever.index is not None else ""

@@ -132,7 +132,7 @@ def _add(
         _print_report(f"{report.added} added, {len(report.skipped)} skipped{known}", report, retriever.index, args)
         if not len(retriever.index):
             raise ValueError(
-                f"nothing was indexed: found no readable {'text' if args.texts else 'picture'} in {args.source!r}."
+                f"Nothing was indexed: found no readable {'text' if args.texts else 'picture'} in {args.source!r}."
             )
     return report
 
@@ -225,7 +225,7 @@ def _gallery(retriever: Any, args: argparse.Namespace, out: Path, options: dict[
     for key, value in {**asked, **fixed}.items():
         if known.get(key) != value:
             raise ValueError(
-                f"the gallery in {str(out)!r} has {key}={known.get(key, 'its default')!r}, found {value!r}; give what "
+                f"The gallery in {str(out)!r} has {key}={known.get(key, 'its default')!r}, found {value!r}. Give what "
                 "it has, or build another gallery with another --out."
             )
     return retriever.index
@@ -250,12 +250,12 @@ def _check_source(source: Path, args: argparse.Namespace) -> None:
     texts = args.texts
     for flag in ("sync", "exif", "draft"):
         if texts and getattr(args, flag):
-            raise ValueError(f"--{flag} expects a folder of pictures, found --texts; leave one of the two out.")
+            raise ValueError(f"--{flag} expects a folder of pictures, found --texts. Leave one of the two out.")
     if texts and not source.is_file():
         raise ValueError(f"--texts expects a file with one text per line, found no file at {str(source)!r}.")
     if not texts and not source.is_dir():
         raise ValueError(
-            f"expected a folder of pictures, found none at {str(source)!r}; a file of texts needs --texts."
+            f"Expected a folder of pictures, found none at {str(source)!r}; a file of texts needs --texts."
         )
 
 

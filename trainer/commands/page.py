@@ -22,6 +22,6 @@ def run(args: argparse.Namespace) -> int:
     retriever = load_retriever(args)
     folder = pictures_folder(args) if retriever.index.kind == "image" else None
     if folder is not None and not any((folder / name).is_file() for name in islice(retriever.index, 20)):
-        raise ValueError(f"none of the gallery's pictures is in {str(folder)!r}; pass --pictures DIR.")
+        raise ValueError(f"None of the gallery's pictures is in {str(folder)!r}. Pass --pictures DIR.")
     open_page(retriever, folder, args.example, server_port=args.port, quiet=args.quiet)
     return 0

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     from trainer.publishing.publish import network_errors, publish
 
     if not Path(args.directory).is_dir():
-        raise ValueError(f"expected a directory with a model, found none at {args.directory!r}.")
+        raise ValueError(f"Expected a directory with a model, found none at {args.directory!r}.")
     try:
         published = publish(
             args.directory,
@@ -31,9 +31,9 @@ def run(args: argparse.Namespace) -> int:
             message=args.message,
         )
     except network_errors() as error:
-        if isinstance(error, OSError):  # the Hub's own words
+        if isinstance(error, OSError):  # the Hub says itself what is wrong
             raise
-        raise OSError(f"lost the Hub ({error}); what was there is as it was, push again.") from error
+        raise OSError(f"The Hub could not be reached ({error}). What it holds is unchanged. Push again.") from error
     print(f"model: {published.model}")
     if published.gallery is not None:
         print(f"gallery, {published.items} items: {published.gallery}")

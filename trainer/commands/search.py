@@ -92,7 +92,7 @@ def _query(args: argparse.Namespace) -> Any:
     wanted += [] if args.image is None else [Path(args.image)]
     wanted += args.also
     if not wanted:
-        raise ValueError("expected words or --image FILE, found neither.")
+        raise ValueError("Expected words or --image FILE, found neither.")
     parts = [*wanted, *args.without]
     if len(parts) == 1 and args.weights is None:
         return parts[0]
@@ -149,7 +149,7 @@ def _draw_sheet(hits: list[Any], folder: Path, path: str) -> None:
     from modeling_tgdt.retriever.shown import printable
 
     if not hits:
-        raise ValueError("there are no results to draw.")
+        raise ValueError("Expected results to draw, found none.")
     panels = []
     for hit in hits:
         try:

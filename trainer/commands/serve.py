@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         from trainer.serving.connections import server_config
         from trainer.serving.service import ServeLimits, create_app
     except ImportError as error:
-        raise ImportError(f"tgdt serve needs {error.name}; install it with `pip install 'tgdt[serve]'`.") from error
+        raise ImportError(f"The service needs {error.name}. Install it with `pip install 'tgdt[serve]'`.") from error
     if not 0 <= args.port < 65536:
         raise ValueError(f"--port must be between 0 and 65535, found {args.port}.")
     for name in ("max_batch", "max_in_flight", "max_per_client", "max_upload", "threads", "timeout"):

@@ -46,10 +46,10 @@ class ColumnEncoder:
             ValueError: When the column is missing or holds lists, such as several captions per photo.
         """
         if self.column not in batch:
-            raise ValueError(f"expected a column {self.column!r} to encode, found {sorted(batch)}; pass column=.")
+            raise ValueError(f"Expected a column {self.column!r} to encode, found {sorted(batch)}. Pass column=.")
         values = batch[self.column]
         if not isinstance(values, list):
-            raise ValueError(f"expected a batch of rows in column {self.column!r}; call map with batched=True.")
+            raise ValueError(f"Expected a batch of rows in column {self.column!r}. Call map with batched=True.")
         found = self._encode(values)
         name = self.output or self.column
         embeds: dict[str, Any] = {f"{name}_embeds": found.global_embeds}
@@ -64,7 +64,7 @@ class ColumnEncoder:
         encoder = Encoder(self.model, self.processor)
         if any(isinstance(value, list) for value in values):
             raise ValueError(
-                f"column {self.column!r} holds lists; make one row per item first, for instance one per caption."
+                f"Column {self.column!r} holds lists. Make one row per item first, for instance one per caption."
             )
         encode = encoder.encode_texts if isinstance(values[0], str) else encoder.encode_images
         return encode(values, self.batch_size)

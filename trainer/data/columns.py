@@ -87,12 +87,12 @@ def _check_chosen(names: Sequence[str], chosen: Mapping[str, str]) -> dict[str, 
     for canonical, name in chosen.items():
         if canonical not in ALIASES:
             raise ValueError(
-                f"columns maps the names {sorted(ALIASES)} to yours, found the key {canonical!r}."
+                f"columns= maps the names {sorted(ALIASES)} to yours, found the key {canonical!r}."
                 f"{nearest(canonical, ALIASES)}"
             )
         if name not in names:
             raise ValueError(
-                f"columns says that {canonical!r} is called {name!r}. Found the columns {list(names)}."
+                f"columns= says that {canonical!r} is called {name!r}. Found the columns {list(names)}."
                 f"{nearest(name, names)}"
             )
     return dict(chosen)

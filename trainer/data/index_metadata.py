@@ -43,7 +43,7 @@ def read_metadata(path: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     values = [{key: value for key, value in row.items() if key != column and value is not None} for row in rows]
     named = dict(zip(found_names, values, strict=True))
     if len(named) < len(rows):
-        raise ValueError(f"{str(path)!r} names {len(rows) - len(named)} items again; give one row per item.")
+        raise ValueError(f"{str(path)!r} names {len(rows) - len(named)} items again. Give one row per item.")
     unknown = sorted(named.keys() - set(names))
     if unknown:
         raise ValueError(
@@ -68,7 +68,7 @@ def _names(path: Path, rows: Sequence[Mapping[str, Any]], column: str, known: Se
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".tsv", ".jsonl"):
-        raise ValueError(f"expected metadata in a .csv or .jsonl file, found {str(path)!r}.")
+        raise ValueError(f"Expected metadata in a .csv or .jsonl file, found {str(path)!r}.")
     try:
         return list(json_rows(path)) if suffix == ".jsonl" else _typed_rows(list(table_rows(path, free_text=False)))
     except ValueError as error:

@@ -100,7 +100,7 @@ def read_negatives(row: dict[str, Any], on_error: OnError, report: SkipReport) -
 
     Args:
         row: Row, maybe with undecoded `negative_images` and their `negative_image_ids`.
-        on_error: Policy for unreadable pictures; a grey square would be no hard negative.
+        on_error: Policy for unreadable pictures; a grey square would not be a hard negative.
         report: Where they are listed.
 
     Raises:

@@ -242,7 +242,7 @@ class Hdf5Store:
             try:
                 import h5py
             except ImportError as error:
-                raise ImportError("Reading HDF5 features needs h5py: pip install h5py") from error
+                raise ImportError("Reading HDF5 features needs h5py: pip install h5py.") from error
             self._file = h5py.File(self.path, "r")
         return self._file
 

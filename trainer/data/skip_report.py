@@ -17,10 +17,7 @@ class SkipReport:
     """Collect (id, why) of unreadable items from any thread, data-loader worker or process of this machine.
 
     Data-loader workers are processes of their own, so the list lives in a file that every copy of this object appends
-    to; one appended line is one write, which the operating system keeps whole.
-
-    Args:
-        path: File to append to, kept afterwards. A temporary file by default, removed with this object.
+    to, removed with the first; one appended line is one write, which the operating system keeps whole.
 
     Example:
         >>> report = SkipReport()
@@ -29,15 +26,11 @@ class SkipReport:
         [('photo-7', 'the file is empty')]
     """
 
-    def __init__(self, path: str | Path | None = None) -> None:
-        if path is None:
-            handle, name = tempfile.mkstemp(prefix=own_prefix("skipped"), suffix=".jsonl")
-            os.close(handle)
-            self.path = Path(name)
-            weakref.finalize(self, _remove, self.path, os.getpid())
-        else:
-            self.path = Path(path)
-            self.path.touch()
+    def __init__(self) -> None:
+        handle, name = tempfile.mkstemp(prefix=own_prefix("skipped"), suffix=".jsonl")
+        os.close(handle)
+        self.path = Path(name)
+        weakref.finalize(self, _remove, self.path, os.getpid())
 
     def add(self, item_id: str, why: str) -> None:
         """Add one item; repeats of an id are counted once.
@@ -46,7 +39,7 @@ class SkipReport:
             item_id: Photo id or file name.
             why: What is wrong, for a person.
         """
-        line = json.dumps([str(item_id), why]) + "\n"  # ASCII: names of files may be no valid Unicode
+        line = json.dumps([str(item_id), why]) + "\n"  # ASCII: names of files may not be valid Unicode
         handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(handle, line.encode())

@@ -50,7 +50,7 @@ def encoding_of(path: Path) -> str:
     if _decodes(path, "utf-8"):
         return "utf-8"
     if not _decodes(path, "cp1252"):
-        raise ValueError(f"{path} is neither UTF-8, UTF-16 nor Windows-1252; save it as UTF-8.")
+        raise ValueError(f"{path} is neither UTF-8, UTF-16 nor Windows-1252. Save it as UTF-8.")
     logger.warning("%s is not UTF-8; it is read as Windows-1252. Save it as UTF-8 if letters look wrong.", path)
     return "cp1252"
 
@@ -141,7 +141,7 @@ def table_rows(path: Path, *, free_text: bool = True) -> Iterator[dict[str, str]
             values = [*row[: len(names) - 1], mark.join(row[len(names) - 1 :])]
             yield {name: _unquoted(value).strip() for name, value in zip(names, values, strict=True)}
         if not number:
-            raise ValueError(f"{path} has a header, {','.join(names)!r}, and no rows below it.")
+            raise ValueError(f"Expected rows in {path} below its header, {','.join(names)!r}, found none.")
 
 
 def delimiter_of(line: str) -> str:
@@ -158,7 +158,7 @@ def delimiter_of(line: str) -> str:
 
 
 def _no_text(path: Path, place: int) -> ValueError:
-    return ValueError(f"{path} is no text: byte {place + 1} is NUL. Unpack it, or save it as UTF-8 without NUL.")
+    return ValueError(f"{path} is not text: byte {place + 1} is NUL. Unpack it, or save it as UTF-8 without NUL.")
 
 
 def _decodes(path: Path, encoding: str) -> bool:

@@ -41,7 +41,6 @@ def publish(
     *,
     gallery_repo: str | None = None,
     private: bool | None = None,
-    token: str | None = None,
     message: str = "Upload with tgdt push",
 ) -> Published:
     """Push a directory; files that the Hub has already are not sent again.
@@ -54,7 +53,6 @@ def publish(
         repo_id: Model repository, made when missing.
         gallery_repo: Dataset repository for the gallery; by default it goes with the model, into `index/`.
         private: Whether new repositories are private.
-        token: Hub token; the one logged in by default.
         message: Of the commits.
 
     Raises:
@@ -64,23 +62,25 @@ def publish(
     from modeling_tgdt.retrieval_tgdt import TGDTRetriever
 
     folder = Path(directory)
-    check_token(token)
+    check_token()
     retriever = TGDTRetriever.from_pretrained(folder)
     index = retriever.index
     if gallery_repo is not None and index is None:
-        raise ValueError(f"there is no gallery in {str(folder)!r} for {gallery_repo!r}; build one with `tgdt index`.")
+        raise ValueError(
+            f"Expected a gallery for {gallery_repo!r} in {str(folder)!r}, found none. Build one with `tgdt index`."
+        )
     together = index is not None and gallery_repo is None
-    repo_id = _full_name(repo_id, "model", private, token)
+    repo_id = _full_name(repo_id, "model", private)
     with tempfile.TemporaryDirectory() as name:
         staging = Path(name)
         retriever.save_model(staging)
         _copy_records(folder, staging)
         write_model_card(staging, repo_id, gallery=together)
         path = index.path if index is not None and together else None
-        model = push_folder(repo_id, staging, path, private=private, token=token, message=message)
+        model = push_folder(repo_id, staging, path, private=private, message=message)
     gallery = None
     if gallery_repo is not None and index is not None:
-        gallery = publish_gallery(index, gallery_repo, repo_id, private=private, token=token, message=message)
+        gallery = publish_gallery(index, gallery_repo, repo_id, private=private, message=message)
     return Published(model, gallery, 0 if index is None else len(index))
 
 
@@ -90,7 +90,6 @@ def publish_gallery(
     model_id: str,
     *,
     private: bool | None = None,
-    token: str | None = None,
     message: str = "Upload with tgdt push",
 ) -> str:
     """Push a gallery as a dataset repository that names its model, in one commit.
@@ -100,40 +99,34 @@ def publish_gallery(
         repo_id: Dataset repository, made when missing.
         model_id: Model on the Hub that built it.
         private: Whether a new repository is private.
-        token: Hub token; the one logged in by default.
         message: Of the commit.
 
     Returns:
         Address of the commit.
     """
-    repo_id = _full_name(repo_id, "dataset", private, token)
+    repo_id = _full_name(repo_id, "dataset", private)
     with tempfile.TemporaryDirectory() as name:
         staging = Path(name)
         write_reference(staging, model_id)
         gallery_card(index, repo_id, model_id).save(staging / "README.md")
-        return push_folder(
-            repo_id, staging, index.path, private=private, token=token, message=message, repo_type="dataset"
-        )
+        return push_folder(repo_id, staging, index.path, private=private, message=message, repo_type="dataset")
 
 
-def check_token(token: str | None = None) -> None:
-    """Ask the Hub who the token belongs to, before anything is prepared.
-
-    Args:
-        token: Hub token; the one logged in by default.
+def check_token() -> None:
+    """Ask the Hub who is logged in, before anything is prepared.
 
     Raises:
         ValueError: When there is no token, or the Hub does not accept it.
     """
-    remedy = "make one with write access in the settings of your account, then `hf auth login`, or set HF_TOKEN."
-    if not (token or get_token()):
-        raise ValueError(f"pushing needs a Hub token, found none; {remedy}")
+    remedy = "Make one with write access in the settings of your account, then `hf auth login`, or set HF_TOKEN."
+    if not get_token():
+        raise ValueError(f"Pushing needs a Hub token, found none. {remedy}")
     try:
-        HfApi(token=token).whoami()
+        HfApi().whoami()
     except OSError as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
-            raise ValueError(f"the Hub does not accept the token (status {status}); {remedy}") from error
+            raise ValueError(f"The Hub does not accept the token (status {status}). {remedy}") from error
         raise
 
 
@@ -143,9 +136,9 @@ def network_errors() -> type[Exception]:
     return base
 
 
-def _full_name(repo_id: str, repo_type: str, private: bool | None, token: str | None) -> str:
+def _full_name(repo_id: str, repo_type: str, private: bool | None) -> str:
     """Make the repository when it is missing, and return its name with the owner, as a card must say it."""
-    made = HfApi(token=token).create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+    made = HfApi().create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
     return str(made.repo_id)
 
 

@@ -50,7 +50,7 @@ def public_record(run_dir: str | Path) -> dict[str, Any]:
     """
     record = {key: _without_folders(value) for key, value in read_record(run_dir).items()}
     if not record:
-        raise ValueError(f"expected the directory of a run, found no run.json in {str(run_dir)!r}.")
+        raise ValueError(f"Expected the directory of a run, found no run.json in {str(run_dir)!r}.")
     return record | {"command": public_command(record.get("command") or "") or None}
 
 
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> None:
     runs = dict(argument.partition("=")[::2] for argument in arguments)
     unknown = sorted(set(runs) - set(RECIPES))
     if unknown or not all(runs.values()):
-        raise ValueError(f"expected RECIPE=RUN_DIR with a recipe out of {', '.join(RECIPES)}, found {arguments}.")
+        raise ValueError(f"Expected RECIPE=RUN_DIR with a recipe out of {', '.join(RECIPES)}, found {arguments}.")
     write_recipe_cards(runs=runs)
 
 

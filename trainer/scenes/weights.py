@@ -83,16 +83,15 @@ def make_tower(folder: Path, seed: int = 0, *, scenes: int = 750, steps: int = 3
     _record(folder / "scenes-tower", "tower", seed, {"steps": steps, "labels_right": right})
 
 
-def make_model(folder: Path, seed: int = 0, overrides: tuple[str, ...] = ()) -> None:
+def make_model(folder: Path, seed: int = 0) -> None:
     """Train the recipe `scenes` from the tower, train on from its result at a lower rate, and save in half precision.
 
     Args:
         folder: Where `scenes-model` is written.
         seed: Seed of the first training; the second one has the next.
-        overrides: Changes of the recipe, for both.
     """
-    first = _train_model(folder, seed, overrides, None)
-    second = _train_model(folder, seed + 1, (*_SECOND, *overrides), str(folder / "scenes-model"))
+    first = _train_model(folder, seed, (), None)
+    second = _train_model(folder, seed + 1, _SECOND, str(folder / "scenes-model"))
     results = {"results_of_the_first": first.results, "results": second.results}
     seconds = {"first": first.seconds, "second": second.seconds}
     _record(folder / "scenes-model", "model", seed, {"seconds": seconds, **results})

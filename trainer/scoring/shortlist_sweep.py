@@ -70,7 +70,7 @@ def plot_sweep(rows: Sequence[Row], path: str | Path) -> Path:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("Plotting needs matplotlib: pip install 'tgdt[plot]'") from error
+        raise ImportError("Plotting needs matplotlib: pip install 'tgdt[plot]'.") from error
     sizes = [row["candidates"] for row in rows]
     figure = Figure(figsize=(6, 4), layout="constrained")
     left = figure.subplots()

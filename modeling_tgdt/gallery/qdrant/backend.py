@@ -108,8 +108,8 @@ class QdrantBackend:
         """Refuse an embedded store, which one process holds; a server takes the items of all as they come."""
         if "url" not in self.options:
             raise ValueError(
-                f"the gallery in {str(self.gallery.root)!r} is an embedded Qdrant store, which one process holds; "
-                "fill it with one process, or use a server: --engine-option url=http://..."
+                f"The gallery in {str(self.gallery.root)!r} is an embedded Qdrant store, which one process holds. "
+                "Fill it with one process, or use a server: --engine-option url=http://..."
             )
 
     def leave(self) -> None:
@@ -166,7 +166,7 @@ class QdrantBackend:
         """Refuse any device but the CPU."""
         if device.type != "cpu":
             raise ValueError(
-                f"a Qdrant gallery is scored where Qdrant runs, found {str(device)!r}; "
+                f"A Qdrant gallery is scored where Qdrant runs, found {str(device)!r}; "
                 "only engines 'exact' and 'faiss' move to a device."
             )
 
@@ -305,7 +305,7 @@ class QdrantBackend:
         self._call("create_collection", vectors_config=vectors, **cluster)
 
     def _index_fields(self, table: Any) -> None:
-        """Make filters on new metadata keys fast; the emulation has no such thing."""
+        """Make filters on new metadata keys fast; the emulation has no indexes."""
         if self.options.get("embedded") == "local":
             return
         for key, arrow_type in metadata_types(table.schema).items():

@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 def complete_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Check the options, before anything is written, and name the kind of embedding where there is no url."""
     if _qdrant is None:
-        raise ImportError("engine='qdrant' needs its client; install it with `pip install 'tgdt[qdrant]'`.")
+        raise ImportError("engine='qdrant' needs its client. Install it with `pip install 'tgdt[qdrant]'`.")
     if unknown := set(options) - _OPTIONS:
         raise ValueError(f"engine_options of 'qdrant' are {sorted(_OPTIONS)}, found {sorted(unknown)}.")
     collection = options.get("collection", "tgdt")
@@ -57,7 +57,7 @@ def allowed_options(root: Path, stored: Mapping[str, Any], named: Mapping[str, A
     url = named.get("url") or os.environ.get("QDRANT_URL")
     if "url" in stored and not url:
         raise ValueError(
-            f"the gallery in {str(root)!r} lies in a Qdrant server; its directory names {stored['url']!r}, which is "
+            f"The gallery in {str(root)!r} lies in a Qdrant server; its directory names {stored['url']!r}, which is "
             "not taken on trust. Name the address yourself: engine_options={'url': ...}, --engine-option url=..., or "
             "the environment variable QDRANT_URL."
         )
@@ -65,7 +65,7 @@ def allowed_options(root: Path, stored: Mapping[str, Any], named: Mapping[str, A
     options = complete_options({**known, "url": url} if "url" in known else known)
     if options.get("embedded") == "local" and named.get("embedded") != "local":
         raise ValueError(
-            f"the gallery in {str(root)!r} is an emulated Qdrant store, whose files can run code when they are read. "
+            f"The gallery in {str(root)!r} is an emulated Qdrant store, whose files can run code when they are read. "
             "If you wrote it, open it with engine_options={'embedded': 'local'} or --engine-option embedded=local."
         )
     return options
@@ -92,7 +92,7 @@ def connect(options: Mapping[str, Any], root: Path) -> Any:
         key, timeout = os.environ.get("QDRANT_API_KEY"), options.get("timeout", 60)
         if key and not (options["url"].startswith("https://") or _on_this_machine(options["url"])):
             raise ValueError(
-                f"QDRANT_API_KEY would go to {options['url']!r} in clear; give an address with https://, or unset the "
+                f"QDRANT_API_KEY would go to {options['url']!r} in clear. Give an address with https://, or unset the "
                 "key where the server has none."
             )
         return _qdrant.QdrantClient(url=options["url"], api_key=key, timeout=timeout)

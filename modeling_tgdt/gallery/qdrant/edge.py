@@ -38,7 +38,7 @@ class EdgeClient:
     def __init__(self, path: Path) -> None:
         if edge is None:
             raise ImportError(
-                "this gallery is embedded with Qdrant Edge; install it with `pip install qdrant-edge-py`."
+                "This gallery is embedded with Qdrant Edge. Install it with `pip install qdrant-edge-py`."
             )
         self.path = path
         self._shard: Any = _Shard(edge.EdgeShard.load, path) if (path / _CONFIG).exists() else None
@@ -48,7 +48,7 @@ class EdgeClient:
         return self._shard is not None
 
     def create_collection(self, name: str, vectors_config: dict[str, Any], **cluster_options: Any) -> None:
-        """Make the shard; what concerns a cluster has no meaning here."""
+        """Make the shard; options of a cluster are ignored."""
         vectors = {key: _vector_params(value) for key, value in vectors_config.items()}
         self._shard = _Shard(edge.EdgeShard.create, self.path, edge.EdgeConfig(vectors=vectors))
 
@@ -137,13 +137,13 @@ class _Shard:
     def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return method(*arguments)
-        except BaseException as error:  # a panic is no Exception, and its class has no importable name
+        except BaseException as error:  # a panic is not an Exception, and its class cannot be imported
             if type(error) is not Exception and type(error).__name__ != "PanicException":
                 raise
             if "WouldBlock" not in str(error):
-                raise ValueError(f"the Qdrant shard at {str(self._path)!r} cannot be used: {error}") from error
+                raise ValueError(f"The Qdrant shard at {str(self._path)!r} cannot be used: {error}") from error
             raise GalleryBusyError(
-                f"another index has {str(self._path)!r} open; an embedded Qdrant gallery is held by one index at a "
+                f"Another index has {str(self._path)!r} open; an embedded Qdrant gallery is held by one index at a "
                 "time. close() that one, or use a server (engine_options={'url': ...})."
             ) from error
 

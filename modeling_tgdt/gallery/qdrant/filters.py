@@ -40,7 +40,7 @@ def _condition(where: Filter) -> Any:
     if isinstance(where, Call) or where.operator == "prefix":
         kind = "a callable" if isinstance(where, Call) else "a prefix"
         raise ValueError(
-            f"where[{where.key!r}] is {kind}, which Qdrant cannot run; give values, a list of values or a range."
+            f"where[{where.key!r}] is {kind}, which Qdrant cannot run. Give values, a list of values or a range."
         )
     field = field_path(where.key)
     if where.operator == "in":

@@ -117,7 +117,7 @@ def test_uploads_are_searched_in_a_gallery_of_their_own(collection: Collection) 
         ("..\\x.png", encoded(1), "not accepted"),
         (".hidden.png", encoded(1), "not accepted"),
         ("/etc/x.png", encoded(1), "not accepted"),
-        ("notes.txt", b"words", "not a picture by its name"),
+        ("notes.txt", b"words", "not that of a picture"),
         ("broken.png", b"\x89PNG\r\n\x1a\n nothing", "not a readable picture"),
         ("page.jpg", b"<script>alert(1)</script>", "not a readable picture"),
         ("empty.png", b"", "0 bytes"),

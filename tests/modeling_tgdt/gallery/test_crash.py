@@ -77,7 +77,7 @@ def test_a_shortened_file_is_refused_by_name(tmp_path, name) -> None:
 def test_the_second_writer_is_refused_and_readers_go_on(tmp_path) -> None:
     first = fill(tmp_path / "g")
     second = TGDTIndex.open(tmp_path / "g")
-    with pytest.raises(RuntimeError, match=f"another writer \\(process {os.getpid()}\\).*close"):
+    with pytest.raises(RuntimeError, match=f"Another writer \\(process {os.getpid()}\\).*close"):
         add(second, 9)
     query = unit(np.random.default_rng(0), 1, DIM)
     assert len(second.search(query, mode="global").ids[0]) == 10

@@ -113,7 +113,7 @@ def test_faiss_is_rebuilt_by_compact_stored_and_reopened(tmp_path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     damaged = TGDTIndex.open(tmp_path / "g")
     assert any("engine-" in line for line in damaged.verify())
-    with pytest.raises(ValueError, match=r"engine-.*is damaged; compact\(\) builds it again"):
+    with pytest.raises(ValueError, match=r"engine-.*is damaged. compact\(\) builds it again"):
         damaged.search(query, mode="global")
     damaged.compact()
     assert damaged.search(query, mode="global").ids == found
@@ -154,7 +154,7 @@ def test_the_wrapped_index_is_searched_as_broadly_as_asked() -> None:
 def test_a_factory_that_cannot_be_built_or_filter_is_refused_by_compact(tmp_path, factory) -> None:
     pytest.importorskip("faiss")
     index = gallery(tmp_path / "g", engine="faiss", engine_options={"min_rows": 50, "factory": factory})
-    with pytest.raises(ValueError, match=f"factory='{factory}' makes no FAISS index .* 200 items: .*Take another"):
+    with pytest.raises(ValueError, match=f"found '{factory}' for 200 items: .*Choose another"):
         index.compact()
     assert index.verify() == [] and len(index.search(unit(np.random.default_rng(1), 1, DIM), mode="global").ids[0])
 

@@ -113,7 +113,7 @@ def test_a_panic_of_the_engine_is_an_error_in_words(gallery: Path, tmp_path: Pat
     status.write_bytes(b"")
 
     def find() -> None:
-        with pytest.raises(ValueError, match="the Qdrant shard at .* cannot be used"):
+        with pytest.raises(ValueError, match="The Qdrant shard at .* cannot be used"):
             use(tmp_path / "gallery")
 
     assert in_a_child(find) == USED

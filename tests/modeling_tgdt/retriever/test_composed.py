@@ -150,7 +150,7 @@ def test_a_fitted_threshold_is_kept_and_leaves_hits_out(retriever: TGDTRetriever
     assert retriever.search("sea", top_k=12, min_score=plain[4].score) == plain[:5]
     with pytest.raises(ValueError, match="one entry per query"):
         retriever.fit_threshold(CAPTIONS, best[:2])
-    with pytest.raises(ValueError, match="find their match"):
+    with pytest.raises(ValueError, match="hold the match"):
         retriever.fit_threshold(["sea"], [None])
     (tmp_path / "threshold.json").write_text('{"weights": [1]}')
     with pytest.raises(ValueError, match="fit_threshold"):

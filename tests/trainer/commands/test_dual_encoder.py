@@ -54,10 +54,10 @@ def test_two_commands_search_a_folder(folder, capsys):
         assert f"unrecognized arguments: {argv[0]}" in capsys.readouterr().err
     assert main(["search", gallery, "--top-k", "1", "--", "-car"]) == 0
     assert main(["search", gallery, "car", "--sheet", f"{gallery}.png", "--pictures", f"{gallery}/none"]) == 2
-    assert "found no folder; pass --pictures DIR" in capsys.readouterr().err
+    assert "found no folder. Pass --pictures DIR" in capsys.readouterr().err
     (folder / "empty").mkdir()
     assert main(["index", str(folder / "empty"), "--model", str(folder / "clip"), "--out", gallery + "-none"]) == 2
-    assert "nothing was indexed: found no readable picture in" in capsys.readouterr().err
+    assert "Nothing was indexed: found no readable picture in" in capsys.readouterr().err
 
 
 def test_fine_tuning_starts_at_the_dual_encoder(folder, tuned):

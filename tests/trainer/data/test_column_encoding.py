@@ -44,9 +44,9 @@ def test_a_second_run_comes_from_the_cache(photos: datasets.Dataset, tmp_path) -
 @pytest.mark.parametrize(
     ("options", "batched", "message"),
     [
-        ({"column": "photo"}, True, r"expected a column 'photo' to encode, found \['caption', 'captions', 'image'\]"),
-        ({"column": "captions"}, True, "'captions' holds lists; make one row per item first"),
-        ({}, False, "call map with batched=True"),
+        ({"column": "photo"}, True, r"Expected a column 'photo' to encode, found \['caption', 'captions', 'image'\]"),
+        ({"column": "captions"}, True, "'captions' holds lists. Make one row per item first"),
+        ({}, False, "Call map with batched=True"),
     ],
 )
 def test_wrong_columns_are_refused(photos: datasets.Dataset, options: dict, batched: bool, message: str) -> None:

@@ -70,7 +70,7 @@ def test_several_tables_are_read_as_text_by_split(folder: Path) -> None:
         ('file_name,caption\n0.jpg,"a dog\n1.jpg,a cat\n', "Line 2 of .*captions.csv: a quote is not closed"),
         ('file_name,caption\n0.jpg,"a dog\n1.jpg,"a cat"\n', "Line 2 of .*captions.csv: a quote is not closed"),
         ("file_name,caption,x\n\n0.jpg,a\n", "Line 3 of .*captions.csv has 2 fields, the header has 3"),
-        ("a stray note", "captions.csv has a header, 'a stray note', and no rows below it"),
+        ("a stray note", "captions.csv below its header, 'a stray note', found none"),
         ("a stray note\nof two lines", "captions.csv: The data set needs a picture column"),
         ("", "captions.csv is empty"),
     ],
@@ -191,11 +191,11 @@ def test_boxes_outside_the_photo_are_refused() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"file_name,caption\n0.jpg,a\x00b\n", "is no text: byte 26 is NUL"),
-        (gzip.compress(b"file_name,caption\n0.jpg,a\n", mtime=0), "is no text: byte .* is NUL. Unpack it"),
-        (b"file_name,caption\n" + 1000 * b"0.jpg,a\n" + b"1.jpg,\x00\n", "is no text: byte 8025 is NUL"),
+        (b"file_name,caption\n0.jpg,a\x00b\n", "is not text: byte 26 is NUL"),
+        (gzip.compress(b"file_name,caption\n0.jpg,a\n", mtime=0), "is not text: byte .* is NUL. Unpack it"),
+        (b"file_name,caption\n" + 1000 * b"0.jpg,a\n" + b"1.jpg,\x00\n", "is not text: byte 8025 is NUL"),
         (b"file_name,caption,caption\n0.jpg,a,b\n", "has 2 columns 'caption': rename or remove all but one"),
-        (b"file_name,caption\n", "has a header, 'file_name,caption', and no rows below it"),
+        (b"file_name,caption\n", "below its header, 'file_name,caption', found none"),
     ],
 )
 def test_files_that_hold_no_table_say_so(content: bytes, message: str, folder: Path) -> None:

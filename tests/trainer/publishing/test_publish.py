@@ -176,7 +176,7 @@ def test_a_gallery_of_its_own(cycle: Any) -> None:
     [
         ("wrong token", "does not accept the token (status 401)"),
         ("no token", "needs a Hub token, found none"),
-        ("broken off", "what was there is as it was"),
+        ("broken off", "What it holds is unchanged"),
     ],
 )
 def test_a_refusal_is_one_line(cycle: Any, name: str, message: str) -> None:
@@ -199,9 +199,9 @@ def test_what_cannot_be_pushed_is_refused(
 ) -> None:
     monkeypatch.setattr("trainer.publishing.publish.check_token", lambda token: None)
     assert main(["push", str(tmp_path / "none"), "user/name"]) == 2
-    assert "expected a directory with a model" in capsys.readouterr().err
+    assert "Expected a directory with a model" in capsys.readouterr().err
     assert main(["push", str(tmp_path), "user/name"]) == 2
     assert "config.json" in capsys.readouterr().err
     tiny_retriever().save_pretrained(tmp_path)
     assert main(["push", str(tmp_path), "user/name", "--gallery-repo", "user/gallery"]) == 2
-    assert "there is no gallery" in capsys.readouterr().err
+    assert "Expected a gallery" in capsys.readouterr().err
