@@ -169,7 +169,7 @@ REASONS = {
     "modeling_tgdt": ("image_loading_tgdt",),
     "modeling_tgdt/retriever": ("directory", "threshold"),
     "trainer": ("images",),
-    "trainer/serving": ("decoding", "service"),
+    "trainer/serving": ("decoding",),
     "hub_cards/space": ("collection",),
 }
 

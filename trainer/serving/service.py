@@ -217,7 +217,7 @@ def create_app(retriever: Any, limits: ServeLimits | None = None, allowed_hosts:
         ValueError: When the retriever has no gallery.
     """
     if retriever.index is None:
-        raise ValueError("there is no gallery to serve; build one with `tgdt index`.")
+        raise ValueError("There is no gallery to serve. Build one with `tgdt index`.")
     limits = limits or ServeLimits()
     service = Service(retriever, limits)
     app = FastAPI(
