@@ -51,15 +51,11 @@ def find_directory(name: str | os.PathLike[str], revision: str | None = None, **
     if os.path.isdir(name):
         return Path(name)
     if isinstance(name, os.PathLike) or os.path.isabs(name) or name.startswith((".", "~")):
-<<<<<<< HEAD
-        raise ValueError(f"expected a directory with a model or gallery, found none at {os.fspath(name)!r}.")
+        raise ValueError(f"Expected a directory with a model or gallery, found none at {os.fspath(name)!r}.")
     return _download(name, revision, **options)
 
 
 def _download(name: str, revision: str | None, **options: Any) -> Path:
-=======
-        raise ValueError(f"Expected a directory with a model or gallery, found none at {os.fspath(name)!r}.")
->>>>>>> house
     try:
         return Path(snapshot_download(name, revision=revision, **({"ignore_patterns": _OTHER_WEIGHTS} | options)))
     except (OSError, ValueError) as error:

@@ -52,14 +52,10 @@ def load_backend(folder: Path, backend: str | None, **options: Any) -> tuple[Any
     if backend == "torch" or (backend is None and (not has_onnx(folder) or any(folder.glob("*.safetensors")))):
         return load_pretrained(str(folder), **options)
     if unused := sorted(options.keys() - {"token", "cache_dir", "local_files_only", "force_download"}):
-<<<<<<< HEAD
-        raise ValueError(f"the ONNX graphs in {str(folder)!r} take no {unused}; load the model with backend='torch'.")
-    check_tree(folder, ONNX_FOLDER)  # what is loaded is copied and pushed, too
-=======
         raise ValueError(
             f"The ONNX graphs in {str(folder)!r} do not take {unused}. Load the model with backend='torch'."
         )
->>>>>>> house
+    check_tree(folder, ONNX_FOLDER)  # what is loaded is copied and pushed, too
     return OnnxModel(folder), TGDTProcessor.from_pretrained(folder)
 
 
