@@ -78,8 +78,9 @@ class TGDTConfig(PreTrainedConfig):
             Standard deviation of the initial weights of that linear map in the `"sum"` mode. Where words must tell
             places, start it at the size of the features: about 0.4 for features with a root mean square of 1.
         image_global_token (`str`, *optional*, defaults to `"mean"`):
-            Input of the image's global slot: `"mean"` of the regions (paper), `"zeros"` (reference code) or what the
-            vision encoder `"pooled"`, as in a dual encoder: the first region then is the whole image.
+            Input of the image's global slot: `"mean"` of the regions (paper), `"mean_max"`, their mean and maximum
+            through a projection of its own (what fills a small part of the picture counts more), `"zeros"` (reference
+            code) or what the vision encoder `"pooled"`, as in a dual encoder, whose first region is the whole image.
         text_global_token (`str`, *optional*, defaults to `"first"`):
             Input of the caption's global slot: the `"first"` position ([CLS]; paper and reference), the `"last"` one
             (causal encoders), or in a slot of its own, as images have it, the `"mean"` of all positions (sentence
@@ -185,7 +186,7 @@ class TGDTConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     box_encoding: Literal["concat", "sum", "none"] = "concat"
     box_initializer_range: float = 0.02
-    image_global_token: Literal["mean", "zeros", "pooled"] = "mean"
+    image_global_token: Literal["mean", "mean_max", "zeros", "pooled"] = "mean"
     text_global_token: Literal["first", "last", "mean", "pooled"] = "first"
     detach_global_encoder: bool = False
     num_prefix_tokens: int = 1

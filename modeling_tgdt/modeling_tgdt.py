@@ -153,6 +153,9 @@ class TGDTModel(TGDTPreTrainedModel):
         self.region_embedding = TGDTBoxEmbedding(config)
         self.region_encoder = TGDTRegionEncoder(config)
         self.visual_projection = nn.Linear(size, dim)
+        self.visual_global_projection: nn.Linear | None = None
+        if config.image_global_token == "mean_max":
+            self.visual_global_projection = nn.Linear(2 * size, dim)
         self.text_projection = nn.Linear(text_width(text_config), dim)
         self.text_local_encoder = TGDTEncoder(config, dim, config.num_local_layers)
         if not config.share_local_encoder:
@@ -693,7 +696,11 @@ class TGDTModel(TGDTPreTrainedModel):
             mask = F.pad(mask, (1, 0), value=True)
         outputs = self.region_encoder(self.region_embedding(features, boxes), mask, **_recording(kwargs))
         encoder = self.text_local_encoder if self.config.share_local_encoder else self.vision_local_encoder
-        local = encoder(self.visual_projection(outputs.last_hidden_state), mask)
+        projected = self.visual_projection(outputs.last_hidden_state)
+        if self.visual_global_projection is not None:
+            slot = self.visual_global_projection(torch.cat([features[:, :1], _max(features, mask)], dim=-1))
+            projected = torch.cat([slot, projected[:, 1:]], dim=1)
+        local = encoder(projected, mask)
         first = torch.zeros_like(mask[:, 0], dtype=torch.long)
         tokens, pooled = self._global(self.vision_global_encoder, local, mask, first)
         return _unit(tokens[:, 1:], mask[:, 1:]), _normalize(pooled), outputs
@@ -822,6 +829,11 @@ def _mean(features: Tensor, mask: Tensor) -> Tensor:
     """Return the mean (B, 1, F) of the real rows of (B, R, F); zero where there is none."""
     weights = mask.to(features.dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
     return weights[:, None].to(features.dtype) @ features
+
+
+def _max(features: Tensor, mask: Tensor) -> Tensor:
+    """Return the maximum of each feature (B, 1, F) over the real rows of (B, R, F), which hold one at least."""
+    return features.masked_fill(~mask[..., None], torch.finfo(features.dtype).min).amax(1, keepdim=True)
 
 
 def _unit(tokens: Tensor, mask: Tensor) -> Tensor:

@@ -380,6 +380,7 @@ class CMCTrainer(Trainer):
             f"{TOWERS['vision']}.": args.vision_learning_rate,
             f"{TOWERS['text']}.": args.text_learning_rate,
             "visual_projection.": args.projection_learning_rate,
+            "visual_global_projection.": args.projection_learning_rate,
             "text_projection.": args.projection_learning_rate,
         }
         rates = {part: rate for part, rate in given.items() if rate is not None}

@@ -31,9 +31,9 @@ class ScoreThreshold:
         bias: Added to their sum; the logistic function of it is the probability of a match.
         probability: Hits below it are left out.
         candidates: Size of the shortlists.
-        true_positive_rate: Share of the sample's matches that are kept.
+        true_positive_rate: Share of the sample's queries with a match on their shortlist that keep a hit.
         false_positive_rate: Share of the sample's queries without a match that keep a hit.
-        auroc: Of the probabilities of best hits, matches against the best of what is not a match.
+        auroc: Of the probabilities of best hits, queries with a match against queries without.
         raw_false_positive_rate: What the same share is with a threshold on the score alone.
         raw_auroc: Of the scores alone.
     """
@@ -96,10 +96,11 @@ def fit_threshold(
         scores: For each query the scores of its shortlist, best first.
         matches: For each query (n,) bool, true for the items that match; all false: the gallery has none.
         candidates: Size of the shortlists.
-        true_positive_rate: Share of the matches that must be kept, in (0, 1].
+        true_positive_rate: Share of the queries with a match that must keep a hit, in (0, 1].
 
     Returns:
-        The threshold. Where a query has matches, its shortlist without them serves as a query that has none.
+        The threshold. Where a query has matches, its shortlist without them serves as a query that has none. Best hits
+        are compared, whether they are the match or not: a match that stands behind others looks like none.
 
     Raises:
         ValueError: When no query finds a match, or the rate is out of range.
@@ -107,7 +108,7 @@ def fit_threshold(
     if not 0 < true_positive_rate <= 1:
         raise ValueError(f"true_positive_rate must be above 0 and at most 1, found {true_positive_rate!r}.")
     rows = [(own, own[good], own[~good]) for own, good in zip(scores, matches, strict=True)]
-    inside = np.array([_features(own, hits[0]) for own, hits, _ in rows if len(hits)])
+    inside = np.array([_features(own, own[0]) for own, hits, _ in rows if len(hits)])
     outside = np.array([_features(rest, rest[0]) for _, _, rest in rows if len(rest)])
     if not len(inside) or not len(outside):
         raise ValueError(

@@ -37,7 +37,7 @@ class TuningMixin:
             sample_queries: Queries like those to come.
             relevant: For each query the id of its match, several ids, or None where the gallery has none. A query
                 without its match serves as one that has none, so queries with a match are enough.
-            true_positive_rate: Share of the matches to keep.
+            true_positive_rate: Share of the queries with a match that keep a hit.
             candidates: Size of the shortlists.
 
         Returns:

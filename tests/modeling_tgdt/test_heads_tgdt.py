@@ -74,6 +74,16 @@ def test_a_new_residual_model_gives_what_its_projections_give(training: bool) ->
     )
 
 
+def test_the_slot_of_mean_and_maximum_has_a_projection_of_its_own() -> None:
+    model = tiny.tiny_model(encoder_layer_type="residual", box_encoding="none", image_global_token="mean_max").eval()
+    regions = tiny.region_inputs()
+    pooled = model.get_image_features(**regions).pooler_output
+    for features, mask, embedding in zip(regions["region_features"], regions["region_mask"], pooled, strict=True):
+        real = features[mask]
+        slot = model.visual_global_projection(torch.cat([real.mean(0), real.max(0).values]))
+        torch.testing.assert_close(embedding, F.normalize(slot, dim=-1))
+
+
 def test_weights_that_a_checkpoint_lacks_start_as_the_identity_and_others_stay(tmp_path: Path) -> None:
     model = tiny.tiny_model(encoder_layer_type="residual", box_encoding="sum", box_initializer_range=5.0)
     for parameter in model.parameters():

@@ -20,6 +20,7 @@ OPTIONS = {
     "regions-sum-zeros": {"box_encoding": "sum", "image_global_token": "zeros", "share_local_encoder": True},
     "regions-global-tokens": {"box_encoding": "none", "token_source": "global", "similarity_reduction": "sum"},
     "regions-mean-captions": {"text_global_token": "mean"},
+    "regions-mean-max": {"image_global_token": "mean_max"},
     "regions-weighted-words": {"word_weighting": "learned"},
     "regions-residual": {"encoder_layer_type": "residual", "box_encoding": "sum"},
     "swin-roberta": {"text_config": TEXT["roberta"], "vision_config": VISION["swin"]},

@@ -46,13 +46,14 @@ class Ridges:
 def warm_start(
     model: Any, processor: Any, dataset: Any, options: EncodeOptions | None = None, *, ridges: Ridges | None = None
 ) -> Tensor:
-    """Set `visual_projection` and `text_projection` to the directions that photos and captions share.
+    """Set the projections to the directions that photos and captions share.
 
-    What counts is the input of the global slots: the mean of a photo's regions, and a caption's first position or mean
-    (`text_global_token`). A photo stands for the mean of its captions.
+    What counts is the input of the global slots: the mean of a photo's regions (with `image_global_token="mean_max"`
+    their maximum, too), and a caption's first position or mean (`text_global_token`). A photo stands for the mean of
+    its captions. Where the slot has a projection of its own, a regression onto the same directions sets the regions'.
 
     Args:
-        model: TGDTModel; only the two projections change.
+        model: TGDTModel; only its projections change.
         processor: TGDTProcessor.
         dataset: Training photos, as [`load_captions`] returns them, or with cached tokens.
         options: Batch size, workers, policy for broken pictures, progress bars.
@@ -66,15 +67,22 @@ def warm_start(
     Raises:
         ValueError: When a slot says nothing of its photo or caption, or fewer than two photos have captions.
     """
-    if model.config.image_global_token != "mean":
-        raise ValueError("A warm start needs image_global_token='mean': a slot of zeros says nothing of the photo.")
+    if model.config.image_global_token not in ("mean", "mean_max"):
+        raise ValueError(
+            "A warm start needs image_global_token='mean' or 'mean_max': a slot of zeros says nothing of the photo."
+        )
     options = replace(options or EncodeOptions(), tokens=False)
     slots = encode_dataset(_SlotInputs(model), processor, dataset, options)
     slots = replace(slots, image_embeds=slots.image_embeds.double(), text_embeds=slots.text_embeds.double())
     _check(slots, model.config.text_global_token)
     ridges = choose_ridges(slots, model.config.projection_dim) if ridges is None else ridges
     to_image, to_text, correlations = canonical_directions(slots, model.config.projection_dim, ridges)
-    _set_projection(model.visual_projection, to_image, slots.image_embeds)
+    if model.visual_global_projection is None:
+        _set_projection(model.visual_projection, to_image, slots.image_embeds)
+    else:
+        _set_projection(model.visual_global_projection, to_image, slots.image_embeds)
+        means = slots.image_embeds[:, : model.visual_projection.in_features]  # of these the regions are made
+        _set_projection(model.visual_projection, regression(slots, to_text, means, ridges.image), means)
     _set_projection(model.text_projection, to_text, slots.text_embeds)
     return correlations.float()
 
@@ -153,11 +161,10 @@ class _CanonicalFit:
 
     @classmethod
     def of(cls, slots: RetrievalEmbeddings) -> _CanonicalFit:
-        images, texts, owners = slots.image_embeds, slots.text_embeds, slots.text_to_image
-        image, text = _Spectrum.of(images), _Spectrum.of(texts)
-        captions = torch.zeros(len(images), texts.shape[1], dtype=texts.dtype).index_add_(0, owners, texts)
-        captions /= torch.bincount(owners, minlength=len(images)).clamp(min=1)[:, None]
-        shared = image.basis.T @ ((images - image.mean).T @ (captions - text.mean) / len(images)) @ text.basis
+        images = slots.image_embeds
+        image, text = _Spectrum.of(images), _Spectrum.of(slots.text_embeds)
+        captions = _captions(slots) - text.mean
+        shared = image.basis.T @ ((images - image.mean).T @ captions / len(images)) @ text.basis
         return cls(image, text, shared)
 
     def directions(self, dim: int, ridges: Ridges) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,6 +176,31 @@ class _CanonicalFit:
         to_image = self.image.basis @ (whiten_image[:, None] * left[:, :dim] * scale)
         to_text = self.text.basis @ (whiten_text[:, None] * right[:dim].T * scale)
         return to_image, to_text, scale
+
+
+def regression(slots: RetrievalEmbeddings, to_text: Tensor, images: Tensor, ridge: float) -> Tensor:
+    """Return the linear map of other inputs that comes closest to where the captions lie by their directions.
+
+    Args:
+        slots: Photos and captions, float64.
+        to_text: Directions of the captions (H, n).
+        images: The other inputs of the photos (N, F), float64.
+        ridge: Regularisation, in units of the mean eigenvalue of their covariance.
+
+    Returns:
+        Map (F, n) of centred inputs.
+    """
+    captions = (_captions(slots) - slots.text_embeds.mean(0)) @ to_text
+    spectrum = _Spectrum.of(images)
+    shared = spectrum.basis.T @ ((images - spectrum.mean).T @ captions) / len(images)
+    return spectrum.basis @ (spectrum.whitening(ridge).square()[:, None] * shared)
+
+
+def _captions(slots: RetrievalEmbeddings) -> Tensor:
+    """Return the mean of each photo's captions (N, H)."""
+    texts, owners, count = slots.text_embeds, slots.text_to_image, len(slots.image_embeds)
+    captions = torch.zeros(count, texts.shape[1], dtype=texts.dtype).index_add_(0, owners, texts)
+    return captions / torch.bincount(owners, minlength=count).clamp(min=1)[:, None]
 
 
 def _rsum(fit: _CanonicalFit, held: RetrievalEmbeddings, dim: int, ridges: Ridges) -> float:
@@ -218,7 +250,8 @@ class _SlotInputs:
         return getattr(self._model, name)
 
     def get_image_features(self, **inputs: Tensor) -> TGDTFeatures:
-        hidden = self._input_of("visual_projection", self._model.get_image_features, inputs)
+        name = "visual_projection" if self._model.visual_global_projection is None else "visual_global_projection"
+        hidden = self._input_of(name, self._model.get_image_features, inputs)
         return TGDTFeatures(pooler_output=hidden[:, 0])
 
     def get_text_features(self, **inputs: Tensor) -> TGDTFeatures:

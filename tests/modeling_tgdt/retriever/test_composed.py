@@ -120,6 +120,24 @@ def test_a_threshold_is_fitted_where_scores_alone_mislead() -> None:
     assert all((np.diff(found.probabilities(own)) <= 0).all() for own in scores[:5])
 
 
+def test_matches_behind_others_do_not_turn_a_threshold_around() -> None:
+    """Half of the matches are not first: fitted on their own scores, weights said that a high best hit is none."""
+    rng = np.random.default_rng(0)
+
+    def shortlists(count: int, lift: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        scores = rng.normal(0, 0.3, (count, 20))
+        scores[:, 0] += lift
+        orders = np.argsort(-scores)
+        return list(np.take_along_axis(scores, orders, 1)), list(orders == 0)
+
+    found = fit_threshold(*shortlists(400, 0.6), 20, 0.95)
+    with_match, without = (
+        [own[0] for own in map(found.probabilities, shortlists(1000, lift)[0])] for lift in (0.6, 0.0)
+    )
+    raw = [[own[0] for own in shortlists(1000, lift)[0]] for lift in (0.6, 0.0)]
+    assert auroc(np.array(with_match), np.array(without)) > max(0.6, auroc(*map(np.array, raw)) - 0.05)
+
+
 def test_a_fitted_threshold_is_kept_and_leaves_hits_out(retriever: TGDTRetriever, tmp_path: Path) -> None:
     best = [retriever.search(caption, top_k=6, candidates=6)[0].id for caption in CAPTIONS]
     threshold = retriever.fit_threshold([*CAPTIONS, "a red sea"], [*best[:3], [best[3], "x"], None], candidates=6)

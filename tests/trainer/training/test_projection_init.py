@@ -13,7 +13,7 @@ from tests.trainer import tiny
 from trainer.evaluation import retrieval_metrics
 from trainer.scoring.embeddings import RetrievalEmbeddings
 from trainer.scoring.encoding import EncodeOptions, encode_dataset
-from trainer.training.projection_init import Ridges, canonical_directions, choose_ridges, warm_start
+from trainer.training.projection_init import Ridges, canonical_directions, choose_ridges, regression, warm_start
 
 QUIET = EncodeOptions(progress=False)
 RIDGES = Ridges(image=1.0, text=0.3)
@@ -91,6 +91,30 @@ def test_a_warm_model_retrieves_better_than_a_new_one(tmp_path: Path, slot: str)
     assert len(correlations) <= 16 and bool((correlations.diff() <= 0).all()) and 0 < correlations[0] <= 1
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {f"{side}_projection.{part}" for side in ("visual", "text") for part in ("weight", "bias")}
+
+
+def test_a_slot_of_mean_and_maximum_has_its_warm_start(tmp_path: Path) -> None:
+    photos = datasets.Dataset.from_dict(tiny.photo_rows(tmp_path, 36)).cast_column("image", datasets.Image())
+    config = tiny.tiny_model().config
+    config.image_global_token = "mean_max"
+    model, processor = TGDTModel(config).eval(), tiny.tiny_processor()
+
+    def rsums() -> list[float]:
+        found = retrieval_metrics(encode_dataset(model, processor, photos, QUIET), modes=("global", "local"))
+        return [found[mode]["rsum"] for mode in ("global", "local")]
+
+    cold = rsums()
+    warm_start(model, processor, photos, QUIET)
+    assert all(warm > before for warm, before in zip(rsums(), cold, strict=True))
+
+
+def test_regression_comes_as_close_to_the_captions_as_least_squares() -> None:
+    few = slots(60)
+    to_text = torch.randn(few.text_embeds.shape[1], 2, dtype=torch.float64)
+    captions = torch.stack([few.text_embeds[few.text_to_image == row].mean(0) for row in range(60)])
+    centred = few.image_embeds - few.image_embeds.mean(0)
+    expected = torch.linalg.lstsq(centred, (captions - few.text_embeds.mean(0)) @ to_text).solution
+    torch.testing.assert_close(regression(few, to_text, few.image_embeds, 0.0), expected)
 
 
 def test_directions_beyond_the_smaller_width_stay_zero(tmp_path: Path) -> None:
