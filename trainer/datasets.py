@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,22 +94,26 @@ def load_captions(
     if isinstance(loaded, datasets.IterableDataset):
         if features is not None:
             raise ValueError("Features are read photo by photo already: load them with streaming=False.")
-        return _finish_stream(loaded, root, columns, on_error, report, max_pixels)
+        with _named(name):
+            return _finish_stream(loaded, root, columns, on_error, report, max_pixels)
     if isinstance(loaded, list):
         if features is not None:
             return attach_regions(loaded, Path(features), root, on_error, report)
         dataset = dataset_of_records(loaded, root, source=name)
     else:
-        dataset = _canonical(loaded, columns, root, name, pictures_needed=features is None)
+        with _named(name):
+            dataset = canonicalise(loaded, columns, root, source=name, pictures_needed=features is None)
     if features is not None:
         return attach_regions(dataset, Path(features), root, on_error, report)
     dataset = drop_unreadable(dataset, on_error, report, num_proc=num_proc, max_pixels=max_pixels)
     return dataset.to_iterable_dataset() if streaming else dataset
 
 
-def _canonical(table: Any, columns: Any, root: Path | None, name: str, *, pictures_needed: bool) -> datasets.Dataset:
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Let what is wrong with a source name it."""
     try:
-        return canonicalise(table, columns, root, source=name, pictures_needed=pictures_needed)
+        yield
     except ValueError as error:
         raise error if name in str(error) else ValueError(f"{name}: {error}") from error
 

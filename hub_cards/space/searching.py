@@ -163,7 +163,7 @@ def _query_picture(collection: Collection, picture: Any) -> Any:
         try:
             picture = read_regular_file(picture)
         except OSError as error:
-            raise ValueError("the picture is no longer here; choose it again") from error
+            raise ValueError("The picture is no longer here. Choose it again.") from error
     return collection.decode(picture) if isinstance(picture, bytes) else picture
 
 

@@ -12,7 +12,8 @@ A filter is a mapping; all of its entries must hold:
     {"ids": ["a.jpg", "b.jpg"]}               these items only
     {"year": lambda year: year % 4 == 0}      in Python, over the gallery's own files
 
-An item without a value meets no condition on it, and so meets the `not` of it.
+An item without a value meets no condition on it, and so meets the `not` of it. A list meets a condition when one of
+its values does; a function gets the whole list.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 OPERATORS = ("eq", "in", "gt", "gte", "lt", "lte", "prefix")
 WORDS = ("and", "or", "not", "ids")
@@ -156,6 +159,8 @@ def _operation(key: str, operator: str, operand: Any, depth: int) -> Filter:
 
 
 def _scalar(key: str, value: Any) -> Any:
+    if isinstance(value, np.number | np.bool_):
+        value = value.item()  # every engine knows Python's numbers
     if value is None or isinstance(value, Mapping | list | tuple | set | frozenset | bytes):
         raise TypeError(f"where[{key!r}] compares with strings, numbers, booleans and times, found {value!r}.")
     return value

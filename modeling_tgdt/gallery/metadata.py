@@ -26,7 +26,8 @@ def metadata_table(ids: list[str], metadata: Any) -> Any:
 
     Args:
         ids: N ids.
-        metadata: None, a sequence of N mappings, or a mapping of columns (or Arrow table) with N values each.
+        metadata: None, a sequence of N mappings, a mapping of columns with N values each, or a table (of Arrow,
+            pandas, polars, datasets).
 
     Returns:
         Arrow table: `id` and one column `meta:<key>` per key.
@@ -40,10 +41,13 @@ def metadata_table(ids: list[str], metadata: Any) -> Any:
     for key, values in columns.items():
         if not isinstance(key, str):
             raise TypeError(f"Metadata keys must be strings, found {key!r}.")
+        if isinstance(values, str | bytes):
+            raise TypeError(f"Metadata {key!r} must hold one value per id, found the single value {values!r}.")
+        values = values if isinstance(values, pa.ChunkedArray) else list(values)
         if len(values) != len(ids):
             raise ValueError(f"Metadata {key!r} has {len(values)} values for {len(ids)} ids. Give one value per id.")
         try:
-            arrays[PREFIX + key] = values if isinstance(values, pa.ChunkedArray) else pa.array(list(values))
+            arrays[PREFIX + key] = values if isinstance(values, pa.ChunkedArray) else pa.array(values)
         except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
             raise TypeError(
                 f"Metadata {key!r} mixes types or cannot be stored ({error}). Use one type per key."
@@ -148,6 +152,8 @@ def matching_rows(table: Any, condition: Filter) -> np.ndarray:
 
 
 def _compare(column: Any, condition: Compare) -> np.ndarray:
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        return _one_meets(column, condition)
     try:
         mask = _mask(column, condition.operator, condition.operand)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
@@ -155,6 +161,14 @@ def _compare(column: Any, condition: Compare) -> np.ndarray:
             f"where[{condition.key!r}]: {condition.operand!r} does not fit the column's type {column.type}: {error}."
         ) from error
     return np.asarray(pc.fill_null(mask, False))
+
+
+def _one_meets(column: Any, condition: Compare) -> np.ndarray:
+    """Tell which lists have a value that meets the condition."""
+    met = _compare(pc.list_flatten(column), condition)
+    mask = np.zeros(len(column), dtype=bool)
+    mask[np.asarray(pc.list_parent_indices(column))[met]] = True
+    return mask
 
 
 def _mask(column: Any, operator: str, operand: Any) -> Any:
@@ -205,7 +219,9 @@ def _integer_range(kind: Any) -> tuple[int, int]:
 
 
 def _as_type(value: Any, kind: Any) -> Any:
-    """Return the number in the column's type, or None, which matches nothing, where that type cannot hold it."""
+    """Return an ISO time or a number in the column's type, or None, which matches nothing, where it cannot be held."""
+    if isinstance(value, str) and pa.types.is_temporal(kind):
+        return pa.scalar(value).cast(kind).as_py()
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     if pa.types.is_integer(kind):
@@ -232,12 +248,17 @@ def metadata_types(schema: Any) -> dict[str, str]:
 
 
 def _columns(metadata: Any, size: int) -> Mapping[Any, Any]:
-    if isinstance(metadata, pa.Table):
-        return {name: metadata.column(name) for name in metadata.column_names}
+    if hasattr(metadata, "with_format"):  # a data set, whatever form its rows are read in
+        metadata = metadata.with_format("arrow")[:]
+    if hasattr(metadata, "__arrow_c_stream__"):
+        table = pa.table(metadata)
+        return {name: table.column(name) for name in table.column_names if not name.startswith("__index_level_")}
     if isinstance(metadata, Mapping):
         return metadata
     if not isinstance(metadata, Sequence) or not all(isinstance(row, Mapping) for row in metadata):
-        raise TypeError(f"metadata must be a list of dicts or a dict of columns, found {type(metadata).__name__}.")
+        raise TypeError(
+            f"Metadata must be a list of dicts, a dict of columns or a table, found {type(metadata).__name__}."
+        )
     if len(metadata) != size:
         raise ValueError(f"Metadata has {len(metadata)} rows for {size} ids. Give one dict per id.")
     keys = dict.fromkeys(key for row in metadata for key in row)

@@ -64,7 +64,7 @@ def base_of_adapter(folder: Path) -> str | None:
     base = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
     if base is not None and (is_on_a_network(base) or (is_downloaded(folder) and os.path.exists(base))):
         raise ValueError(
-            f"the adapter in {str(folder)!r} names its model as {base!r}, which is no repository. Load the model "
+            f"The adapter in {str(folder)!r} names its model as {base!r}, which is no repository. Load the model "
             "that it adapts, and call its load_adapter."
         )
     return base

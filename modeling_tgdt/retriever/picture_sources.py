@@ -91,10 +91,18 @@ def list_pictures(
 def row_id(value: Any, row: int) -> str:
     """Return the id of a row as text; where it is missing (None, NaN, empty), the row's number stands in.
 
+    Raises:
+        ValueError: When it is bytes that are not UTF-8.
+
     Example:
-        >>> row_id(7, 0), row_id(7.0, 0), row_id(None, 3), row_id(float("nan"), 4)
-        ('7', '7', 'row-3', 'row-4')
+        >>> row_id(7, 0), row_id(7.0, 0), row_id(b"7", 0), row_id(None, 3), row_id(float("nan"), 4)
+        ('7', '7', '7', 'row-3', 'row-4')
     """
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"The id of row {row} is not UTF-8 text: {value!r}. Give ids as text.") from error
     if is_missing(value):
         return f"row-{row}"
     whole = isinstance(value, float) and value.is_integer()  # how tables with gaps keep whole numbers

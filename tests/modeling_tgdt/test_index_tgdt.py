@@ -8,7 +8,9 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 
+import datasets
 import numpy as np
+import pandas
 import pytest
 import torch
 from hypothesis import given, settings
@@ -217,6 +219,18 @@ def test_numbers_match_by_value(tmp_path, where, expected) -> None:
     index.add(list("abc"), unit(rng, 3, DIM), unit(rng, 3, 2, DIM), metadata=metadata)
     found = index.search(unit(rng, 1, DIM), mode="global", where=where).ids[0]
     assert "".join(sorted(found)) == expected
+
+
+def test_metadata_comes_as_any_table(tmp_path) -> None:
+    frame = pandas.DataFrame({"year": [1, 2, 3], "tag": ["x", "y", None]})
+    tables = (frame[frame.year > 1], datasets.Dataset.from_pandas(frame).select([1, 2]), {"year": iter([2, 3])})
+    for number, metadata in enumerate(tables):
+        index, rng = TGDTIndex.create(tmp_path / str(number), dim=DIM), np.random.default_rng(0)
+        index.add(["a", "b"], unit(rng, 2, DIM), unit(rng, 2, 2, DIM), metadata=metadata)
+        found = index.search(unit(rng, 1, DIM), mode="global", where={"year": 3})
+        assert (found.ids, found.metadata) == ([["b"]], [[{"year": 3}]])
+    with pytest.raises(TypeError, match="'year' must hold one value per id, found the single value '24'"):
+        index.add(["c", "d"], unit(rng, 2, DIM), unit(rng, 2, 2, DIM), metadata={"year": "24"})
 
 
 @pytest.mark.parametrize("value", [2**70, "\ud800", object()])

@@ -201,7 +201,7 @@ def test_everything_that_shows_or_embeds_a_picture_sees_the_same(tmp_path: Path)
         assert np.array_equal(np.asarray(seen).transpose(1, 2, 0), want)
         assert np.array_equal(np.asarray(Collection(None, tmp_path).picture(name)), want)  # type: ignore[arg-type]
         content = (tmp_path / name).read_bytes()
-        assert np.array_equal(np.asarray(_read_upload(content)), want)
+        assert np.array_equal(np.asarray(_read_upload(content, read_image)), want)
     assert want.mean() > 100 or want.mean() == 255
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 # Names seen in public caption sets, best first. Comparison ignores case and separators.
 ALIASES: dict[str, tuple[str, ...]] = {
     "image": (
-        "image", "images", "img", "picture", "photo", "image_path", "img_path", "image_file", "file_name", "filename",
-        "filepath", "file_path", "path", "jpg", "jpeg", "png", "webp",
+        "image", "images", "img", "picture", "photo", "image_path", "img_path", "image_file", "image_name",
+        "file_name", "filename", "filepath", "file_path", "path", "jpg", "jpeg", "png", "webp",
     ),
     "region_features": ("region_features", "features", "feats", "feat"),
     "region_boxes": ("region_boxes", "boxes", "bboxes"),
@@ -66,6 +66,16 @@ def numbered_columns(names: Iterable[str]) -> list[str]:
     """
     matches = [name for name in names if _NUMBERED.match(name)]
     return sorted(matches, key=lambda name: int(re.sub(r"\D", "", name)))
+
+
+def may_hold_text(name: str) -> bool:
+    """Tell whether a column may hold running text; those of pictures, ids and splits do not.
+
+    Example:
+        >>> may_hold_text("Caption"), may_hold_text("file_name"), may_hold_text("split")
+        (True, False, False)
+    """
+    return _key(name) not in {"split", *(_key(alias) for what in ("image", "image_id") for alias in ALIASES[what])}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

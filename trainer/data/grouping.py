@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+_SENTENCE_KEYS = ("raw", "caption", "text", "sentence")
 _WRITTEN_LIST = re.compile(r"""\s*\[\s*(["']).*["']\s*\]\s*""", re.DOTALL)
 
 
 def text_list(value: Any) -> list[str]:
-    """Return captions as strings: from one string, a list, or a list of Karpathy sentences with `raw`.
+    """Return captions as strings: from one string, a list, or a list of structures with `raw` (Karpathy) or `text`.
 
     A string that is a list as Python or JSON writes it, as in the cells of a CSV, is that list.
 
@@ -37,11 +38,16 @@ def text_list(value: Any) -> list[str]:
     values = (
         list(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes) else [value]
     )
-    texts = [item.get("raw", item.get("caption")) if isinstance(item, Mapping) else item for item in values]
+    texts = [_sentence(item) if isinstance(item, Mapping) else item for item in values]
     wrong = next((text for text in texts if text is not None and not isinstance(text, str)), None)
     if wrong is not None:
         raise ValueError(f"Captions must be text or lists of text, found {type(wrong).__name__}: {wrong!r}.")
     return [text for text in texts if text is not None and text.strip()]
+
+
+def _sentence(item: Mapping[str, Any]) -> Any:
+    """Return the text of a structured caption; of one that has none, itself."""
+    return next((item[key] for key in _SENTENCE_KEYS if key in item), item)
 
 
 def _written_list(text: str) -> Any:

@@ -14,6 +14,8 @@ from typing import Any, TextIO
 
 from modeling_tgdt.retriever.picture_sources import looks_like_picture
 
+from .columns import may_hold_text
+
 logger = logging.getLogger(__name__)
 
 DELIMITED = (".csv", ".tsv", ".txt")
@@ -88,8 +90,17 @@ def json_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a file of JSON lines, or of one JSON list.
 
     Raises:
-        ValueError: When something else is there; the message names the line.
+        ValueError: When something else is there, or nothing; the message names the line.
     """
+    rows = _json_objects(path)
+    first = next(rows, None)
+    if first is None:
+        raise ValueError(f'{path} holds no rows: expected objects like {{"file_name": "a.jpg", ...}}.')
+    yield first
+    yield from rows
+
+
+def _json_objects(path: Path) -> Iterator[dict[str, Any]]:
     if path.suffix.lower() == ".json":
         content = _parsed(read_text(path), f"{path}")
         if isinstance(content, list):
@@ -109,7 +120,8 @@ def table_rows(path: Path, *, free_text: bool = True) -> Iterator[dict[str, str]
 
     Args:
         path: The file.
-        free_text: Whether unquoted delimiters in the last column are part of its text, as in captions.
+        free_text: Whether unquoted delimiters in the last column are part of its text, as in captions; never in one
+            that names pictures, photos or splits.
 
     Raises:
         ValueError: When there are no rows, two columns of one name, a row that is shorter than the header or a quote
@@ -133,8 +145,9 @@ def table_rows(path: Path, *, free_text: bool = True) -> Iterator[dict[str, str]
         twice = next((name for name in names if name and names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"{path} has {names.count(twice)} columns {twice!r}: rename or remove all but one.")
+        free = free_text and may_hold_text(names[-1])
         for number, row in rows:
-            if len(row) < len(names) or (len(row) > len(names) and not free_text):
+            if len(row) < len(names) or (len(row) > len(names) and not free):
                 raise ValueError(
                     f"Line {number} of {path} has {len(row)} fields, the header has {len(names)}. Found {row!r}."
                 )
@@ -207,9 +220,13 @@ def _records(lines: Iterator[str], mark: str, path: Path, skipped: int) -> Itera
             yield started, row
 
 
+def _no_number(_: str) -> None:
+    """Read NaN and infinity, which JSON does not have, as missing."""
+
+
 def _parsed(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not JSON ({error}). Found {text.strip()[:80]!r}.") from error
 

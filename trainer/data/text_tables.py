@@ -75,8 +75,13 @@ def _valid(value: Any, path: Path, key: str) -> Any:
 
 
 def _of_one_type(values: list[Any]) -> list[Any]:
-    """Return numbers as text where texts are among them, as with the ids 7 and "b", or where they are too large."""
+    """Return numbers as text where texts are among them, as with the ids 7 and "b", or where they are too large.
+
+    Texts among lists of captions become lists of one.
+    """
     kinds = {type(value) for value in values if value is not None}
+    if kinds == {str, list}:
+        return [[value] if isinstance(value, str) else value for value in values]
     huge = kinds == {int} and any(value is not None and not -_INT64 <= value < _INT64 for value in values)
     if huge or (str in kinds and kinds <= {str, int, float}):
         texts = [value if isinstance(value, str) or is_missing(value) else row_id(value, 0) for value in values]
@@ -88,6 +93,8 @@ def _mixed(rows: list[dict[str, Any]], columns: Iterable[str]) -> str:
     for name in columns:
         values = _of_one_type([row.get(name) for row in rows])
         kinds = sorted({type(value).__name__ for value in values if value is not None})
+        if kinds == ["list"]:
+            kinds = sorted({type(item).__name__ for value in values for item in value or () if item is not None})
         if len(kinds) > 1:
             return f" Column {name!r} mixes {' and '.join(kinds)}."
     return ""

@@ -37,6 +37,10 @@ EXPRESSIONS: list[tuple[dict[str, Any], Callable[[dict[str, Any]], bool]]] = [
     ({"tag": "sea", "day": [True]}, lambda r: r["tag"] == "sea" and r["day"]),
     ({"ids": ["03", "07", "no such item"]}, lambda r: r["id"] in ("03", "07")),
     ({"not": {"ids": ["03"]}, "year": {"lte": 2021}}, lambda r: r["id"] != "03" and (r["year"] or 9999) <= 2021),
+    ({"themes": "even"}, lambda r: "even" in r["themes"]),
+    ({"themes": {"not": ["odd", "no such"]}}, lambda r: "odd" not in r["themes"]),
+    ({"years": {"gte": 2020, "lt": 2002}}, lambda r: any(y >= 2020 for y in r["years"])),
+    ({"years": np.uint64(2000)}, lambda r: 2000 in r["years"]),
     ({"not": {"or": [{"day": True}, {"size": {"gt": 2}}]}}, lambda r: not (r["day"] or r["size"] > 2)),
 ]
 # What the gallery's own files answer and Qdrant has no words for.
@@ -62,6 +66,8 @@ def rows() -> list[dict[str, Any]]:
             "tag": str(rng.choice(["sea", "snow", "lake", "hill"])),
             "size": float(rng.integers(0, 16)) / 4,
             "day": bool(rng.integers(2)),
+            "themes": [] if number % 5 == 0 else ["all", ["even", "odd"][number % 2]],
+            "years": [2000, 2010 + number % 20],
         }
         for number in range(ITEMS)
     ]
@@ -90,6 +96,16 @@ def test_every_engine_answers_as_python_does(tmp_path, engine, request) -> None:
     for where, right in EXPRESSIONS + (LOCAL if own_files else []):
         found = index.search(query, mode="global", top_k=ITEMS, candidates=ITEMS, where=where).ids[0]
         assert sorted(found) == [row["id"] for row in rows() if right(row)], where
+
+
+def test_a_date_equals_its_iso_form(tmp_path) -> None:
+    index, rng = TGDTIndex.create(tmp_path / "g", dim=DIM), np.random.default_rng(0)
+    days = np.array(["2020-05-01", "2021-05-01"], dtype="datetime64[D]").tolist()
+    index.add(["a", "b"], unit(rng, 2, DIM), unit(rng, 2, 2, DIM), metadata={"day": days})
+    query = unit(rng, 1, DIM)
+    assert index.search(query, mode="global", where={"day": "2021-05-01"}).ids == [["b"]]
+    with pytest.raises(TypeError, match="where.'day'.: 'soon' does not fit"):
+        index.search(query, mode="global", where={"day": "soon"})
 
 
 def test_times_are_compared_as_times(tmp_path) -> None:

@@ -231,7 +231,7 @@ def test_a_second_writer_is_one_line(root: Path, tmp_path: Path, capsys: pytest.
     with TGDTIndex.open(tmp_path / "g" / "index") as index:
         index.delete(["000.png"])
         assert main(["--quiet", *argv]) == 2
-    assert "tgdt index: error: another writer" in capsys.readouterr().err.splitlines()[-1]
+    assert "tgdt index: error: Another writer" in capsys.readouterr().err.splitlines()[-1]
 
 
 BAD = [

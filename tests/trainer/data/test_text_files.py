@@ -236,3 +236,44 @@ def test_a_broken_parquet_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"")
     with pytest.raises(ValueError, match=r"x\.parquet is not a readable parquet file: "):
         load_captions(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_odd_shapes_of_json_and_tables_are_read(folder: Path, streaming: bool) -> None:
+    shapes = {
+        "a.jsonl": '{"file_name": "0.jpg", "captions": "x"}\n{"file_name": "1.jpg", "captions": ["y"]}\n',
+        "b.jsonl": '{"file_name": "0.jpg", "captions": [{"text": "x"}]}\n{"file_name": "1.jpg", "captions": ["y"]}\n',
+        "c.csv": "image_name| comment_number| comment\n0.jpg| 0| x\n1.jpg| 0| y\n",
+    }
+    for name, content in shapes.items():
+        (folder / name).write_text(content)
+        if name != "b.jsonl" or streaming:  # a column of structures and texts is no table
+            assert rows_of(folder / name, streaming=streaming) == [("0.jpg", ["x"]), ("1.jpg", ["y"])], name
+    (folder / "d.jsonl").write_text('{"file_name": "0.jpg", "caption": NaN}\n{"file_name": "1.jpg", "caption": "y"}\n')
+    assert rows_of(folder / "d.jsonl", streaming=streaming) == [("0.jpg", []), ("1.jpg", ["y"])]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", "", "a.jsonl holds no rows"),
+        ("a.json", "[]", "a.json holds no rows"),
+        ("a.json", '{"data": []}', "a.json: The data set needs a picture column"),
+        ("a.json", '[{"file_name": "0.jpg", "caption": {"en": "x"}}]', "must be text or lists of text, found dict"),
+        ("a.csv", "file_name,caption,split\n0.jpg,x,train\n1.jpg,a,b,train\n", "Line 3 of .*a.csv has 4 fields"),
+    ],
+)
+def test_what_is_no_table_of_captions_is_named(
+    folder: Path, name: str, content: str, message: str, streaming: bool
+) -> None:
+    (folder / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        rows_of(folder / name, streaming=streaming)
+
+
+def test_ids_of_bytes_are_text(folder: Path) -> None:
+    rows = {"image": [str(folder / "0.jpg")], "caption": ["x"], "image_id": [b"caf\xc3\xa9"]}
+    assert load_captions(datasets.Dataset.from_dict(rows))["image_id"][:] == ["café"]
+    with pytest.raises(ValueError, match="id of row 0 is not UTF-8 text"):
+        load_captions(datasets.Dataset.from_dict(rows | {"image_id": [b"\xff"]}))

@@ -197,7 +197,7 @@ def test_a_trainer_pushes_our_card(cycle: Any) -> None:
 def test_what_cannot_be_pushed_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("trainer.publishing.publish.check_token", lambda token: None)
+    monkeypatch.setattr("trainer.publishing.publish.check_token", lambda: None)
     assert main(["push", str(tmp_path / "none"), "user/name"]) == 2
     assert "Expected a directory with a model" in capsys.readouterr().err
     assert main(["push", str(tmp_path), "user/name"]) == 2
