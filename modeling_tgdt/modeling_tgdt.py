@@ -522,7 +522,7 @@ class TGDTModel(TGDTPreTrainedModel):
         if peft_model_id is not None:
             loading = getattr(kwargs.get("load_config"), "download_kwargs", kwargs.get("download_kwargs")) or {}
             _check_adapter(peft_model_id, **{**loading, **(kwargs.get("adapter_kwargs") or {})})
-        return super().load_adapter(peft_model_id, *args, **kwargs)  # type: ignore[misc]
+        return super().load_adapter(peft_model_id, *args, **kwargs)
 
     @classmethod
     def from_vision_text_pretrained(

@@ -41,7 +41,7 @@ def test_words_of_another_encoding_are_text(tmp_path: Path, encoding: str) -> No
         ("m.csv", "id,year\n1,2,3\n", ValueError, "not a readable CSV"),
         ("m.jsonl", "{", ValueError, "not a readable JSONL"),
         ("m.jsonl", "[1]", ValueError, "one JSON object"),
-        ("m.jsonl", "", ValueError, "found no row"),
+        ("m.jsonl", "", ValueError, "holds no rows"),
         ("m.jsonl", '{"id": "007", "y": 1}\n{"id": "a.png", "y": "x"}', TypeError, "'y' mixes types"),
         ("m.xlsx", "", ValueError, "csv or .jsonl"),
     ],
