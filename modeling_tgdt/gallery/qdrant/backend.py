@@ -78,7 +78,7 @@ class QdrantBackend:
 
     def ids(self) -> list[str]:
         """Ids of all items, in the order of the points."""
-        return [point.payload["id"] for page in self._pages(None, False) for point in page]
+        return [_part(point.payload, "id") for page in self._pages(None, False) for point in page]
 
     def metadata_types(self) -> None:
         """Nothing is known: Qdrant takes any payload."""
@@ -121,8 +121,8 @@ class QdrantBackend:
         for start in range(0, len(ids), _POINTS):
             asked = [point_id(name) for name in ids[start : start + _POINTS]]
             found = self._call("retrieve", asked, with_payload=True, with_vectors=True)
-            points.update((point.payload["id"], point) for point in found)
-        vectors = np.array([points[name].vector["global"] for name in ids], np.float32)
+            points.update((_part(point.payload, "id"), point) for point in found)
+        vectors = np.array([_part(points[name].vector, "global") for name in ids], np.float32)
         vectors = vectors.reshape(len(ids), self.gallery.snapshot.manifest.global_dim)
         return vectors, [self._tokens(points[name]) for name in ids]
 
@@ -132,7 +132,7 @@ class QdrantBackend:
         for start in range(0, len(ids), _PAGE):
             asked = [point_id(name) for name in ids[start : start + _PAGE]]
             points = self._call("retrieve", asked, with_payload=True, with_vectors=False)
-            found.update((point.payload["id"], point.payload["meta"]) for point in points)
+            found.update((_part(point.payload, "id"), _part(point.payload, "meta")) for point in points)
         return [found[name] for name in ids]
 
     def store_again(self, ids: list[str], table: Any) -> None:
@@ -258,11 +258,13 @@ class QdrantBackend:
     def _rank(self, query: Query, place: int, points: list[Any], mode: SearchMode) -> list[tuple[Any, ...]]:
         if not points:
             return []
-        dots = np.array([point.vector["global"] for point in points], np.float32) @ query.globals[place]
+        dots = np.array([_part(point.vector, "global") for point in points], np.float32) @ query.globals[place]
         local = np.full(len(points), np.nan) if mode == "global" else self._local_scores(query, place, points)
         scores = {"two_stage": query.score.mixed(dots, local), "global": dots, "local": local}[mode]
         scores = scores.astype(np.float32).tolist()
-        names, metadata = zip(*((point.payload["id"], point.payload["meta"]) for point in points), strict=True)
+        names, metadata = zip(
+            *((_part(point.payload, "id"), _part(point.payload, "meta")) for point in points), strict=True
+        )
         return sorted(zip(names, scores, dots, local, metadata, strict=True), key=_rank_key)
 
     def _local_scores(self, query: Query, place: int, points: list[Any]) -> np.ndarray:
@@ -277,7 +279,7 @@ class QdrantBackend:
         return query.score.local(scores, counts)
 
     def _tokens(self, point: Any) -> np.ndarray:
-        return np.array(point.vector.get("tokens", []), np.float32).reshape(-1, self.settings["dim"])
+        return np.array((point.vector or {}).get("tokens", []), np.float32).reshape(-1, self.settings["dim"])
 
     def _pages(self, condition: Any, vectors: bool) -> Iterator[list[Any]]:
         offset = None
@@ -336,9 +338,19 @@ _FIELD_KINDS = {"string": "keyword", "int64": "integer", "double": "float", "boo
 
 def _row(point: Any, vector: np.ndarray, score: ScoreConfig) -> tuple[Any, ...]:
     """Return a point that Qdrant ranked; its local score is what the mixed one holds beside the global one."""
-    dot = float(np.asarray(point.vector["global"], np.float32) @ vector)
+    dot = float(np.asarray(_part(point.vector, "global"), np.float32) @ vector)
     local = (point.score - score.mixed(dot, 0.0)) / score.local_weight
-    return point.payload["id"], point.score, dot, local, point.payload["meta"]
+    return _part(point.payload, "id"), point.score, dot, local, _part(point.payload, "meta")
+
+
+def _part(values: Any, name: str) -> Any:
+    """Return what every point holds; in a damaged collection, or one that others write to, one may lack it."""
+    if not isinstance(values, Mapping) or name not in values:
+        raise ValueError(
+            f"Expected {name!r} in every point of the Qdrant collection, found one without. The collection is "
+            "damaged, or something else writes to it: build the gallery again."
+        )
+    return values[name]
 
 
 def _words(query: Query) -> list[np.ndarray]:

@@ -118,3 +118,19 @@ def test_a_panic_of_the_engine_is_an_error_in_words(gallery: Path, tmp_path: Pat
 
     assert in_a_child(find) == USED
     shutil.rmtree(tmp_path / "gallery")
+
+
+def test_a_point_that_lost_its_embedding_is_an_error_in_words(gallery: Path, tmp_path: Path) -> None:
+    """Its flag of deletion, forged, hides the vector from the engine and leaves the point."""
+    copy_data(gallery, tmp_path / "gallery")
+    (flags,) = tmp_path.rglob("vector_storage-global/deleted/flags_a.dat")
+    with flags.open("r+b") as file:
+        file.write(b"content-type")
+    seal(tmp_path / "gallery")
+
+    def find() -> None:
+        with pytest.raises(ValueError, match="Expected 'global' in every point of the Qdrant collection"):
+            use(tmp_path / "gallery")
+
+    assert in_a_child(find) == USED
+    shutil.rmtree(tmp_path / "gallery")
