@@ -105,7 +105,7 @@ def _complain(verb: str, error: Exception) -> int:
 
 def _set_up_logging(quiet: bool) -> None:
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in ("httpx", "httpcore", "datasets", "matplotlib", "PIL"):
+    for name in ("faiss.loader", "httpx", "httpcore", "datasets", "matplotlib", "PIL"):
         logging.getLogger(name).setLevel(logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging as transformers_logging
