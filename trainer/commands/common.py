@@ -102,12 +102,15 @@ def load_retriever(args: argparse.Namespace) -> Any:
         engine_options=parse_pairs("--engine-option", args.engine_option),
     )
     if retriever.index is None:
-        raise ValueError(
-            f"There is no gallery in {args.gallery!r}. Build one with `tgdt index DIR --model M --out G`."
-        )
+        raise no_gallery(args)
     if args.gallery_device is not None:
         retriever.index.to(args.gallery_device)
     return retriever
+
+
+def no_gallery(args: argparse.Namespace) -> ValueError:
+    """Return the error for a directory that holds no gallery."""
+    return ValueError(f"There is no gallery in {args.gallery!r}. Build one with `tgdt index DIR --model M --out G`.")
 
 
 def pictures_folder(args: argparse.Namespace) -> Path:

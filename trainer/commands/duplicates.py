@@ -5,7 +5,7 @@ import argparse
 import json
 from typing import Any
 
-from trainer.commands.common import parse_pairs
+from trainer.commands.common import no_gallery, parse_pairs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,9 +33,7 @@ def run(args: argparse.Namespace) -> int:
     options = parse_pairs("--engine-option", args.engine_option)
     index = open_index(find_directory(args.gallery, args.revision), options)
     if index is None:
-        raise ValueError(
-            f"There is no gallery in {args.gallery!r}. Build one with `tgdt index DIR --model M --out G`."
-        )
+        raise no_gallery(args)
     groups = find_duplicates(index, args.threshold)
     if args.json:
         for group in groups:

@@ -21,6 +21,7 @@ from PIL import Image
 
 _READING = "modeling_tgdt.image_loading_tgdt"
 _LENGTH = 8  # bytes, before each message
+DECODE_SECONDS = 10.0  # for one picture, where nothing else is said
 
 
 class Decoders:

@@ -6,9 +6,9 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any
 
-from trainer.serving.decoding import Decoders
+from trainer.serving.decoding import DECODE_SECONDS, Decoders
 
-_DECODERS, _SECONDS = 2, 10.0
+_DECODERS = 2
 
 
 def open_page(retriever: Any, pictures: Any, examples: list[str], **options: Any) -> None:
@@ -27,7 +27,7 @@ def open_page(retriever: Any, pictures: Any, examples: list[str], **options: Any
         from hub_cards.space.app import build
     except ImportError as error:
         raise ImportError("The page needs gradio: pip install 'tgdt[demo]'.") from error
-    with closing(Decoders(_DECODERS, _SECONDS)) as decoders:
+    with closing(Decoders(_DECODERS, DECODE_SECONDS)) as decoders:
         launch(build(retriever, pictures, examples=examples, decode=decoders), **options)
 
 

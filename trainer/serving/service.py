@@ -21,7 +21,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from modeling_tgdt.gallery.filters import parse_filter
 from modeling_tgdt.gallery.metadata import json_value
 from trainer.serving.batching import Batcher, Searcher, SearchRequest
-from trainer.serving.decoding import Decoders
+from trainer.serving.decoding import DECODE_SECONDS, Decoders
 from trainer.serving.guard import Guard, Metrics, client_of
 from trainer.serving.schema import describe
 
@@ -52,7 +52,7 @@ class ServeLimits:
     timeout: float = 30.0
     header_timeout: float = 10.0
     decoders: int = 2
-    decode_timeout: float = 10.0
+    decode_timeout: float = DECODE_SECONDS
 
 
 class HitModel(BaseModel):

@@ -50,7 +50,8 @@ def warm_start(
 
     What counts is the input of the global slots: the mean of a photo's regions (with `image_global_token="mean_max"`
     their maximum, too), and a caption's first position or mean (`text_global_token`). A photo stands for the mean of
-    its captions. Where the slot has a projection of its own, a regression onto the same directions sets the regions'.
+    its captions. Where the slot has a projection of its own, a regression onto the same directions sets the regions',
+    from plain features: that suits the box encodings `"sum"` and `"none"` without region layers.
 
     Args:
         model: TGDTModel; only its projections change.

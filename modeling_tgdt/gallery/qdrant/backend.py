@@ -132,7 +132,7 @@ class QdrantBackend:
         for start in range(0, len(ids), _PAGE):
             asked = [point_id(name) for name in ids[start : start + _PAGE]]
             points = self._call("retrieve", asked, with_payload=True, with_vectors=False)
-            found.update((_part(point.payload, "id"), _part(point.payload, "meta")) for point in points)
+            found.update(_id_and_metadata(point) for point in points)
         return [found[name] for name in ids]
 
     def store_again(self, ids: list[str], table: Any) -> None:
@@ -262,9 +262,7 @@ class QdrantBackend:
         local = np.full(len(points), np.nan) if mode == "global" else self._local_scores(query, place, points)
         scores = {"two_stage": query.score.mixed(dots, local), "global": dots, "local": local}[mode]
         scores = scores.astype(np.float32).tolist()
-        names, metadata = zip(
-            *((_part(point.payload, "id"), _part(point.payload, "meta")) for point in points), strict=True
-        )
+        names, metadata = zip(*(_id_and_metadata(point) for point in points), strict=True)
         return sorted(zip(names, scores, dots, local, metadata, strict=True), key=_rank_key)
 
     def _local_scores(self, query: Query, place: int, points: list[Any]) -> np.ndarray:
@@ -340,7 +338,12 @@ def _row(point: Any, vector: np.ndarray, score: ScoreConfig) -> tuple[Any, ...]:
     """Return a point that Qdrant ranked; its local score is what the mixed one holds beside the global one."""
     dot = float(np.asarray(_part(point.vector, "global"), np.float32) @ vector)
     local = (point.score - score.mixed(dot, 0.0)) / score.local_weight
-    return _part(point.payload, "id"), point.score, dot, local, _part(point.payload, "meta")
+    name, metadata = _id_and_metadata(point)
+    return name, point.score, dot, local, metadata
+
+
+def _id_and_metadata(point: Any) -> tuple[str, Any]:
+    return _part(point.payload, "id"), _part(point.payload, "meta")
 
 
 def _part(values: Any, name: str) -> Any:
