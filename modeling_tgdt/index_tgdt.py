@@ -4,34 +4,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
 from .gallery.backend import Backend, SearchMode, SearchResult
-from .gallery.engines import complete_engine_options, make_backend
+from .gallery.engines import complete_engine_options, create_backend, make_backend
 from .gallery.files import GalleryFiles
 from .gallery.filters import Where, parse_filter
-from .gallery.manifest import CHOICES, INDEX_FOLDER, MANIFEST
+from .gallery.manifest import CHOICES, gallery_folder
 from .gallery.metadata import metadata_rows, metadata_table
-from .gallery.processes import ProcessGroup
+from .gallery.processes import ProcessGroup, written_together
 from .gallery.validate import (
+    check_candidates,
     check_choice,
-    check_globals,
     check_ids,
+    check_item_globals,
     check_positive,
     check_query,
     check_score,
+    other_model_error,
     ragged_tokens,
-    with_hubness,
 )
-from .kernels.quantize import check_token_dtype, pool_tokens
+from .kernels.quantize import check_token_dtype, pool_items
 
 Kind = Literal["image", "text"]
 
@@ -126,12 +125,7 @@ class TGDTIndex:
         }
         if hubness:  # recorded where it is used: galleries without it stay readable by earlier releases
             settings["hubness"] = True
-        gallery = GalleryFiles.create(Path(path), settings)
-        try:
-            return cls(Path(path), make_backend(gallery, settings["engine_options"]))
-        except BaseException:  # such as a server that does not answer: leave no gallery that was never whole
-            (gallery.root / MANIFEST).unlink(missing_ok=True)
-            raise
+        return cls(Path(path), create_backend(Path(path), settings))
 
     @classmethod
     def open(cls, path: str | Path, *, engine_options: Mapping[str, Any] | None = None) -> TGDTIndex:
@@ -147,10 +141,7 @@ class TGDTIndex:
             FileNotFoundError: When there is no gallery.
             ValueError: When it is damaged or of another format version, or lies in a Qdrant that you did not name.
         """
-        folder = Path(path)
-        inner = folder / INDEX_FOLDER
-        if not (folder / MANIFEST).exists() and (inner / MANIFEST).exists():
-            folder = inner
+        folder = gallery_folder(Path(path))
         return cls(folder, make_backend(GalleryFiles(folder), engine_options or {}))
 
     @property
@@ -189,11 +180,8 @@ class TGDTIndex:
 
     def __repr__(self) -> str:
         shown = ("kind", "dim", "token_dtype", "engine", "model_id")
-        return (
-            f"TGDTIndex({str(self.path)!r}, {len(self)} items, "
-            + ", ".join(f"{key}={self.settings[key]!r}" for key in shown)
-            + ")"
-        )
+        settings = ", ".join(f"{key}={self.settings[key]!r}" for key in shown)
+        return f"TGDTIndex({str(self.path)!r}, {len(self)} items, {settings})"
 
     def check_model(self, model_id: str | None, model_revision: str | None = None) -> None:
         """Raise ValueError when the gallery was built with another model or revision; None matches anything."""
@@ -204,11 +192,7 @@ class TGDTIndex:
 
     def refusal(self, built_with: str, found: str) -> ValueError:
         """Return the error for a model that did not build this gallery, with the ways out."""
-        return ValueError(
-            f"The gallery at {str(self.path)!r} was built with {built_with}, found {found}; embeddings of different "
-            "weights cannot be compared. Load the model that built it (from_pretrained(..., revision=...)), or build "
-            "the gallery again with this one (create_index and add_images, or `tgdt index`)."
-        )
+        return other_model_error(self.path, built_with, found)
 
     def add(
         self,
@@ -239,21 +223,13 @@ class TGDTIndex:
             OSError: When the disk is full or read-only. The gallery keeps its last committed state.
         """
         names = check_ids(ids)
-        globals_ = check_globals(global_embeds, self.dim, "global_embeds")
-        if len(globals_) != len(names):
-            raise ValueError(f"global_embeds has {len(globals_)} rows for {len(names)} ids. Give one row per id.")
-        globals_ = with_hubness(globals_, hubness, self.has_hubness)
+        globals_ = check_item_globals(self.settings, global_embeds, hubness, len(names))
         tokens, counts = ragged_tokens(token_embeds, token_mask, len(names), self.dim, "token_embeds")
         table = metadata_table(names, metadata)
-        if not names:
-            return
-        if self.settings["pool_factor"] > 1:
-            parts = [pool_tokens(t, self.settings["pool_factor"]) for t in np.split(tokens, np.cumsum(counts)[:-1])]
-            tokens, counts = np.concatenate(parts), np.array([len(part) for part in parts], dtype=np.int64)
-        self._backend.add(names, table, globals_, tokens, counts)
+        if names:
+            self._backend.add(names, table, globals_, *pool_items(tokens, counts, self.settings["pool_factor"]))
 
-    @contextmanager
-    def filled_by(self, group: ProcessGroup | None) -> Iterator[None]:
+    def filled_by(self, group: ProcessGroup | None) -> AbstractContextManager[None]:
         """Add items from every process of a launch; at the end they become visible together, in one commit.
 
         Each process opens the gallery and enters; inside it may `add` and `update_metadata` items of its own, which
@@ -269,24 +245,7 @@ class TGDTIndex:
             TypeError: When a metadata key has types in several processes that do not fit; what fits is kept.
             ValueError: For a store that one process holds: Qdrant's embedded ones.
         """
-        if group is None:
-            try:
-                yield
-            finally:
-                self.close()
-            return
-        group.first(partial(self._backend.join, first=True))
-        if group.rank:
-            self._backend.join()
-        group.gather(None)  # the lock is everyone's before anybody can leave
-        try:
-            yield
-        finally:
-            self._backend.leave()
-        group.gather(None)
-        group.first(self._backend.begin)
-        self.close()
-        self.refresh()
+        return written_together(self._backend, group)
 
     def update_metadata(self, ids: Sequence[str], metadata: Any) -> int:
         """Replace the metadata of items, whose embeddings stay as they are, bit for bit.
@@ -303,14 +262,13 @@ class TGDTIndex:
             TypeError: When a key mixes types.
         """
         names = check_ids(ids)
-        rows = metadata_rows(metadata_table(names, metadata))
+        wanted = metadata_rows(metadata_table(names, metadata))
         self._backend.begin()
         self._check_present(names, "add them first")
         known = self._backend.metadata(names)
-        changed = [place for place, row in enumerate(rows) if row != known[place]]
+        changed = {name: new for name, new, old in zip(names, wanted, known, strict=True) if new != old}
         if changed:
-            own = [names[place] for place in changed]
-            self._backend.store_again(own, metadata_table(own, [rows[place] for place in changed]))
+            self._backend.store_again(list(changed), metadata_table(list(changed), list(changed.values())))
         return len(changed)
 
     def copy(self, sources: Sequence[str], ids: Sequence[str]) -> None:
@@ -510,11 +468,7 @@ class TGDTIndex:
             KeyError: When a candidate is not in the gallery.
         """
         query = check_query(self.settings, query_global, query_tokens, query_mask, query_kind, hubness)
-        if isinstance(candidate_ids, str) or any(isinstance(names, str) for names in candidate_ids):
-            raise TypeError("candidate_ids must be one list of ids per query, such as [['a', 'b']] for one query.")
-        if len(candidate_ids) != len(query):
-            raise ValueError(f"candidate_ids has {len(candidate_ids)} lists for {len(query)} queries. Give one each.")
-        lists = [check_ids(names) for names in candidate_ids]
+        lists = check_candidates(candidate_ids, len(query))
         self._check_present([name for names in lists for name in names], "refresh() the index or leave them out")
         return self._backend.rerank(query, lists)
 
@@ -525,9 +479,7 @@ class TGDTIndex:
     def __enter__(self) -> TGDTIndex:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __del__(self) -> None:

@@ -30,6 +30,12 @@ CHOICES = {  # of settings, for `TGDTIndex.create` and for what a manifest may s
 }
 
 
+def gallery_folder(path: Path) -> Path:
+    """Return the directory of a gallery, which may lie in the `index/` of the one that is named."""
+    inner = path / INDEX_FOLDER
+    return inner if not (path / MANIFEST).exists() and (inner / MANIFEST).exists() else path
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Committed state of a gallery."""
