@@ -159,7 +159,7 @@ class TGDTProcessor(ProcessorMixin):
         Example:
             `TGDTProcessor.from_dual_encoder_pretrained("openai/clip-vit-base-patch32")`
         """
-        own = {name: options.pop(name) for name in _FIELDS if name in options}
+        fields = {name: options.pop(name) for name in _FIELDS if name in options}
         loading = {"trust_remote_code": False, **options}
         config = AutoConfig.from_pretrained(name_or_path, **loading)
         if not hasattr(config, "text_config"):
@@ -179,7 +179,7 @@ class TGDTProcessor(ProcessorMixin):
             "caption_padding": "max_length" if is_fixed else "longest",
             "attends_padding": is_fixed and "attention_mask" not in tokenizer.model_input_names,
         }
-        return cls(image_processor, tokenizer, **(defaults | own))
+        return cls(image_processor, tokenizer, **(defaults | fields))
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Save the processor, with the custom code that loads it; see transformers' `ProcessorMixin`."""

@@ -139,11 +139,11 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
 
     def _open_index(self, path: Path, engine_options: Mapping[str, Any] | None) -> bool:
         """Use the gallery that is there; return whether there is one."""
-        found = open_index(path, engine_options)
-        if found is not None:
-            check_gallery_model(found, self.model)
-            self.index = found
-        return found is not None
+        index = open_index(path, engine_options)
+        if index is not None:
+            check_gallery_model(index, self.model)
+            self.index = index
+        return index is not None
 
     def add_images(
         self,
@@ -302,19 +302,19 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         }
         hits: list[list[Hit]] = [[] for _ in queries]
         words: dict[int, np.ndarray] = {}  # word tokens of the queries that are texts
-        for row, own in enumerate(queries):
-            if isinstance(own, ComposedQuery):
-                (hits[row],) = hits_of(search_composed(index, self._parts(own), **how))
+        for row, asked in enumerate(queries):
+            if isinstance(asked, ComposedQuery):
+                (hits[row],) = hits_of(search_composed(index, self._parts(asked), **how))
         for kind, rows, embeds in self._encode_queries(queries):
             result = index.search(embeds.global_embeds, embeds.token_embeds, query_kind=kind, **how)
-            for row, tokens, found in zip(rows, embeds.token_embeds, hits_of(result), strict=True):
-                hits[row] = found
+            for row, tokens, ranked in zip(rows, embeds.token_embeds, hits_of(result), strict=True):
+                hits[row] = ranked
                 words |= {row: tokens} if kind == "text" else {}
         if min_score is not None:
-            hits = [_above(own, min_score) for own in hits]
+            hits = [_above(ranked, min_score) for ranked in hits]
         if group_similar is not None:
-            hits = [self._grouped(own, group_similar) for own in hits]
-        hits = [own[:top_k] for own in hits]
+            hits = [self._grouped(ranked, group_similar) for ranked in hits]
+        hits = [ranked[:top_k] for ranked in hits]
         for row, tokens in words.items() if explain else ():
             hits[row] = self._matched(queries[row], tokens, hits[row])
         return hits if isinstance(query, list | tuple) else hits[0]
@@ -430,9 +430,9 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
     def _parts(self, query: ComposedQuery) -> list[EncodedPart]:
         """Embed the parts of a query."""
         return [
-            EncodedPart(kind, embeds.item(place), query.weights[row])
+            EncodedPart(kind, embeds.item(position), query.weights[row])
             for kind, rows, embeds in self._encode_queries(list(query.parts))
-            for place, row in enumerate(rows)
+            for position, row in enumerate(rows)
         ]
 
     def _grouped(self, hits: list[Hit], threshold: float) -> list[Hit]:
@@ -441,12 +441,15 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         if not hits:
             return hits
         groups = group_hits(self._searchable().get([hit.id for hit in hits])[0], threshold)
-        return [replace(hits[own[0]], similar=tuple(hits[row].id for row in own[1:])) for own in groups]
+        return [replace(hits[best], similar=tuple(hits[row].id for row in others)) for best, *others in groups]
 
     def _matched(self, text: str, tokens: np.ndarray, hits: list[Hit]) -> list[Hit]:
         """Return the hits of a text, of whose word tokens (W, D) each word gets its best region."""
         words, stored = scored_words(self.model, self.processor, text), self._searchable().tokens([h.id for h in hits])
-        return [replace(hit, matches=match_words(tokens, words, own)) for hit, own in zip(hits, stored, strict=True)]
+        return [
+            replace(hit, matches=match_words(tokens, words, regions))
+            for hit, regions in zip(hits, stored, strict=True)
+        ]
 
 
 def _above(hits: list[Hit], least: float | ScoreThreshold) -> list[Hit]:

@@ -333,13 +333,14 @@ class CMCTrainer(Trainer):
             candidates=self.args.eval_candidates,
             progress=options.progress,
         )
-        found = {f"{mode}_{name}": value for mode, summary in results.items() for name, value in summary.items()}
-        found["rsum"] = results[self.args.eval_modes[-1]]["rsum"]
+        values = {f"{mode}_{name}": value for mode, summary in results.items() for name, value in summary.items()}
+        values["rsum"] = results[self.args.eval_modes[-1]]["rsum"]
         predictions: Any = (embeddings.image_embeds.numpy(), embeddings.text_embeds.numpy())
         label_ids: Any = embeddings.text_to_image.numpy()
         if self.compute_metrics is not None:
-            found |= self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=label_ids))
-        metrics = {f"{metric_key_prefix}_{name.removeprefix(metric_key_prefix + '_')}": found[name] for name in found}
+            values |= self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=label_ids))
+        prefix = f"{metric_key_prefix}_"  # compute_metrics may have put it there already
+        metrics = {prefix + name.removeprefix(prefix): value for name, value in values.items()}
         if prediction_loss_only or self.args.prediction_loss_only:
             predictions = label_ids = None
         return EvalLoopOutput(predictions, label_ids, metrics=metrics, num_samples=len(dataloader.dataset))

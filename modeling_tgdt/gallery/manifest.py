@@ -77,8 +77,8 @@ class Manifest:
         names = [record.name for record in self.segments]
         if len(set(names)) < len(names):
             raise ValueError("a segment is listed twice")
-        for pattern, found in ((_SEGMENT, names), (_DELETED, self.deleted), (_ENGINE, self.engine_files)):
-            for name in found:
+        for pattern, file_names in ((_SEGMENT, names), (_DELETED, self.deleted), (_ENGINE, self.engine_files)):
+            for name in file_names:
                 if not pattern.fullmatch(name):
                     raise ValueError(f"{name!r} is not a file of a gallery")
         for files in (self.deleted, self.engine_files):
