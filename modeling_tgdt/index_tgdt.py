@@ -88,7 +88,7 @@ class TGDTIndex:
             dim: D, length of every embedding.
             token_dtype: Precision of the token store: float32, float16, bfloat16, int16 or int8 (one scale per token).
             engine: Stage one: "exact", "faiss" or "qdrant".
-            kind: What the gallery holds; it decides which side's tokens are the words.
+            kind: "image" or "text". The words that a local score sums over are the query's or the stored ones.
             model_id: Model that made the embeddings; `check_model` compares it.
             model_revision: Its revision.
             global_weight: Weight of the global score.
@@ -230,20 +230,20 @@ class TGDTIndex:
             self._backend.add(names, table, globals_, *pool_items(tokens, counts, self.settings["pool_factor"]))
 
     def filled_by(self, group: ProcessGroup | None) -> AbstractContextManager[None]:
-        """Add items from every process of a launch; at the end they become visible together, in one commit.
+        """Let every process of a launch add items, which all become visible at the end, in one commit.
 
-        Each process opens the gallery and enters; inside it may `add` and `update_metadata` items of its own, which
-        are stored as they come. When a process dies before the end, the next writer adopts what was stored. Other
-        writers are refused meanwhile. A Qdrant server shows items at once.
+        Every process opens the gallery and enters this context. Inside, it may `add` items and `update_metadata` of
+        its own items; both are stored at once. If a process dies before the end, the next writer adopts what it had
+        stored. Until the end other writers are refused. A Qdrant server shows items immediately.
 
         Args:
             group: What `gallery.processes.process_group` returned; None for this process alone, which commits every
-                `add`. The lock is given back in the end either way.
+                `add`. Either way the lock is given back at the end.
 
         Raises:
-            RuntimeError: When another writer is at work, in all processes.
-            TypeError: When a metadata key has types in several processes that do not fit; what fits is kept.
-            ValueError: For a store that one process holds: Qdrant's embedded ones.
+            RuntimeError: In every process, when another writer is at work.
+            TypeError: When processes give a metadata key types that do not fit together; what fits is kept.
+            ValueError: For an embedded Qdrant store, which only one process can open.
         """
         return written_together(self._backend, group)
 
@@ -275,9 +275,8 @@ class TGDTIndex:
         """Store items once more under other ids, embeddings bit for bit and with their metadata.
 
         Args:
-            sources: N ids that are there, one as often as it is to be copied.
-            ids: N ids of the copies; one that is there already is replaced, after its item was copied where it is a
-                source.
+            sources: N ids that are there; an id that is listed twice is copied twice.
+            ids: N ids of the copies. One that is there already is replaced; if it is a source too, it is copied first.
 
         Raises:
             KeyError: When a source is not there.
@@ -361,9 +360,9 @@ class TGDTIndex:
     def to(self, device: str | torch.device) -> TGDTIndex:
         """Score in the memory of an accelerator from now on: `index.to("cuda")`.
 
-        Global embeddings and tokens are copied there in the precision of the store, and again after a commit; both
-        stages run in PyTorch, the FAISS engine's excepted, which stays on the CPU. The files are still what is
-        written to. `to("cpu")` frees the copy and goes back to the kernel, which reads the files in place.
+        Global embeddings and tokens are copied there in the precision of the store, and again after every commit.
+        Both stages then run in PyTorch; only the FAISS engine stays on the CPU. Writes still go to the files.
+        `to("cpu")` frees the copy and goes back to the kernel, which reads the files in place.
 
         Args:
             device: Where to.
@@ -373,7 +372,7 @@ class TGDTIndex:
 
         Raises:
             MemoryError: When the device has too little memory.
-            ValueError: For a Qdrant gallery: it is scored where Qdrant runs.
+            ValueError: For a Qdrant gallery, which is scored where Qdrant runs.
         """
         self._backend.to(torch.device(device))
         return self
@@ -418,10 +417,11 @@ class TGDTIndex:
             mode: "two_stage"; "global": stage one alone; "local": every item by the local score alone.
             where: Filter over ids and metadata, in the grammar of `modeling_tgdt/gallery/filters.py`: a value, a list
                 of values, `{"gte": 2021}`, a callable, `or`, `not`, `ids`. All entries must hold.
-            query_kind: What the query is; by default the other kind than the gallery's. The words of a text query, or
-                of the stored texts for an image query, are summed over. Between items of one kind the query's are.
-            hubness: Whether what the items carry is subtracted from their global scores; between items of one kind it
-                never is.
+            query_kind: What the query is; by default the kind that the gallery does not hold. A local score sums over
+                words: those of a text query, or of the stored text for an image query. Between two items of one kind
+                it sums over the query's tokens.
+            hubness: Whether the items' hubness is subtracted from their global scores. A query of the gallery's own
+                kind is never corrected.
             global_weight: Weight of the global score in this call; the gallery's own by default.
             local_weight: Weight of the local score in this call.
 
