@@ -91,8 +91,8 @@ def split_loading_options(options: Mapping[str, Any], prefix: str = "") -> tuple
         ({'token': 'hf_...'}, {'projection_dim': 8})
     """
     loading = {prefix + name: name for name in LOADING_OPTIONS}
-    found = {loading[name]: value for name, value in options.items() if name in loading}
-    return found, {name: value for name, value in options.items() if name not in loading}
+    picked = {loading[name]: value for name, value in options.items() if name in loading}
+    return picked, {name: value for name, value in options.items() if name not in loading}
 
 
 def load_tower(name_or_path: str, tower: str, dtype: torch.dtype | str, **loading: Any) -> PreTrainedModel:
@@ -368,10 +368,10 @@ def patch_boxes(shapes: Tensor, patches: int) -> Tensor:
         [[[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]]
     """
     rows, columns = shapes[:, :1], shapes[:, 1:]
-    place = torch.arange(patches, device=shapes.device)[None]
-    y, x = place // columns, place % columns
+    number = torch.arange(patches, device=shapes.device)[None]
+    y, x = number // columns, number % columns
     boxes = torch.stack([x / columns, y / rows, (x + 1) / columns, (y + 1) / rows], dim=-1)
-    return boxes.masked_fill((place >= rows * columns)[..., None], 0)
+    return boxes.masked_fill((number >= rows * columns)[..., None], 0)
 
 
 def _grid(pixel_values: Tensor, config: PreTrainedConfig) -> tuple[int, int]:
@@ -409,21 +409,21 @@ def _patches(pixel_values: Tensor, size: int) -> tuple[Tensor, dict[str, Tensor]
 def _model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     encoders = AutoModelForTextEncoding._model_mapping
     if config.is_encoder_decoder and type(config) in encoders:
-        found: Any = encoders[type(config)]
-        return found
+        model_class: Any = encoders[type(config)]
+        return model_class
     if type(config) in AutoModel._model_mapping:
         classes: Any = AutoModel._model_mapping[type(config)]
         return classes[0] if isinstance(classes, (list, tuple)) else classes
     # Text towers of SigLIP have a class, but no place in AutoModel.
     name = type(config).__name__.removesuffix("Config") + "Model"
     module = type(config).__module__.replace(".configuration_", ".modeling_")
-    found = getattr(importlib.import_module(module), name, None)
-    if found is None:
+    model_class = getattr(importlib.import_module(module), name, None)
+    if model_class is None:
         raise ValueError(
             "Expected the configuration of a text or vision encoder of transformers, found type "
             f"{config.model_type!r}. Of an image-text model, pass its text_config or vision_config."
         )
-    return found
+    return model_class
 
 
 __all__ = [

@@ -130,9 +130,9 @@ def value_layer(tower: PreTrainedModel | None) -> tuple[nn.Module, nn.Module, nn
     """
     layers: Any = getattr(getattr(tower, "encoder", tower), "layers", None)
     for names in _VALUE_PATHS if isinstance(layers, nn.ModuleList) and len(layers) else ():
-        found = [module for module in map(dict(layers[-1].named_modules()).get, names) if module is not None]
-        if len(found) == len(names):
-            return found[0], found[1], found[2]
+        modules = [module for module in map(dict(layers[-1].named_modules()).get, names) if module is not None]
+        if len(modules) == len(names):
+            return modules[0], modules[1], modules[2]
     raise ValueError(
         "token_readout='value' reads the last attention of a vision encoder that is built like CLIP's or ViT's, found "
         f"{'none' if tower is None else type(tower).__name__}. Choose 'head' or 'last'."

@@ -138,12 +138,12 @@ class TGDTProcessor(ProcessorMixin):
     @staticmethod
     def get_possibly_dynamic_module(module_name: str) -> Any:
         """Find a class that a processor's file names; this processor needs no models."""
-        found = ProcessorMixin.get_possibly_dynamic_module(module_name)
-        if module_name.startswith("Auto") or (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        loaded = ProcessorMixin.get_possibly_dynamic_module(module_name)
+        if module_name.startswith("Auto") or (isinstance(loaded, type) and issubclass(loaded, PreTrainedModel)):
             raise ValueError(
                 f"Expected an image processor or a tokenizer in the processor's files, found {module_name}."
             )
-        return found
+        return loaded
 
     @classmethod
     def from_dual_encoder_pretrained(cls, name_or_path: str, **options: Any) -> "TGDTProcessor":

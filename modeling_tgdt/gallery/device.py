@@ -78,7 +78,7 @@ class DeviceGallery:
             border = scores.topk(k, dim=1).values[:, -1] - 2 * _ROUNDING * norm * block.norm(dim=1)
             near = scores >= border[:, None]
             rows += near.nonzero()[:, 1].cpu().split(near.sum(1).tolist())
-        return recheck(self.segments, queries, [own.numpy() for own in rows], k)
+        return recheck(self.segments, queries, [near_rows.numpy() for near_rows in rows], k)
 
     def maxsim(self, queries: RaggedQueries, rows: np.ndarray, offsets: np.ndarray, sum_over: SumOver) -> np.ndarray:
         """Score rows by their tokens.

@@ -181,7 +181,7 @@ def _by_direction(predictions: Sequence[Sequence[int]], references: Sequence[str
     rows: dict[str, list[list[int]]] = {}
     for positions, direction in zip(predictions, references, strict=True):
         rows.setdefault(direction, []).append(sorted(positions))
-    return {direction: pad_rows(found) for direction, found in rows.items()}
+    return {direction: pad_rows(lists) for direction, lists in rows.items()}
 
 
 def _both_ways(scores: np.ndarray, captions_of_image: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:

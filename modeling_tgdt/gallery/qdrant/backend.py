@@ -120,8 +120,8 @@ class QdrantBackend:
         points: dict[str, Any] = {}
         for start in range(0, len(ids), _POINTS):
             asked = [point_id(name) for name in ids[start : start + _POINTS]]
-            found = self._call("retrieve", asked, with_payload=True, with_vectors=True)
-            points.update((_part(point.payload, "id"), point) for point in found)
+            fetched = self._call("retrieve", asked, with_payload=True, with_vectors=True)
+            points.update((_part(point.payload, "id"), point) for point in fetched)
         vectors = np.array([_part(points[name].vector, "global") for name in ids], np.float32)
         vectors = vectors.reshape(len(ids), self.gallery.snapshot.manifest.global_dim)
         return vectors, [self._tokens(points[name]) for name in ids]
@@ -321,12 +321,12 @@ class QdrantBackend:
 def _batches(counts: np.ndarray, dim: int, metadata: list[dict[str, Any]]) -> Iterator[slice]:
     """Yield runs of items that fit a request, whose size a server limits: 32 MiB by default."""
     first, size = 0, 0
-    for place, (count, values) in enumerate(zip(counts, metadata, strict=True)):
-        own = _NUMBER_BYTES * dim * (int(count) + 1) + 6 * len(str(values))  # JSON escapes a letter as \u1234
-        if place > first and (size + own > _REQUEST_BYTES or place - first == _POINTS):
-            yield slice(first, place)
-            first, size = place, 0
-        size += own
+    for position, (count, values) in enumerate(zip(counts, metadata, strict=True)):
+        added = _NUMBER_BYTES * dim * (int(count) + 1) + 6 * len(str(values))  # JSON escapes a letter as \u1234
+        if position > first and (size + added > _REQUEST_BYTES or position - first == _POINTS):
+            yield slice(first, position)
+            first, size = position, 0
+        size += added
     if len(counts):
         yield slice(first, len(counts))
 
@@ -365,6 +365,6 @@ def _rank_key(row: tuple[Any, ...]) -> tuple[float, str]:
 
 
 def _result(rows: Sequence[Sequence[tuple[Any, ...]]]) -> SearchResult:
-    columns = [[[row[i] for row in own] for own in rows] for i in range(5)]
-    scores, dots, local = ([np.array(own, dtype=np.float32) for own in columns[i]] for i in (1, 2, 3))
+    columns = [[[row[i] for row in ranked] for ranked in rows] for i in range(5)]  # each by query
+    scores, dots, local = ([np.array(values, dtype=np.float32) for values in columns[i]] for i in (1, 2, 3))
     return SearchResult(columns[0], scores, dots, local, columns[4])
