@@ -287,7 +287,9 @@ class TGDTConfig(PreTrainedConfig):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must be at least 0, found {getattr(self, name)}.")
         dims = self.matryoshka_dims
-        if dims is not None and not (dims and dims == sorted({*dims}) and 0 < dims[0] <= dims[-1] < self.projection_dim):
+        if dims is not None and not (
+            dims and dims == sorted({*dims}) and 0 < dims[0] <= dims[-1] < self.projection_dim
+        ):
             raise ValueError(
                 f"matryoshka_dims must be ascending, from 1 and below projection_dim={self.projection_dim}, "
                 f"found {dims}."

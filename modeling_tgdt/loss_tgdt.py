@@ -23,9 +23,8 @@ from .objectives_tgdt import (
     intra_modal_consistency,
     negative_masks,
     sigmoid,
-    truncated,
 )
-from .similarity_tgdt import Reduction, token_similarity, token_similarity_pairs
+from .similarity_tgdt import Reduction, token_similarity, token_similarity_pairs, truncate
 
 # Learned temperatures (CLIP, arXiv 2103.00020) and biases (SigLIP, arXiv 2303.15343).
 # Temperatures from 0.002 to 1; CLIP stops at 0.01, but a mean over words needs less than a cosine.
@@ -274,7 +273,7 @@ class CMCLoss(nn.Module):
     def _matryoshka(self, pairs: PairEmbeddings, negatives: Directions) -> Tensor:
         terms = []
         for dim in self.matryoshka_dims:
-            embeds = truncated(pairs.image_embeds, dim), truncated(pairs.text_embeds, dim)
+            embeds = truncate(pairs.image_embeds, dim), truncate(pairs.text_embeds, dim)
             terms.append(self._global(*embeds, pairs, negatives)[0])
         return torch.stack(terms).mean()
 

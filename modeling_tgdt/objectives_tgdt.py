@@ -278,11 +278,6 @@ def dot_products(left: Tensor, right: Tensor) -> Tensor:
         return left.to(dtype) @ right.to(dtype).T
 
 
-def truncated(embeds: Tensor, dim: int) -> Tensor:
-    """Return the first `dim` numbers of embeddings (B, D), brought back to unit length, in at least float32."""
-    return F.normalize(embeds[:, :dim].to(torch.promote_types(embeds.dtype, torch.float32)), dim=-1)
-
-
 __all__ = [
     "Directions",
     "Number",
@@ -296,5 +291,4 @@ __all__ = [
     "intra_modal_consistency",
     "negative_masks",
     "sigmoid",
-    "truncated",
 ]

@@ -60,7 +60,8 @@ class LocalBackend:
 
     def add(self, ids: list[str], table: Any, globals_: np.ndarray, tokens: np.ndarray, counts: np.ndarray) -> None:
         """Commit checked items."""
-        self.gallery.append(ids, encode_batch(table, globals_, tokens, counts, self.settings["token_dtype"]))
+        layout = self.gallery.snapshot.manifest.layout
+        self.gallery.append(ids, encode_batch(table, globals_, tokens, counts, layout))
 
     def begin(self) -> None:
         """Become the writer and see the newest commit."""
@@ -83,7 +84,8 @@ class LocalBackend:
         found = locate(snapshot.segments, rows, np.array([0, len(rows)]))
         places = [(snapshot.segments[n], item) for n, item in zip(found.stores, found.items, strict=True)]
         vectors = np.array([segment.globals[item] for segment, item in places], np.float32)
-        return vectors.reshape(len(rows), snapshot.manifest.global_dim), [s.store.decode(item) for s, item in places]
+        vectors = vectors.reshape(len(rows), snapshot.manifest.layout.global_columns)
+        return vectors, [segment.store.decode(item) for segment, item in places]
 
     def metadata(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         """Read the metadata of ids that are all there."""
