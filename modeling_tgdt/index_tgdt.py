@@ -91,7 +91,8 @@ class TGDTIndex:
             dim: D, length of every embedding.
             global_dim: Store and search the first numbers of the global embeddings only, brought back to unit length;
                 all by default. Tokens keep their length. For models that were trained for it (`matryoshka_dims`).
-            token_dtype: Precision of the token store: float32, float16, bfloat16, int16 or int8 (one scale per token).
+            token_dtype: Precision of the token store: float32, float16, bfloat16, int16, int8 (one scale per token),
+                or binary: int8 on disk, and a bit per number that says for which candidates to read them.
             engine: Stage one: "exact", "faiss" or "qdrant".
             kind: What the gallery holds; it decides which side's tokens are the words.
             model_id: Model that made the embeddings; `check_model` compares it.
@@ -129,6 +130,8 @@ class TGDTIndex:
             "engine_options": complete_engine_options(engine, engine_options or {}),
         }
         # Recorded where they are used: galleries without them stay readable by earlier releases.
+        if (token_dtype, engine) == ("binary", "qdrant"):
+            raise ValueError("Qdrant has no binary tokens here, found token_dtype='binary'. Take 'float16'.")
         if hubness:
             settings["hubness"] = True
         if global_dim is not None and check_positive(global_dim, "global_dim") != dim:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..kernels.quantize import STORAGE_DTYPES
+from ..kernels.quantize import TOKEN_DTYPES
 from .parts import PART
 from .segment import RESTORE, RowLayout, SegmentRecord
 from .storage import read_json, replace_json
@@ -24,7 +24,7 @@ _DELETED = re.compile(r"deleted-[0-9a-f]{12}\.i64")
 _ENGINE = re.compile(r"engine-[0-9a-f]{12}\.bin")
 _PART = re.compile(PART)
 CHOICES = {  # of settings, for `TGDTIndex.create` and for what a manifest may say
-    "token_dtype": tuple(STORAGE_DTYPES),
+    "token_dtype": TOKEN_DTYPES,
     "engine": ("exact", "faiss", "qdrant"),
     "kind": ("image", "text"),
     "reduction": ("mean", "sum"),

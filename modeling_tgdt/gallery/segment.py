@@ -7,6 +7,7 @@ codes.scale     (N, 2)   float32: scale and sum of the codes of each row
 bias.f32        (N,)     the last numbers of globals.f32 once more, for the scan; only where items carry a hubness
 tokens          (T, D)   token rows of all items, one after another, in the token dtype
 tokens.scale    (T, 2)   float32, scaled token dtypes only
+tokens.bits     (T, B)   uint8, binary tokens only: a bit per number, then a factor; `tokens` are int8 there
 offsets.i64     (N + 1)  first token row of each item, and the end
 rows.arrow      N rows   ids and metadata: Arrow IPC streams, one per commit
 
@@ -23,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.quantize import SCALED_DTYPES, STORAGE_DTYPES, encode_tokens, quantize_int8
+from ..kernels.binary import encode_bits
+from ..kernels.quantize import BINARY, SCALED_DTYPES, STORAGE_DTYPES, bits_width, encode_tokens, quantize_int8
 from ..kernels.ragged import TokenStore
 from .metadata import check_types, wide_table
 from .plain_files import map_inside
@@ -47,18 +49,21 @@ class RowLayout:
         global_dim: G, length of a global embedding.
         has_bias: Whether a number more is stored behind it, minus the hubness.
         token_dtype: A key of `STORAGE_DTYPES`.
+        has_bits: Whether a bit per number of the tokens is stored as well.
     """
 
     dim: int
     global_dim: int
     has_bias: bool
     token_dtype: str
+    has_bits: bool = False
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> RowLayout:
         """Read the settings of a manifest."""
-        dim = settings["dim"]
-        return cls(dim, settings.get("global_dim", dim), bool(settings.get("hubness")), settings["token_dtype"])
+        dim, binary = settings["dim"], settings["token_dtype"] == BINARY
+        token_dtype = "int8" if binary else settings["token_dtype"]
+        return cls(dim, settings.get("global_dim", dim), bool(settings.get("hubness")), token_dtype, binary)
 
     @property
     def global_columns(self) -> int:
@@ -75,6 +80,7 @@ class RowLayout:
             "offsets.i64": 8 * (rows + 1),
         }
         sizes |= {"tokens.scale": 8 * tokens} if self.token_dtype in SCALED_DTYPES else {}
+        sizes |= {"tokens.bits": tokens * bits_width(self.dim)} if self.has_bits else {}
         return sizes | ({"bias.f32": 4 * rows} if self.has_bias else {})
 
 
@@ -89,6 +95,7 @@ class Batch:
     tokens: np.ndarray
     token_scales: np.ndarray | None
     counts: np.ndarray
+    bits: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.globals)
@@ -97,7 +104,9 @@ class Batch:
 def encode_batch(table: Any, globals_: np.ndarray, tokens: np.ndarray, counts: np.ndarray, layout: RowLayout) -> Batch:
     """Encode items: Arrow table of N rows, (N, G) or (N, G + 1) and (sum of counts, D) float32, counts (N,)."""
     codes = quantize_int8(globals_[:, : layout.global_dim])
-    return Batch(table, globals_, *codes, *encode_tokens(tokens, layout.token_dtype), counts)
+    rows, scales = encode_tokens(tokens, layout.token_dtype)
+    bits = encode_bits(rows, scales) if layout.has_bits and scales is not None else None
+    return Batch(table, globals_, *codes, rows, scales, counts, bits)
 
 
 @dataclass(frozen=True)
@@ -134,6 +143,9 @@ class Segment:
             scales=self._map("tokens.scale", np.float32, (record.tokens, 2)) if scaled else None,
             offsets=self._map("offsets.i64", np.int64, (record.rows + 1,)),
             token_dtype=token_dtype,
+            bits=self._map("tokens.bits", np.uint8, (record.tokens, bits_width(layout.dim)))
+            if layout.has_bits
+            else None,
         )
         self._check_offsets()
         self._table_file = self._map("rows.arrow", np.uint8, (record.files.get("rows.arrow", [0])[0],))
@@ -220,6 +232,8 @@ def append_to_segment(root: Path, record: SegmentRecord, batch: Batch) -> Segmen
     }
     if batch.token_scales is not None:
         chunks["tokens.scale"] = [batch.token_scales]
+    if batch.bits is not None:
+        chunks["tokens.bits"] = [batch.bits]
     dim = batch.codes.shape[1]
     if dim < batch.globals.shape[1]:
         chunks["bias.f32"] = [np.ascontiguousarray(batch.globals[:, dim])]
@@ -252,6 +266,7 @@ def select_rows(segment: Segment, rows: np.ndarray) -> Batch:
         tokens=store.rows[tokens],
         token_scales=None if store.scales is None else store.scales[tokens],
         counts=counts,
+        bits=None if store.bits is None else store.bits[tokens],
     )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 RowOf = Callable[[str], dict[str, Any]] | None
 
 # Those of the token store, written again because `--help` must not import it.
-TOKEN_DTYPES = ("bfloat16", "float16", "float32", "int16", "int8")
+TOKEN_DTYPES = ("bfloat16", "binary", "float16", "float32", "int16", "int8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
