@@ -29,6 +29,7 @@ MAX_SCANNED = 1 << 30  # pixels times scans: seconds, not minutes
 LARGER = "set PIL.Image.MAX_IMAGE_PIXELS (`tgdt index --max-pixels`) for larger ones that you trust"
 _MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")  # of a segment: no stuffed byte, no restart, no TEM
 _SIXTEEN_BIT = 257  # 65535 / 255
+_PHOTOMETRIC_TAG, _YCBCR = 262, 6  # TIFF 6.0, section 21
 _ORIENTATION_TAG, _SHORT = 0x0112, 3  # EXIF 2.3, section 4.6.4
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -107,7 +108,16 @@ def open_encoded(data: bytes, name: str, max_pixels: int | None = None) -> Image
     image = Image.open(BytesIO(data), formats=known_formats())
     check_pixels(image, name, max_pixels)
     check_scans(data, name, image.width * image.height)
+    if image.format == "TIFF":
+        _read_plain_ycbcr(image)
     return image
+
+
+def _read_plain_ycbcr(image: Any) -> None:
+    """Have libtiff read an uncompressed YCbCr TIFF, whose pixels Pillow takes for four bytes of RGB."""
+    if image.tag_v2.get(_PHOTOMETRIC_TAG) == _YCBCR and not image.use_load_libtiff and image.mode == "RGB":
+        image.use_load_libtiff = True
+        image.tile = [("libtiff", (0, 0, *image.size), 0, ("RGBX", "raw", False, image.tag_v2.offset))]
 
 
 def decode(data: bytes, name: str, max_pixels: int | None = None, draft: int | None = None) -> Image.Image:
