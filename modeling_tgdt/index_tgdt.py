@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -62,6 +63,7 @@ class TGDTIndex:
     def __init__(self, path: Path, backend: Backend) -> None:
         self.path = path
         self._backend = backend
+        weakref.finalize(self, backend.close)  # not `__del__`: modules are gone when Python ends
 
     @classmethod
     def create(
@@ -550,10 +552,6 @@ class TGDTIndex:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_backend"):
-            self.close()
 
     def _check_present(self, names: list[str], hint: str) -> None:
         missing = [name for name in names if name not in self._backend]
