@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -27,6 +28,8 @@ from .gallery.validate import (
     check_positive,
     check_query,
     check_score,
+    cut_globals,
+    optional_settings,
     other_model_error,
     ragged_tokens,
 )
@@ -60,6 +63,7 @@ class TGDTIndex:
     def __init__(self, path: Path, backend: Backend) -> None:
         self.path = path
         self._backend = backend
+        weakref.finalize(self, backend.close)  # not `__del__`: modules are gone when Python ends
 
     @classmethod
     def create(
@@ -67,6 +71,7 @@ class TGDTIndex:
         path: str | Path,
         *,
         dim: int,
+        global_dim: int | None = None,
         token_dtype: str = "float16",
         engine: str = "exact",
         kind: Kind = "image",
@@ -86,7 +91,10 @@ class TGDTIndex:
         Args:
             path: Directory, made when missing; it must not hold a gallery yet.
             dim: D, length of every embedding.
-            token_dtype: Precision of the token store: float32, float16, bfloat16, int16 or int8 (one scale per token).
+            global_dim: Store and search the first numbers of the global embeddings only, brought back to unit length;
+                all by default. Tokens keep their length. For models that were trained for it (`matryoshka_dims`).
+            token_dtype: Precision of the token store: float32, float16, bfloat16, int16, int8 (one scale per token),
+                or binary: int8 on disk, and a bit per number that says for which candidates to read them.
             engine: Stage one: "exact", "faiss" or "qdrant".
             kind: "image" or "text". The words that a local score sums over are the query's or the stored ones.
             model_id: Model that made the embeddings; `check_model` compares it.
@@ -123,8 +131,7 @@ class TGDTIndex:
             "segment_rows": check_positive(segment_rows, "segment_rows"),
             "engine_options": complete_engine_options(engine, engine_options or {}),
         }
-        if hubness:  # recorded where it is used: galleries without it stay readable by earlier releases
-            settings["hubness"] = True
+        settings |= optional_settings(settings, hubness, global_dim)
         return cls(Path(path), create_backend(Path(path), settings))
 
     @classmethod
@@ -153,6 +160,11 @@ class TGDTIndex:
     def dim(self) -> int:
         """Length of every embedding."""
         return self.settings["dim"]
+
+    @property
+    def global_dim(self) -> int:
+        """Length of the stored global embeddings: that of every embedding, unless they are cut."""
+        return self.settings.get("global_dim", self.dim)
 
     @property
     def kind(self) -> Kind:
@@ -210,7 +222,7 @@ class TGDTIndex:
 
         Args:
             ids: N strings.
-            global_embeds: (N, D) array or tensor.
+            global_embeds: (N, D) array or tensor; cut to the gallery's `global_dim` here, unless they are already.
             token_embeds: (N, T, D) array or tensor, or a list of N arrays (Ti, D).
             token_mask: (N, T) bool, true for real tokens; None when all are.
             metadata: N dicts, or a dict of columns; strings, numbers, booleans or lists, one type per key.
@@ -246,6 +258,10 @@ class TGDTIndex:
             ValueError: For an embedded Qdrant store, which only one process can open.
         """
         return written_together(self._backend, group)
+
+    def truncate(self, global_embeds: Any) -> np.ndarray:
+        """Cut global embeddings (N, D) to the length that this gallery stores (N, `global_dim`), as `add` does."""
+        return cut_globals(global_embeds, self.settings, "global_embeds")
 
     def update_metadata(self, ids: Sequence[str], metadata: Any) -> int:
         """Replace the metadata of items, whose embeddings stay as they are, bit for bit.
@@ -297,13 +313,13 @@ class TGDTIndex:
             ids: N ids.
 
         Returns:
-            Global embeddings (N, D) float32 and N token arrays (Ti, D) float32.
+            Global embeddings (N, `global_dim`) float32 and N token arrays (Ti, D) float32.
 
         Raises:
             KeyError: When an id is not there.
         """
         stored, tokens = self._stored(ids)
-        return stored[:, : self.dim], tokens
+        return stored[:, : self.global_dim], tokens
 
     def hubness(self, ids: Sequence[str]) -> np.ndarray:
         """Read back what is subtracted from the global scores of items.
@@ -317,7 +333,7 @@ class TGDTIndex:
         Raises:
             KeyError: When an id is not there.
         """
-        return -self._stored(ids)[0][:, self.dim :].sum(axis=1)
+        return -self._stored(ids)[0][:, self.global_dim :].sum(axis=1)
 
     def delete(self, ids: Sequence[str], *, missing_ok: bool = False) -> int:
         """Delete items in one commit; `compact` gives their space back.
@@ -378,17 +394,7 @@ class TGDTIndex:
         return self
 
     def tokens(self, ids: Sequence[str]) -> list[np.ndarray]:
-        """Read the stored tokens of items, decoded.
-
-        Args:
-            ids: N ids.
-
-        Returns:
-            N arrays (Ti, D) float32, in the order of the ids.
-
-        Raises:
-            KeyError: When an id is not there.
-        """
+        """Read the stored tokens of items, N arrays (Ti, D) float32; see `get`."""
         return self.get(ids)[1]
 
     def search(
@@ -409,7 +415,7 @@ class TGDTIndex:
         """Rank the gallery for Q queries.
 
         Args:
-            query_global: (Q, D) array or tensor.
+            query_global: (Q, D) array or tensor, cut to the gallery's `global_dim` here, unless they are already.
             query_tokens: (Q, T, D), or a list of Q arrays (Ti, D); may be None in mode "global".
             query_mask: (Q, T) bool, true for real tokens; None when all are.
             top_k: Items to return; fewer when the gallery, the filter or `candidates` allow fewer.
@@ -438,8 +444,7 @@ class TGDTIndex:
             query_tokens = [np.zeros((0, self.dim), np.float32)] * len(query_global)
         query = check_query(self.settings, query_global, query_tokens, query_mask, query_kind, hubness)
         score = check_score(self.settings, global_weight, local_weight)
-        query = replace(query, score=score, where=parse_filter(where))
-        return self._backend.search(query, top_k, candidates, mode)
+        return self._backend.search(replace(query, score=score, where=parse_filter(where)), top_k, candidates, mode)
 
     def rerank(
         self,
@@ -481,10 +486,6 @@ class TGDTIndex:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_backend"):
-            self.close()
 
     def _check_present(self, names: list[str], hint: str) -> None:
         missing = [name for name in names if name not in self._backend]

@@ -1,5 +1,5 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
-"""Which file a table means: names of another Unicode form, folder, slash or suffix."""
+"""Which file a table means: names of another Unicode form, folder, slash or suffix, or as a URL quotes them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 from modeling_tgdt.retriever.picture_sources import looks_like_picture
 
@@ -44,6 +45,9 @@ class NameFinder:
         """Return the known name, or None when there is none or more than one fits equally well."""
         if name in self.known:
             return name
+        return self._likest(name) or (self._likest(unquote(name)) if "%" in name else None)
+
+    def _likest(self, name: str) -> str | None:
         parts = _parts(name)
         if not parts:
             return None
