@@ -29,6 +29,7 @@ MAX_SCANNED = 1 << 30  # pixels times scans: seconds, not minutes
 LARGER = "set PIL.Image.MAX_IMAGE_PIXELS (`tgdt index --max-pixels`) for larger ones that you trust"
 _MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")  # of a segment: no stuffed byte, no restart, no TEM
 _SIXTEEN_BIT = 257  # 65535 / 255
+_PHOTOMETRIC_TAG, _YCBCR = 262, 6  # TIFF 6.0, section 21
 _ORIENTATION_TAG, _SHORT = 0x0112, 3  # EXIF 2.3, section 4.6.4
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -107,7 +108,16 @@ def open_encoded(data: bytes, name: str, max_pixels: int | None = None) -> Image
     image = Image.open(BytesIO(data), formats=known_formats())
     check_pixels(image, name, max_pixels)
     check_scans(data, name, image.width * image.height)
+    if image.format == "TIFF":
+        _read_plain_ycbcr(image)
     return image
+
+
+def _read_plain_ycbcr(image: Any) -> None:
+    """Have libtiff read an uncompressed YCbCr TIFF, whose pixels Pillow takes for four bytes of RGB."""
+    if image.tag_v2.get(_PHOTOMETRIC_TAG) == _YCBCR and not image.use_load_libtiff and image.mode == "RGB":
+        image.use_load_libtiff = True
+        image.tile = [("libtiff", (0, 0, *image.size), 0, ("RGBX", "raw", False, image.tag_v2.offset))]
 
 
 def decode(data: bytes, name: str, max_pixels: int | None = None, draft: int | None = None) -> Image.Image:
@@ -233,14 +243,16 @@ def upright_picture(image: Image.Image) -> Image.Image:
     """
     image = _turned(image)
     if image.mode.startswith("I;16"):
-        return Image.fromarray(_from_sixteen_bit(np.asarray(image)))
+        values = np.asarray(image)
+        return _with_transparency(Image.fromarray(_from_sixteen_bit(values)), values, image.info)
     if image.mode == "I":
         # Pillow gives this mode both to 8-bit and to 16-bit data.
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             found = f"{values.min()}..{values.max()}"
             raise ValueError(f"Expected whole-number pixels in 0..65535, found {found}. Scale them to that range.")
-        return Image.fromarray(_from_sixteen_bit(values) if values.max() > 255 else values.astype(np.uint8))
+        gray = Image.fromarray(_from_sixteen_bit(values) if values.max() > 255 else values.astype(np.uint8))
+        return _with_transparency(gray, values, image.info)
     if image.mode == "F":
         return Image.fromarray(_from_floats(np.asarray(image)))
     if image.mode in ("RGBa", "La"):
@@ -249,6 +261,14 @@ def upright_picture(image: Image.Image) -> Image.Image:
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return cast(Image.Image, ImageCms.profileToProfile(image, *profiles, outputMode="RGB"))
     return image
+
+
+def _with_transparency(gray: Image.Image, values: np.ndarray, info: Mapping[Any, Any]) -> Image.Image:
+    """Give a gray picture the alpha of the one value that its file calls transparent, where it names one (PNG)."""
+    clear = info.get("transparency")
+    if not isinstance(clear, int):
+        return gray
+    return Image.merge("LA", (gray, Image.fromarray((values != clear).astype(np.uint8) * 255)))
 
 
 def _from_array(values: Any) -> Image.Image:
@@ -260,8 +280,10 @@ def _from_array(values: Any) -> Image.Image:
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Return (width, height) that an opened picture has once it is upright; nothing is decoded."""
-    sideways = _orientation(image) in (5, 6, 7, 8)
-    return (image.height, image.width) if sideways else (image.width, image.height)
+    if _orientation(image) not in (5, 6, 7, 8):
+        return image.size
+    width, height = getattr(image, "_tile_size", image.size)  # of a TIFF; its `size` is turned already
+    return height, width
 
 
 def _turned(image: Image.Image) -> Image.Image:
@@ -428,11 +450,11 @@ def read_regular_file(path: str | os.PathLike[str]) -> bytes:
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
     try:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is not a regular file")
-        if found.st_size > MAX_BYTES:
-            raise ValueError(f"it has {found.st_size} bytes, more than the {MAX_BYTES} allowed")
+        if status.st_size > MAX_BYTES:
+            raise ValueError(f"it has {status.st_size} bytes, more than the {MAX_BYTES} allowed")
         with open(handle, "rb", closefd=False) as file:
             return file.read(MAX_BYTES)
     finally:
@@ -441,11 +463,11 @@ def read_regular_file(path: str | os.PathLike[str]) -> bytes:
 
 def _count_scans(data: bytes, most: int) -> int:
     """Count the scans of the first picture in a JPEG, as far as one more than allowed."""
-    place, scans = 2, 0
-    while scans <= most and (found := _MARKER.search(data, place)):
-        marker, place = found.group(1), found.end()
+    position, scans = 2, 0
+    while scans <= most and (match := _MARKER.search(data, position)):
+        marker, position = match.group(1), match.end()
         if marker == b"\xd9":
             break
         scans += marker == b"\xda"
-        place += int.from_bytes(data[place : place + 2], "big")  # the segment after the marker
+        position += int.from_bytes(data[position : position + 2], "big")  # the segment after the marker
     return scans

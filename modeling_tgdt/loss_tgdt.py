@@ -2,7 +2,7 @@
 """Consistent Multimodal Contrastive (CMC) loss (arXiv 2306.08789, section III-C)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -24,7 +24,7 @@ from .objectives_tgdt import (
     negative_masks,
     sigmoid,
 )
-from .similarity_tgdt import Reduction, token_similarity, token_similarity_pairs
+from .similarity_tgdt import Reduction, token_similarity, token_similarity_pairs, truncate
 
 # Learned temperatures (CLIP, arXiv 2103.00020) and biases (SigLIP, arXiv 2303.15343).
 # Temperatures from 0.002 to 1; CLIP stops at 0.01, but a mean over words needs less than a cosine.
@@ -80,7 +80,8 @@ class CMCTerms(NamedTuple):
 
     Attributes:
         loss: Weighted sum of the components, a scalar.
-        components: Unweighted scalars `global`, `local`, `intra`, `distill`; only those whose weight is not 0.
+        components: Unweighted scalars `global`, `matryoshka`, `local`, `intra`, `distill`; only those whose weight is
+            not 0.
         local_similarity: All-pairs token similarity (B, B), detached where only its hardest pairs were differentiated;
             `None` when no component needed it, or hard negatives follow the pairs.
     """
@@ -122,6 +123,8 @@ class CMCLoss(nn.Module):
             they are parameters of this module (`logit_scales`), unless the batch brings those of a model.
         distill_temperature: Divides the global similarities before that softmax; the token similarities are divided by
             `local_temperature / temperature` times as much.
+        matryoshka_dims: Lengths that global embeddings may be cut to. The mean of the inter-modal terms on the cut
+            embeddings, brought back to unit length, is added with `global_weight` (arXiv 2205.13147).
 
     Example:
         >>> import torch
@@ -151,6 +154,7 @@ class CMCLoss(nn.Module):
         distill_weight: float = 0.0,
         distill_temperature: float = 0.05,
         learnable_temperature: bool = False,
+        matryoshka_dims: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if objective not in ("hinge", "infonce", "sigmoid"):
@@ -164,6 +168,7 @@ class CMCLoss(nn.Module):
         self.local_sigmoid_bias = sigmoid_bias if local_sigmoid_bias is None else local_sigmoid_bias
         self.reduction, self.scale = reduction, scale
         self.distill_weight, self.distill_temperature = distill_weight, distill_temperature
+        self.matryoshka_dims = tuple(matryoshka_dims)
         self.logit_scales: LogitScales | None = None
         if learnable_temperature:
             if objective == "hinge":
@@ -213,6 +218,7 @@ class CMCLoss(nn.Module):
         """Compute the loss as [`CMCLoss.forward`] does, and keep the token similarities that it needed."""
         weights = {
             "global": self.global_weight,
+            "matryoshka": self.global_weight,
             "local": self.local_weight,
             "intra": self.intra_weight,
             "distill": self.distill_weight,
@@ -231,17 +237,19 @@ class CMCLoss(nn.Module):
         if has_tokens:
             components["local"], local = self._local(pairs, sizes, negatives)
         if has_global:
-            similarity = _directions(lambda i, t: dot_products(pairs.image_embeds[i], pairs.text_embeds[t]), sizes)
-            components["global"] = self._inter(similarity, negatives, self.margin, *self._spread(pairs, 0))
+            components["global"], similarity = self._global(pairs.image_embeds, pairs.text_embeds, pairs, negatives)
             if self.distill_weight and local is not None:
-                ratio = self.temperature / self.local_temperature
+                ratio = self.temperature / self.local_temperature  # brings tokens to the spread of global similarities
                 teacher = Directions(local.i2t * ratio, local.t2i * ratio)
                 components["distill"] = distillation(teacher, similarity, self.distill_temperature)
+        if self.matryoshka_dims and self.global_weight:
+            components["matryoshka"] = self._matryoshka(pairs, negatives)
         if self.intra_weight:
             embeds = pairs.image_embeds[: sizes.pairs], pairs.text_embeds[: sizes.pairs]
             components["intra"] = intra_modal_consistency(*embeds, self.intra_margin)
-            if self.objective != "hinge":
+            if self.objective != "hinge":  # a mean beside means, a sum beside sums
                 components["intra"] = components["intra"] / len(embeds[0])
+        # Distillation needs both similarities, though their own terms may have no weight.
         components = {name: value for name, value in components.items() if weights[name]}
         loss = torch.stack([weights[name] * value for name, value in components.items()]).sum()
         is_square = local is not None and local.i2t.shape == local.t2i.shape == (sizes.pairs, sizes.pairs)
@@ -252,12 +260,26 @@ class CMCLoss(nn.Module):
     ) -> Tensor:
         if self.objective == "hinge":
             cost = hinge(similarity, negatives, margin, self.hardest_negatives)
-            return cost if margin == self.margin else cost * (self.margin / margin)
+            return cost if margin == self.margin else cost * (self.margin / margin)  # both terms cost alike
         if self.objective == "infonce":
             return infonce(similarity, negatives, temperature)
         return sigmoid(similarity, negatives, temperature, bias)
 
+    def _global(
+        self, images: Tensor, texts: Tensor, pairs: PairEmbeddings, negatives: Directions
+    ) -> tuple[Tensor, Directions]:
+        similarity = _directions(lambda i, t: dot_products(images[i], texts[t]), pairs.sizes())
+        return self._inter(similarity, negatives, self.margin, *self._spread(pairs, 0)), similarity
+
+    def _matryoshka(self, pairs: PairEmbeddings, negatives: Directions) -> Tensor:
+        terms = []
+        for dim in self.matryoshka_dims:
+            embeds = truncate(pairs.image_embeds, dim), truncate(pairs.text_embeds, dim)
+            terms.append(self._global(*embeds, pairs, negatives)[0])
+        return torch.stack(terms).mean()
+
     def _local(self, pairs: PairEmbeddings, sizes: PairSizes, negatives: Directions) -> tuple[Tensor, Directions]:
+        # The hardest-negative hinge reads 3B of the B x B pairs: all are scored without a graph, those again with one.
         is_mined = self.objective == "hinge" and self.hardest_negatives
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_mined):
             similarity = _directions(partial(self._similarity, pairs), sizes)
@@ -276,7 +298,7 @@ class CMCLoss(nn.Module):
                 (self.sigmoid_bias, self.local_sigmoid_bias),
             )
             return temperatures[term], biases[term]
-        values = learned.mean(0)
+        values = learned.mean(0)  # (2,) log scales, or (4,) with biases; once per caption, and all equal
         return (-values[term]).exp(), values[2 + term] if len(values) > 2 else 0.0
 
     def _similarity(self, pairs: PairEmbeddings, images: slice, texts: slice) -> Tensor:
@@ -301,7 +323,7 @@ class CMCLoss(nn.Module):
             reduction=self.reduction,
             scale=self.scale,
         )
-        positive, *negatives = scores.chunk(3)
+        positive, *negatives = scores.chunk(3)  # (B,) each: pairs, hardest captions, hardest images
         margin = self.local_margin
         costs = (margin + torch.stack(negatives) - positive).clamp(min=0) * has_negative
         return costs.sum() if margin == self.margin else costs.sum() * (self.margin / margin)
@@ -310,8 +332,8 @@ class CMCLoss(nn.Module):
 def _directions(score: Callable[[slice, slice], Tensor], sizes: PairSizes) -> Directions:
     """Score the images of the pairs by all captions, and the captions of the pairs by all images."""
     everything, of_pairs, beyond = slice(None), slice(sizes.pairs), slice(sizes.pairs, None)
-    i2t = score(of_pairs, everything)
-    t2i = i2t[:, of_pairs].T
+    i2t = score(of_pairs, everything)  # (B, Bt)
+    t2i = i2t[:, of_pairs].T  # (B, B), and with further images (B, Bi)
     if sizes.images > sizes.pairs:
         t2i = torch.cat([t2i, score(beyond, of_pairs).T], dim=1)
     return Directions(i2t, t2i)

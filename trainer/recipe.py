@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from enum import EnumType
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -155,7 +156,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
 def _check_keys(where: str, found: dict[str, Any], known: set[str]) -> None:
     for key in found:
         if key not in known:
-            raise ValueError(f"Unknown key {key!r} in {where}.{nearest(str(key), known)}")
+            raise ValueError(f"Unknown key {key!r} in {where}.{nearest(str(key), sorted(known))}")
 
 
 def _typed(prefix: str, values: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,6 +178,9 @@ def _as(value: Any, hint: Any, name: str) -> Any:
         value = int(value)
     if isinstance(value, str) and get_origin(hint) is list:
         value = [value]
+    choices = [member.value for kind in kinds if isinstance(kind, EnumType) for member in kind]
+    if choices and value is not None and value not in choices:
+        raise ValueError(f"Expected {name} to be one of {choices}, found {value!r}.{nearest(str(value), choices)}")
     whole = type(value) is int and float in kinds
     try:
         type_validator(name, float(value) if whole else value, hint)

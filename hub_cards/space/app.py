@@ -67,7 +67,7 @@ def build(
 
     def on_upload(files: list[str] | None, mine: Any) -> Any:
         named = [(Path(file).name, _take(file)) for file in files or []]
-        mine, refused = add_uploads(mine, shared, named)
+        mine, refused = add_uploads(mine, shared.retriever, named, shared.decode)
         lines = [f"{len(mine)} pictures of yours.", *(f"- Refused {line}" for line in refused)]
         return mine, "\n".join(lines), gr.update(value=MINE), None
 

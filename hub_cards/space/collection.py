@@ -68,19 +68,22 @@ class Collection:
 
 
 def add_uploads(
-    mine: Collection | None, shared: Collection, files: Iterable[tuple[str, bytes]]
+    mine: Collection | None,
+    lent: TGDTRetriever,
+    files: Iterable[tuple[str, bytes]],
+    decode: Callable[[bytes], Image.Image] = decode_here,
 ) -> tuple[Collection, list[str]]:
     """Index pictures of a visitor in a gallery of their own, in memory and a temporary directory.
 
     Args:
         mine: What the visitor uploaded before.
-        shared: Lends its model, its processor and its way to decode.
+        lent: Lends its model and its processor.
         files: (name, content) of each file. The name is only shown, never used as a path.
+        decode: See [`Collection`].
 
     Returns:
         The visitor's collection, and one line for each file that was refused.
     """
-    lent = shared.retriever
     mine = mine or Collection(TGDTRetriever(lent.model, lent.processor), {})
     kept: dict[str, Any] = dict(mine.pictures) if isinstance(mine.pictures, Mapping) else {}
     accepted: dict[str, Image.Image] = {}
@@ -88,7 +91,7 @@ def add_uploads(
     for name, content in files:
         try:
             name = _safe_name(name)
-            accepted[name] = _read_upload(content, shared.decode)
+            accepted[name] = _read_upload(content, decode)
         except ValueError as error:
             refused.append(f"{_shown(name)}: {error}")
         if len(kept.keys() | accepted.keys()) >= MAX_UPLOADS:
@@ -96,7 +99,7 @@ def add_uploads(
             break
     if accepted:
         mine.retriever.add_images(list(accepted.values()), ids=list(accepted), batch_size=8, progress=False)
-    return Collection(mine.retriever, kept | accepted, shared.decode), refused
+    return Collection(mine.retriever, kept | accepted, decode), refused
 
 
 def _safe_name(name: str) -> str:

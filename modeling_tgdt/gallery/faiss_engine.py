@@ -76,14 +76,14 @@ class FaissEngine:
         index = self._index(snapshot)
         if index is None or (allowed is not None and allowed.sum() * _SELECTIVE < len(allowed)):
             return self._exact.shortlist(snapshot, queries, k, allowed)
-        found = self._approximate(index, queries, min(self.oversample * k, index.ntotal), allowed)
+        neighbours = self._approximate(index, queries, min(self.oversample * k, index.ntotal), allowed)
         newer = self._newer(snapshot, index.ntotal, queries, k, allowed)
-        rows = [np.concatenate([a[a >= 0], b]) for a, b in zip(found, newer, strict=True)]
-        short = [number for number, own in enumerate(rows) if len(own) < k]
+        rows = [np.concatenate([a[a >= 0], b]) for a, b in zip(neighbours, newer, strict=True)]
+        short = [number for number, candidates in enumerate(rows) if len(candidates) < k]
         if short:  # a graph gives up when what matches, or lives, is far from the query
             best = exact_best(snapshot.segments, queries[short], k, allowed)
-            for place, number in enumerate(short):
-                rows[number] = best.rows[best.offsets[place] : best.offsets[place + 1]]
+            for position, number in enumerate(short):
+                rows[number] = best.rows[best.offsets[position] : best.offsets[position + 1]]
         return recheck(snapshot.segments, queries, rows, k)
 
     def rebuild(self, gallery: GalleryFiles) -> None:
@@ -105,7 +105,7 @@ class FaissEngine:
         self._loaded = (name, index)
 
     def _build(self, snapshot: Snapshot) -> Any:
-        total, dim = len(snapshot.alive), snapshot.manifest.global_dim
+        total, dim = len(snapshot.alive), snapshot.manifest.layout.global_columns
         cells = int(4 * total**0.5)
         padded = 4 * -(-dim // 4)  # with zeros: product quantisation wants parts of one length
         factory = self.factory or ("HNSW32" if total < 1_000_000 else f"IVF{cells},PQ{padded // 4}x8")
@@ -155,7 +155,7 @@ class FaissEngine:
         if is_own(root, name, length):
             with read_inside(root, name) as file:
                 index = faiss.read_index(faiss.PyCallbackIOReader(file.read))
-            if index.d == snapshot.manifest.settings["dim"] and index.ntotal <= len(snapshot.alive):
+            if index.d == snapshot.manifest.layout.global_columns and index.ntotal <= len(snapshot.alive):
                 return index
         logger.warning("The FAISS index in %r is not of your making: it is not read, every row is scanned.", str(root))
         return None

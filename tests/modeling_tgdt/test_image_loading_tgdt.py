@@ -2,15 +2,17 @@
 """What a picture may cost, before it is decoded."""
 
 import os
+import struct
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_tgdt.image_loading_tgdt import MAX_BYTES, MAX_SCANS, check_scans, open_image, read_picture
+from modeling_tgdt.image_loading_tgdt import MAX_BYTES, MAX_SCANS, check_scans, open_image, read_picture, rgb_picture
 from tests.tiny_retrieval import random_picture, tiny_retriever
 from trainer.images import read_image, why_unreadable
 
@@ -63,6 +65,29 @@ def test_only_scans_of_the_picture_count() -> None:
     check_scans(b"\x89PNG" + many, "x", 64 * 64)
     for end in range(0, len(data), 7):
         check_scans(data[:end], "x", 64 * 64)
+
+
+def ycbcr_tiff(subsampling: int, units: bytes) -> bytes:
+    """Return an uncompressed TIFF of 4 x 2 pixels whose colours are given once for each square of so many pixels."""
+    tags = [
+        *[(256, 3, 1, 4), (257, 3, 1, 2), (258, 3, 3, 10 + 11 * 12), (259, 3, 1, 1), (262, 3, 1, 6), (273, 4, 1, 150)],
+        *[(277, 3, 1, 3), (278, 3, 1, 2), (279, 4, 1, len(units)), (530, 3, 2, subsampling * 0x10001), (284, 3, 1, 1)],
+    ]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in sorted(tags))
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + struct.pack("<4H", 8, 8, 8, 0) + units
+
+
+@READERS
+@pytest.mark.parametrize(
+    ("subsampling", "units"), [(1, bytes([76, 85, 255] * 8)), (2, bytes([76, 76, 76, 76, 85, 255] * 2))]
+)
+def test_an_uncompressed_ycbcr_tiff_is_read(
+    read: Callable[[Any], Any], subsampling: int, units: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "red.tif").write_bytes(ycbcr_tiff(subsampling, units))
+    picture = rgb_picture(read(tmp_path / "red.tif"))
+    assert picture.size == (4, 2)
+    assert np.abs(np.asarray(picture).astype(int) - [255, 0, 0]).max() <= 2
 
 
 @READERS

@@ -134,6 +134,9 @@ def test_transparency_becomes_white(processor: Any) -> None:
     palette.info["transparency"] = 0
     for picture in (Image.new("RGBA", (4, 4), (255, 0, 0, 0)), Image.new("LA", (4, 4), (9, 0)), palette):
         assert (pixels(processor, picture) == 255).all()
+    deep = Image.fromarray(np.array([[257, 514]], dtype=np.uint16))
+    deep.info["transparency"] = 257  # as of a PNG with 16 bits
+    assert pixels(processor, deep)[0, 0].tolist() == [255, 2]
 
 
 @pytest.mark.parametrize("kind", ["I;16", "I", "array", "tensor", "png"])

@@ -257,6 +257,16 @@ def test_another_process_finds_the_same(tmp_path) -> None:
     assert json.loads(done.stdout) == [expected.ids, [scores.tolist() for scores in expected.scores]]
 
 
+def test_an_index_that_outlives_the_modules_ends_in_silence(tmp_path) -> None:
+    make(tmp_path / "g")[0].close()
+    code = (
+        "import os; from modeling_tgdt.index_tgdt import TGDTIndex; "
+        f"os.kept = TGDTIndex.open({str(tmp_path / 'g')!r}); os.kept.delete(['id000'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_unicode_and_long_ids(tmp_path) -> None:
     rng = np.random.default_rng(0)
     names = ["", "猫/../图", "a\nb", "\0", "é", "e\u0301", "x" * 100_000, "🐈‍⬛"]
@@ -344,7 +354,7 @@ def test_another_format_version_is_refused(tmp_path) -> None:
     make(tmp_path / "g")
     path = tmp_path / "g" / "manifest.json"
     replace_json(path, {**read_json(path), "format_version": 99})
-    with pytest.raises(ValueError, match="format version 99, this tgdt reads up to version 2"):
+    with pytest.raises(ValueError, match="format version 99, this tgdt reads up to version 3"):
         TGDTIndex.open(tmp_path / "g")
 
 

@@ -314,6 +314,8 @@ def test_messages_name_expected_found_and_nearest() -> None:
         find_columns(["image", "captoin"])
     with pytest.raises(ValueError, match="Did you mean 'captions'"):
         find_columns(["a", "b"], {"caption": "b"})
+    with pytest.raises(ValueError, match=r"found \['data', 'caption'\]. Rename the column"):  # 'data' is no slip
+        find_columns(["data", "caption"])
     assert find_columns(["a", "b"], {"image": "a", "captions": "b"}) == {"image": "a", "captions": "b"}
 
 

@@ -190,6 +190,27 @@ def test_a_damaged_exif_block_still_turns_the_picture(name: str) -> None:
     assert rgb_picture(rgb_picture(decoded)).size == upright_size(decoded) == (30, 40)  # turned once
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_orientation_holds_in_every_format(tmp_path: Path, suffix: str) -> None:
+    """EXIF 2.3, section 4.6.4; the corners of a picture by their colours."""
+    turns = {1: "rgbw", 2: "grwb", 3: "wbgr", 4: "bwrg", 5: "rbgw", 6: "brwg", 7: "wgbr", 8: "gwrb"}
+    colours = {"r": (255, 0, 0), "g": (0, 255, 0), "b": (0, 0, 255), "w": (255, 255, 255)}
+    image = Image.new("RGB", (64, 32))
+    for number, letter in enumerate("rgbw"):
+        image.paste(colours[letter], (number % 2 * 32, number // 2 * 16, number % 2 * 32 + 32, number // 2 * 16 + 16))
+    for orientation, corners in turns.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image.save(tmp_path / f"x.{suffix}", exif=exif)
+        upright = read_image(tmp_path / f"x.{suffix}")
+        width, height = upright.size
+        places = [(0, 0), (width - 1, 0), (0, height - 1), (width - 1, height - 1)]
+        seen = [upright.getpixel(place) for place in places]
+        assert np.abs(np.array(seen) - [colours[letter] for letter in corners]).max() < 60, orientation
+        with Image.open(tmp_path / f"x.{suffix}") as opened:
+            assert upright_size(opened) == upright.size == ((64, 32) if orientation < 5 else (32, 64))
+
+
 def test_everything_that_shows_or_embeds_a_picture_sees_the_same(tmp_path: Path) -> None:
     ramp = (np.arange(64 * 64).reshape(64, 64) * 16).astype(np.uint16)
     clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))

@@ -24,6 +24,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "negative_image_ids": ("negative_image_ids", "negative_image_id"),
     "image_id": ("image_id", "imgid", "img_id", "imageid", "cocoid", "photo_id", "id", "key", "__key__"),
 }  # fmt: skip
+_ALIKE = 2 / 3  # share of letters in common from which a word may be a slip for another
 _NUMBERED = re.compile(r"^(captions?|texts?|sentences?|comments?)[ _]?\d+$", re.IGNORECASE)
 
 
@@ -45,17 +46,17 @@ def find_columns(names: Sequence[str], chosen: Mapping[str, str] | None = None) 
         >>> find_columns(["file_name", "sentence", "cocoid"])
         {'image': 'file_name', 'captions': 'sentence', 'image_id': 'cocoid'}
     """
-    found = _check_chosen(names, chosen or {})
+    column_of = _check_chosen(names, chosen or {})
     by_key = {_key(name): name for name in reversed(names)}
     for canonical, aliases in ALIASES.items():
         match = next((by_key[_key(alias)] for alias in aliases if _key(alias) in by_key), None)
-        if canonical not in found and match is not None and match not in found.values():
-            found[canonical] = match
-    if "image" not in found and "region_features" not in found:
+        if canonical not in column_of and match is not None and match not in column_of.values():
+            column_of[canonical] = match
+    if "image" not in column_of and "region_features" not in column_of:
         raise ValueError(_missing("a picture column", ("image", "region_features"), names))
-    if "captions" not in found and not numbered_columns(names):
+    if "captions" not in column_of and not numbered_columns(names):
         raise ValueError(_missing("a caption column", ("captions",), names))
-    return found
+    return column_of
 
 
 def numbered_columns(names: Iterable[str]) -> list[str]:
@@ -83,9 +84,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
     Args:
         word: What was asked for.
-        known: What exists.
+        known: What exists; the first one that begins with the word goes before what is spelled alike.
+
+    Example:
+        >>> nearest("phtos", ["data", "photos"]), nearest("cats", ["data", "photos"])
+        (" Did you mean 'photos'?", '')
+        >>> nearest("val", ["train", "validation"])
+        " Did you mean 'validation'?"
     """
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    names = list(known)
+    longer = [name for name in names if len(word) > 2 and name.startswith(word)]
+    close = longer or difflib.get_close_matches(word, names, n=1, cutoff=_ALIKE)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
@@ -112,7 +121,7 @@ def _missing(what: str, canonical: Sequence[str], names: Sequence[str]) -> str:
     expected = [alias for name in canonical for alias in ALIASES[name]]
     scored = [(difflib.SequenceMatcher(None, _key(n), _key(a)).ratio(), n) for n in names for a in expected]
     score, name = max(scored, default=(0.0, ""))
-    hint = f" Did you mean {name!r}?" if score >= 0.5 else ""
+    hint = f" Did you mean {name!r}?" if score >= _ALIKE else ""
     return (
         f"The data set needs {what}. Expected one of {expected}, found {list(names)}.{hint} "
         f"Rename the column, or pass columns={{{canonical[0]!r}: 'your column'}}."

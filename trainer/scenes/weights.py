@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent / "weights"
 PREFIX = "tgdt:"
-_SECOND = ("training.max_steps=1200", "training.learning_rate=1.0e-3")
+_TRAINED_ON = ("training.max_steps=1200", "training.learning_rate=1.0e-3")
 TOWER, MODEL = f"{PREFIX}scenes-tower", f"{PREFIX}scenes-model"
 # Each of its cells, 8 x 8 pixels, sees a part of the picture.
 _CONFIG = {
@@ -83,18 +83,20 @@ def make_tower(folder: Path, seed: int = 0, *, scenes: int = 750, steps: int = 3
     _record(folder / "scenes-tower", "tower", seed, {"steps": steps, "labels_right": right})
 
 
-def make_model(folder: Path, seed: int = 0) -> None:
+def make_model(folder: Path, seed: int = 0, *, rounds: int = 1) -> None:
     """Train the recipe `scenes` from the tower, train on from its result at a lower rate, and save in half precision.
 
     Args:
         folder: Where `scenes-model` is written.
-        seed: Seed of the first training; the second one has the next.
+        seed: Seed of the first training; each that follows has the next.
+        rounds: How often it is trained on.
     """
-    first = _train_model(folder, seed, (), None)
-    second = _train_model(folder, seed + 1, _SECOND, str(folder / "scenes-model"))
-    results = {"results_of_the_first": first.results, "results": second.results}
-    seconds = {"first": first.seconds, "second": second.seconds}
-    _record(folder / "scenes-model", "model", seed, {"seconds": seconds, **results})
+    runs = [_train_model(folder, seed, (), None)]
+    for number in range(1, rounds + 1):
+        runs.append(_train_model(folder, seed + number, _TRAINED_ON, str(folder / "scenes-model")))
+    results = {"results_of_the_first": runs[0].results, "results": runs[-1].results}
+    what = "model" if rounds == 1 else f"model --rounds {rounds}"
+    _record(folder / "scenes-model", what, seed, {"seconds": [run.seconds for run in runs], **results})
 
 
 def _train_model(folder: Path, seed: int, overrides: tuple[str, ...], model: str | None) -> Run:
@@ -124,11 +126,12 @@ def main() -> None:
     parser.add_argument("what", choices=("tower", "model"))
     parser.add_argument("--output", type=Path, default=FOLDER, help="default: the folder of the package")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=1, help="how often the model is trained on (default: 1)")
     args = parser.parse_args()
     if args.what == "tower":
         make_tower(args.output, args.seed)
     else:
-        make_model(args.output, args.seed)
+        make_model(args.output, args.seed, rounds=args.rounds)
 
 
 if __name__ == "__main__":

@@ -267,9 +267,9 @@ class _SlotInputs:
         model = self._model
         names = ("visual_projection", "visual_global_projection")
         projections = [getattr(model, name) for name in names if getattr(model, name) is not None]
-        region, *own = (hidden[:, 0] for hidden in self._inputs_of(projections, model.get_image_features, inputs))
-        slot = own[0] if own else region
-        if own and _boxes_add_a_constant(model.config):
+        region, *slots = (hidden[:, 0] for hidden in self._inputs_of(projections, model.get_image_features, inputs))
+        slot = slots[0] if slots else region
+        if slots and _boxes_add_a_constant(model.config):
             region = slot[:, : region.shape[1]]
         return TGDTFeatures(pooler_output=torch.cat([slot, region], dim=-1))
 

@@ -103,8 +103,8 @@ def test_an_id_never_leads_out_of_the_folder(collection: Collection, name: str) 
 
 def test_uploads_are_searched_in_a_gallery_of_their_own(collection: Collection) -> None:
     before = len(collection)
-    mine, refused = add_uploads(None, collection, [("a.png", encoded(20)), ("b.jpg", encoded(21, "JPEG"))])
-    mine, more = add_uploads(mine, collection, [("c.png", encoded(22))])
+    mine, refused = add_uploads(None, collection.retriever, [("a.png", encoded(20)), ("b.jpg", encoded(21, "JPEG"))])
+    mine, more = add_uploads(mine, collection.retriever, [("c.png", encoded(22))])
     assert (refused, more, len(mine), len(collection)) == ([], [], 3, before)
     assert set(search(mine, WORDS, None).ids) == {"a.png", "b.jpg", "c.png"}
     assert explain(mine, WORDS, "a.png")[0] is not None
@@ -130,7 +130,7 @@ def test_bad_uploads_are_refused_and_write_nowhere(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, reason: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    mine, refused = add_uploads(None, collection, [(name, content), ("good.png", encoded(2))])
+    mine, refused = add_uploads(None, collection.retriever, [(name, content), ("good.png", encoded(2))])
     assert len(refused) == 1 and reason in refused[0]
     assert len(mine) == 1 and list(tmp_path.iterdir()) == []
 
@@ -141,7 +141,7 @@ def test_what_visitors_send_is_decoded_where_the_page_says(collection: Collectio
 
     slow = Collection(collection.retriever, collection.pictures, too_slow)
     (tmp_path / "query.png").write_bytes(encoded(3))
-    mine, refused = add_uploads(None, slow, [("a.png", encoded(3))])
+    mine, refused = add_uploads(None, slow.retriever, [("a.png", encoded(3))], slow.decode)
     assert "not decoded within 10" in refused[0] and mine.decode is too_slow
     for picture in (str(tmp_path / "query.png"), encoded(3)):
         assert "not decoded within 10" in search(slow, None, picture).message
@@ -160,7 +160,7 @@ def test_gradio_does_not_decode_a_query(tmp_path: Path) -> None:
 
 def test_the_number_of_uploads_is_bounded(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hub_cards.space.collection.MAX_UPLOADS", 2)
-    mine, refused = add_uploads(None, collection, [(f"{n}.png", encoded(n)) for n in range(4)])
+    mine, refused = add_uploads(None, collection.retriever, [(f"{n}.png", encoded(n)) for n in range(4)])
     assert len(mine) == 2 and "the most that this page holds" in refused[0]
     assert MAX_UPLOADS == 200
 

@@ -142,7 +142,11 @@ def test_an_id_that_numbers_the_captions_is_no_photo(folder: Path, caplog: pytes
 
 
 @pytest.mark.parametrize(
-    "name", ["photos/sub/Café.JPG", ".\\sub\\Café.JPG", "café.jpg", "Café", "C:\\me\\photos\\sub\\café.jpeg"]
+    "name",
+    [
+        *["photos/sub/Café.JPG", ".\\sub\\Café.JPG", "café.jpg", "Café", "C:\\me\\photos\\sub\\café.jpeg"],
+        *["sub/Caf%C3%A9.JPG", "caf%c3%a9"],
+    ],
 )
 def test_a_name_that_means_one_file_finds_it(tmp_path: Path, name: str) -> None:
     (tmp_path / "sub").mkdir()
