@@ -158,12 +158,14 @@ def test_sized_scenes_differ_in_the_size_of_the_third_thing_and_captions_tell_it
     assert {row["regions"][2]["label"].split()[0] for row in scenes[::2]} == {"small", "large"}  # the first, too
 
 
-def test_a_training_of_plain_scenes_has_sized_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splits, "DRAWN", {"scenes": {"train": (6, 0, 1), "validation": (4, 1, 1)}})
+def test_a_split_may_have_sized_pairs_after_the_plain_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"train": (6, 0, 1), "validation": (4, 1, 1)}
+    monkeypatch.setattr(splits, "DRAWN", {"scenes": sizes, "scenes_sized": sizes})
     monkeypatch.setattr(splits, "_SIZED", (4, 2))
-    train = splits.draw_split("scenes", "train")
+    plain, train = (splits.draw_split(name, "train") for name in ("scenes", "scenes_sized"))
+    assert train["captions"][:6] == plain["captions"] and len(plain) == 6
     assert len(set(train["image_id"])) == 10 and train["change"].count("size") == 2
-    assert len(splits.draw_split("scenes", "validation")) == 4
+    assert len(splits.draw_split("scenes_sized", "validation")) == 4
 
 
 def test_counts_and_columns() -> None:
