@@ -85,7 +85,7 @@ def _of_one(
     sum_over: SumOver,
 ) -> np.ndarray:
     places = zip(numbers.tolist(), starts.tolist(), (starts + counts).tolist(), strict=True)
-    rows = [stores[number].bits[first:last] for number, first, last in places]  # type: ignore[index]
+    rows = [stores[number].bits[first:last] for number, first, last in places]
     signs, scales = decode_bits(np.concatenate(rows), words.rows.shape[1])
     store = TokenStore(signs, scales, offsets_of(counts), "int8")
     every = Pairs(np.zeros(len(counts), np.int32), np.arange(len(counts)), np.array([0, len(counts)]))
