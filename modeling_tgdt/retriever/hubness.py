@@ -123,12 +123,12 @@ class HubnessOptions:
 
     @cached_property
     def _typical(self) -> dict[str, float]:
-        own = {"image": self.image_embeds, "text": self.text_embeds}
-        return {kind: float(self._hubness(embeds, kind).mean()) for kind, embeds in own.items()}
+        banks = {"image": self.image_embeds, "text": self.text_embeds}
+        return {kind: float(self._hubness(embeds, kind).mean()) for kind, embeds in banks.items()}
 
     def _hubness(self, embeds: Tensor, kind: str) -> Tensor:
         queries = (self.text_embeds if kind == "image" else self.image_embeds).float().T
-        size = min(self.neighbors, queries.shape[1])
+        size = min(self.neighbors, queries.shape[1])  # queries is (D, N), turned for the product
         blocks = embeds.to(queries.device).float().split(_BLOCK)
         return torch.cat([(block @ queries).topk(size).values.mean(1) for block in blocks] or [torch.zeros(0)]).cpu()
 

@@ -265,10 +265,10 @@ class _SlotInputs:
         return TGDTFeatures(pooler_output=hidden[torch.arange(len(hidden)), slot])
 
     def _input_of(self, name: str, features_of: Any, inputs: dict[str, Tensor]) -> Tensor:
-        found: list[Tensor] = []
-        hook = getattr(self._model, name).register_forward_pre_hook(lambda _, given: found.append(given[0]))
+        seen: list[Tensor] = []
+        hook = getattr(self._model, name).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
         try:
             features_of(**inputs)
         finally:
             hook.remove()
-        return found[0]
+        return seen[0]
