@@ -17,7 +17,7 @@ from .ranking import offsets_of
 
 _ROWS = 1 << 16  # token rows unpacked at a time
 _BYTES = np.arange(256, dtype=np.uint8)
-_COUNTS = np.unpackbits(_BYTES[:, None], axis=1).sum(axis=1, dtype=np.int64)  # ones of a byte
+_COUNTS = np.unpackbits(_BYTES[:, None], axis=1).sum(axis=1, dtype=np.uint8)  # ones of a byte
 _SIGNS = (2 * np.unpackbits(_BYTES[:, None], axis=1).astype(np.int8) - 1).view(np.uint64)[:, 0]  # eight int8 of a byte
 
 
@@ -48,7 +48,7 @@ def decode_bits(bits: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
     """
     packed, factors = bits[:, :-2], np.ascontiguousarray(bits[:, -2:]).view("<f2")[:, 0]
     signs = np.ascontiguousarray(_SIGNS[packed].view(np.int8)[:, :dim])
-    sums = 2 * _COUNTS[packed].sum(axis=1) - dim
+    sums = 2 * _COUNTS[packed].sum(axis=1, dtype=np.int32) - dim
     return signs, np.stack([factors, sums], axis=1, dtype=np.float32)
 
 
