@@ -79,8 +79,8 @@ class HubnessOptions:
         """Return the bank for global embeddings that are cut to `dim` numbers."""
         if dim == self.image_embeds.shape[1]:
             return self
-        cut = {"image_embeds": truncate(self.image_embeds, dim), "text_embeds": truncate(self.text_embeds, dim)}
-        return replace(self, **cut)
+        images, texts = truncate(self.image_embeds, dim), truncate(self.text_embeds, dim)
+        return replace(self, image_embeds=images, text_embeds=texts)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `reference_queries.safetensors`, in float16; a reader finds the old file or the whole new one.
