@@ -94,7 +94,7 @@ def is_hub_id(name: Any) -> bool:
 
 def _known(text: str) -> DataSource | None:
     """Find a data set whose name is a word of the last part of a path; `scenes` must be all of it."""
-    if text in ("scenes", "scenes_hard"):
+    if text in ("scenes", "scenes_sized", "scenes_hard"):
         return _SOURCES["scenes"]
     stem = text.lower().rstrip("/").rpartition("/")[2]
     names = {name: name for name in _SOURCES if name != "scenes"} | _OTHER_NAMES
