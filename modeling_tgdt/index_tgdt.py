@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -35,6 +36,18 @@ from .gallery.validate import (
 from .kernels.quantize import check_token_dtype, pool_tokens
 
 Kind = Literal["image", "text"]
+_P, _T = ParamSpec("_P"), TypeVar("_T")
+
+
+def _alone(method: Callable[Concatenate[TGDTIndex, _P], _T]) -> Callable[Concatenate[TGDTIndex, _P], _T]:
+    """Let one thread at a time change what an index holds: a commit made from a stale one would undo another's."""
+
+    @wraps(method)
+    def locked(self: TGDTIndex, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with self._changing:
+            return method(self, *args, **kwargs)
+
+    return locked
 
 
 class TGDTIndex:
@@ -45,7 +58,8 @@ class TGDTIndex:
     (TGDT, Liu et al. 2023, sections 3.2 and 3.4). Open one with `create` or `open`.
 
     Any number of readers may search while one writer adds, deletes or compacts; a reader sees the commit that it
-    opened until `refresh()`. The first write takes the lock of the single writer, `close()` gives it back.
+    opened until `refresh()`. The first write takes the lock of the single writer, `close()` gives it back. Threads may
+    share an index; what they write is committed one after the other.
 
     Example:
         >>> import tempfile
@@ -62,6 +76,7 @@ class TGDTIndex:
     def __init__(self, path: Path, backend: Backend) -> None:
         self.path = path
         self._backend = backend
+        self._changing = threading.RLock()
         weakref.finalize(self, backend.close)  # not `__del__`: modules are gone when Python ends
 
     @classmethod
@@ -212,6 +227,7 @@ class TGDTIndex:
             "the gallery again with this one (create_index and add_images, or `tgdt index`)."
         )
 
+    @_alone
     def add(
         self,
         ids: Sequence[str],
@@ -290,6 +306,7 @@ class TGDTIndex:
         self.close()
         self.refresh()
 
+    @_alone
     def update_metadata(self, ids: Sequence[str], metadata: Any) -> int:
         """Replace the metadata of items, whose embeddings stay as they are, bit for bit.
 
@@ -315,6 +332,7 @@ class TGDTIndex:
             self._backend.store_again(own, metadata_table(own, [rows[place] for place in changed]))
         return len(changed)
 
+    @_alone
     def copy(self, sources: Sequence[str], ids: Sequence[str]) -> None:
         """Store items once more under other ids, embeddings bit for bit and with their metadata.
 
@@ -364,6 +382,7 @@ class TGDTIndex:
         """
         return -self._stored(ids)[0][:, self.dim :].sum(axis=1)
 
+    @_alone
     def delete(self, ids: Sequence[str], *, missing_ok: bool = False) -> int:
         """Delete items in one commit; `compact` gives their space back.
 
@@ -386,6 +405,7 @@ class TGDTIndex:
             self._backend.delete(present)
         return len(present)
 
+    @_alone
     def compact(self) -> None:
         """Give the space of deleted items back, merge small commits, and rebuild an approximate engine."""
         self._backend.compact()
@@ -398,6 +418,7 @@ class TGDTIndex:
         """
         return self._backend.verify()
 
+    @_alone
     def refresh(self) -> bool:
         """See what a writer committed since; return whether there was anything new."""
         return self._backend.refresh()
@@ -520,6 +541,7 @@ class TGDTIndex:
         self._check_present([name for names in lists for name in names], "refresh() the index or leave them out")
         return self._backend.rerank(query, lists)
 
+    @_alone
     def close(self) -> None:
         """Give the writer's lock back; the index can still be searched, and the next write takes the lock again."""
         self._backend.close()
