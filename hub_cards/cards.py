@@ -148,6 +148,7 @@ def gallery_card(
         ("revision of the weights", markdown(settings["model_revision"] or "")),
         ("items", f"{len(index):,} {index.kind}s"),
         ("embeddings", f"{index.dim} dimensions, tokens as {settings['token_dtype']}"),
+        ("global embeddings", "" if index.global_dim == index.dim else f"cut to {index.global_dim} dimensions"),
         ("engine of stage one", settings["engine"]),
     ]
     content = {

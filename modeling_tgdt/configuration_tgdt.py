@@ -139,6 +139,10 @@ class TGDTConfig(PreTrainedConfig):
         distill_temperature (`float`, *optional*, defaults to 0.05):
             Divides the global similarities in that term; the token similarities are divided by
             `local_temperature / temperature` times as much.
+        matryoshka_dims (`list[int]`, *optional*):
+            Lengths below `projection_dim`, ascending, that global embeddings may be cut to (Matryoshka representation
+            learning, arXiv 2205.13147): the loss adds the mean of the inter-modal term on the first numbers of the
+            global embeddings, brought back to unit length. Token embeddings are never cut.
         token_source (`str`, *optional*, defaults to `"local"`):
             Which encoder gives the token embeddings: `"local"` or `"global"` (what the reference does while training).
         token_readout (`str`, *optional*, defaults to `"head"`):
@@ -211,6 +215,7 @@ class TGDTConfig(PreTrainedConfig):
     learnable_temperature: bool = False
     distill_loss_weight: float | int = 0.0
     distill_temperature: float | int = 0.05
+    matryoshka_dims: list[int] | None = None
     token_source: Literal["local", "global"] = "local"
     token_readout: Literal["head", "last", "value"] = "head"
     padding_mode: Literal["masked", "reference"] = "masked"
@@ -260,7 +265,8 @@ class TGDTConfig(PreTrainedConfig):
         """Refuse sizes that no model can have.
 
         Raises:
-            ValueError: When heads do not divide a width, or a count, margin, temperature or dropout is out of range.
+            ValueError: When heads do not divide a width, or a count, length, margin, temperature or dropout is out of
+                range.
         """
         widths = {"projection_dim": self.projection_dim}
         if self.num_region_layers:
@@ -280,6 +286,14 @@ class TGDTConfig(PreTrainedConfig):
         for name in counts:
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must be at least 0, found {getattr(self, name)}.")
+        dims = self.matryoshka_dims
+        if dims is not None and not (
+            dims and dims == sorted({*dims}) and 0 < dims[0] <= dims[-1] < self.projection_dim
+        ):
+            raise ValueError(
+                f"matryoshka_dims must be ascending, from 1 and below projection_dim={self.projection_dim}, "
+                f"found {dims}."
+            )
         for name in ("local_margin", "temperature", "local_temperature", "distill_temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, found {getattr(self, name)}.")

@@ -30,6 +30,7 @@ from .gallery.validate import (
     check_positive,
     check_query,
     check_score,
+    cut_globals,
     ragged_tokens,
     with_hubness,
 )
@@ -85,6 +86,7 @@ class TGDTIndex:
         path: str | Path,
         *,
         dim: int,
+        global_dim: int | None = None,
         token_dtype: str = "float16",
         engine: str = "exact",
         kind: Kind = "image",
@@ -104,7 +106,10 @@ class TGDTIndex:
         Args:
             path: Directory, made when missing; it must not hold a gallery yet.
             dim: D, length of every embedding.
-            token_dtype: Precision of the token store: float32, float16, bfloat16, int16 or int8 (one scale per token).
+            global_dim: Store and search the first numbers of the global embeddings only, brought back to unit length;
+                all by default. Tokens keep their length. For models that were trained for it (`matryoshka_dims`).
+            token_dtype: Precision of the token store: float32, float16, bfloat16, int16, int8 (one scale per token),
+                or binary: int8 on disk, and a bit per number that says for which candidates to read them.
             engine: Stage one: "exact", "faiss" or "qdrant".
             kind: What the gallery holds; it decides which side's tokens are the words.
             model_id: Model that made the embeddings; `check_model` compares it.
@@ -141,8 +146,15 @@ class TGDTIndex:
             "segment_rows": check_positive(segment_rows, "segment_rows"),
             "engine_options": complete_engine_options(engine, engine_options or {}),
         }
-        if hubness:  # recorded where it is used: galleries without it stay readable by earlier releases
+        # Recorded where they are used: galleries without them stay readable by earlier releases.
+        if (token_dtype, engine) == ("binary", "qdrant"):
+            raise ValueError("Qdrant has no binary tokens here, found token_dtype='binary'. Take 'float16'.")
+        if hubness:
             settings["hubness"] = True
+        if global_dim is not None and check_positive(global_dim, "global_dim") != dim:
+            if global_dim > dim:
+                raise ValueError(f"global_dim must be at most dim={dim}, found {global_dim}.")
+            settings["global_dim"] = int(global_dim)
         gallery = GalleryFiles.create(Path(path), settings)
         try:
             return cls(Path(path), make_backend(gallery, settings["engine_options"]))
@@ -179,6 +191,11 @@ class TGDTIndex:
     def dim(self) -> int:
         """Length of every embedding."""
         return self.settings["dim"]
+
+    @property
+    def global_dim(self) -> int:
+        """Length of the stored global embeddings: that of every embedding, unless they are cut."""
+        return self.settings.get("global_dim", self.dim)
 
     @property
     def kind(self) -> Kind:
@@ -244,7 +261,7 @@ class TGDTIndex:
 
         Args:
             ids: N strings.
-            global_embeds: (N, D) array or tensor.
+            global_embeds: (N, D) array or tensor; cut to the gallery's `global_dim` here, unless they are already.
             token_embeds: (N, T, D) array or tensor, or a list of N arrays (Ti, D).
             token_mask: (N, T) bool, true for real tokens; None when all are.
             metadata: N dicts, or a dict of columns; strings, numbers, booleans or lists, one type per key.
@@ -257,7 +274,7 @@ class TGDTIndex:
             OSError: When the disk is full or read-only. The gallery keeps its last committed state.
         """
         names = check_ids(ids)
-        globals_ = check_globals(global_embeds, self.dim, "global_embeds")
+        globals_ = check_globals(global_embeds, self.settings, "global_embeds")
         if len(globals_) != len(names):
             raise ValueError(f"global_embeds has {len(globals_)} rows for {len(names)} ids. Give one row per id.")
         globals_ = with_hubness(globals_, hubness, self.has_hubness)
@@ -305,6 +322,10 @@ class TGDTIndex:
         group.first(self._backend.begin)
         self.close()
         self.refresh()
+
+    def truncate(self, global_embeds: Any) -> np.ndarray:
+        """Cut global embeddings (N, D) to the length that this gallery stores (N, `global_dim`), as `add` does."""
+        return cut_globals(global_embeds, self.settings, "global_embeds")
 
     @_alone
     def update_metadata(self, ids: Sequence[str], metadata: Any) -> int:
@@ -360,13 +381,13 @@ class TGDTIndex:
             ids: N ids.
 
         Returns:
-            Global embeddings (N, D) float32 and N token arrays (Ti, D) float32.
+            Global embeddings (N, `global_dim`) float32 and N token arrays (Ti, D) float32.
 
         Raises:
             KeyError: When an id is not there.
         """
         stored, tokens = self._stored(ids)
-        return stored[:, : self.dim], tokens
+        return stored[:, : self.global_dim], tokens
 
     def hubness(self, ids: Sequence[str]) -> np.ndarray:
         """Read back what is subtracted from the global scores of items.
@@ -380,7 +401,7 @@ class TGDTIndex:
         Raises:
             KeyError: When an id is not there.
         """
-        return -self._stored(ids)[0][:, self.dim :].sum(axis=1)
+        return -self._stored(ids)[0][:, self.global_dim :].sum(axis=1)
 
     @_alone
     def delete(self, ids: Sequence[str], *, missing_ok: bool = False) -> int:
@@ -475,7 +496,7 @@ class TGDTIndex:
         """Rank the gallery for Q queries.
 
         Args:
-            query_global: (Q, D) array or tensor.
+            query_global: (Q, D) array or tensor, cut to the gallery's `global_dim` here, unless they are already.
             query_tokens: (Q, T, D), or a list of Q arrays (Ti, D); may be None in mode "global".
             query_mask: (Q, T) bool, true for real tokens; None when all are.
             top_k: Items to return; fewer when the gallery, the filter or `candidates` allow fewer.

@@ -2,7 +2,7 @@
 """Consistent Multimodal Contrastive (CMC) loss (arXiv 2306.08789, section III-C)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -24,7 +24,7 @@ from .objectives_tgdt import (
     negative_masks,
     sigmoid,
 )
-from .similarity_tgdt import Reduction, token_similarity, token_similarity_pairs
+from .similarity_tgdt import Reduction, token_similarity, token_similarity_pairs, truncate
 
 # Learned temperatures (CLIP, arXiv 2103.00020) and biases (SigLIP, arXiv 2303.15343).
 # Temperatures from 0.002 to 1; CLIP stops at 0.01, but a mean over words needs less than a cosine.
@@ -80,7 +80,8 @@ class CMCTerms(NamedTuple):
 
     Attributes:
         loss: Weighted sum of the components, a scalar.
-        components: Unweighted scalars `global`, `local`, `intra`, `distill`; only those whose weight is not 0.
+        components: Unweighted scalars `global`, `matryoshka`, `local`, `intra`, `distill`; only those whose weight is
+            not 0.
         local_similarity: All-pairs token similarity (B, B), detached where only its hardest pairs were differentiated;
             `None` when no component needed it, or hard negatives follow the pairs.
     """
@@ -122,6 +123,8 @@ class CMCLoss(nn.Module):
             they are parameters of this module (`logit_scales`), unless the batch brings those of a model.
         distill_temperature: Divides the global similarities before that softmax; the token similarities are divided by
             `local_temperature / temperature` times as much.
+        matryoshka_dims: Lengths that global embeddings may be cut to. The mean of the inter-modal terms on the cut
+            embeddings, brought back to unit length, is added with `global_weight` (arXiv 2205.13147).
 
     Example:
         >>> import torch
@@ -151,6 +154,7 @@ class CMCLoss(nn.Module):
         distill_weight: float = 0.0,
         distill_temperature: float = 0.05,
         learnable_temperature: bool = False,
+        matryoshka_dims: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if objective not in ("hinge", "infonce", "sigmoid"):
@@ -164,6 +168,7 @@ class CMCLoss(nn.Module):
         self.local_sigmoid_bias = sigmoid_bias if local_sigmoid_bias is None else local_sigmoid_bias
         self.reduction, self.scale = reduction, scale
         self.distill_weight, self.distill_temperature = distill_weight, distill_temperature
+        self.matryoshka_dims = tuple(matryoshka_dims)
         self.logit_scales: LogitScales | None = None
         if learnable_temperature:
             if objective == "hinge":
@@ -213,6 +218,7 @@ class CMCLoss(nn.Module):
         """Compute the loss as [`CMCLoss.forward`] does, and keep the token similarities that it needed."""
         weights = {
             "global": self.global_weight,
+            "matryoshka": self.global_weight,
             "local": self.local_weight,
             "intra": self.intra_weight,
             "distill": self.distill_weight,
@@ -231,12 +237,13 @@ class CMCLoss(nn.Module):
         if has_tokens:
             components["local"], local = self._local(pairs, sizes, negatives)
         if has_global:
-            similarity = _directions(lambda i, t: dot_products(pairs.image_embeds[i], pairs.text_embeds[t]), sizes)
-            components["global"] = self._inter(similarity, negatives, self.margin, *self._spread(pairs, 0))
+            components["global"], similarity = self._global(pairs.image_embeds, pairs.text_embeds, pairs, negatives)
             if self.distill_weight and local is not None:
                 ratio = self.temperature / self.local_temperature
                 teacher = Directions(local.i2t * ratio, local.t2i * ratio)
                 components["distill"] = distillation(teacher, similarity, self.distill_temperature)
+        if self.matryoshka_dims and self.global_weight:
+            components["matryoshka"] = self._matryoshka(pairs, negatives)
         if self.intra_weight:
             embeds = pairs.image_embeds[: sizes.pairs], pairs.text_embeds[: sizes.pairs]
             components["intra"] = intra_modal_consistency(*embeds, self.intra_margin)
@@ -256,6 +263,19 @@ class CMCLoss(nn.Module):
         if self.objective == "infonce":
             return infonce(similarity, negatives, temperature)
         return sigmoid(similarity, negatives, temperature, bias)
+
+    def _global(
+        self, images: Tensor, texts: Tensor, pairs: PairEmbeddings, negatives: Directions
+    ) -> tuple[Tensor, Directions]:
+        similarity = _directions(lambda i, t: dot_products(images[i], texts[t]), pairs.sizes())
+        return self._inter(similarity, negatives, self.margin, *self._spread(pairs, 0)), similarity
+
+    def _matryoshka(self, pairs: PairEmbeddings, negatives: Directions) -> Tensor:
+        terms = []
+        for dim in self.matryoshka_dims:
+            embeds = truncate(pairs.image_embeds, dim), truncate(pairs.text_embeds, dim)
+            terms.append(self._global(*embeds, pairs, negatives)[0])
+        return torch.stack(terms).mean()
 
     def _local(self, pairs: PairEmbeddings, sizes: PairSizes, negatives: Directions) -> tuple[Tensor, Directions]:
         is_mined = self.objective == "hinge" and self.hardest_negatives

@@ -448,6 +448,7 @@ class TGDTModel(TGDTPreTrainedModel):
             scale=config.similarity_scale,
             distill_weight=config.distill_loss_weight,
             distill_temperature=config.distill_temperature,
+            matryoshka_dims=config.matryoshka_dims or (),
         )
         loss.logit_scales = self.logit_scales
         return loss

@@ -100,8 +100,8 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
             path: Its directory; None for a temporary one, which goes with the retriever.
             kind: "image" or "text".
             exist_ok: Open the gallery that is there already, with its own options, instead of refusing.
-            **options: Of `TGDTIndex.create`, such as `token_dtype` and `engine`. `hubness` is on by default where the
-                model has reference queries.
+            **options: Of `TGDTIndex.create`, such as `token_dtype`, `global_dim` and `engine`. `hubness` is on by
+                default where the model has reference queries.
 
         Returns:
             The gallery; the mix of the scores and the model's identity are recorded in it.
@@ -402,7 +402,7 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         self, index: TGDTIndex, prepare: Any, encode: Any, batch_size: int, on_error: OnError, resume: bool,
         workers: int | None, progress: bool, share: bool,
     ) -> GalleryFiller:  # fmt: skip
-        bank = self.hubness if index.has_hubness else None
+        bank = self.hubness.truncated(index.global_dim) if self.hubness and index.has_hubness else None
         return GalleryFiller(
             index,
             prepare,

@@ -48,6 +48,24 @@ def mixed_score(global_score: Any, local_score: Any, global_weight: float, local
     return global_weight * global_score + local_weight * local_score
 
 
+def truncate(embeds: Tensor, dim: int) -> Tensor:
+    """Cut global embeddings and bring them back to unit length (Matryoshka embeddings, arXiv 2205.13147).
+
+    Args:
+        embeds: (N, D).
+        dim: How many numbers to keep, the first ones.
+
+    Returns:
+        (N, dim), in at least float32.
+
+    Example:
+        >>> truncate(torch.tensor([[3.0, 4.0, 12.0]]), 2)
+        tensor([[0.6000, 0.8000]])
+    """
+    kept = embeds[:, :dim].to(torch.promote_types(embeds.dtype, torch.float32))
+    return torch.nn.functional.normalize(kept, dim=-1)
+
+
 @dataclass(frozen=True)
 class ScoreConfig:
     """How a score is mixed, for whatever ranks outside the model: galleries and evaluations.
@@ -415,4 +433,4 @@ def _check_similarity(device: torch.device, dtype: torch.dtype) -> bool:
     return all(map(torch.equal, found, expected))
 
 
-__all__ = ["Reduction", "token_similarity", "token_similarity_pairs", "word_weights"]
+__all__ = ["Reduction", "token_similarity", "token_similarity_pairs", "truncate", "word_weights"]

@@ -144,10 +144,10 @@ def test_rooms_stay_small() -> None:
 
 
 def test_the_options_of_index_are_those_of_the_store() -> None:
-    from modeling_tgdt.kernels.quantize import STORAGE_DTYPES
+    from modeling_tgdt.kernels.quantize import TOKEN_DTYPES as KNOWN
     from trainer.commands.index import TOKEN_DTYPES
 
-    assert sorted(STORAGE_DTYPES) == list(TOKEN_DTYPES)
+    assert sorted(KNOWN) == list(TOKEN_DTYPES)
 
 
 def test_the_architecture_page_names_the_right_files() -> None:

@@ -39,7 +39,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path) -> Path | No
         return None
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for key in ("loss", "loss_global", "loss_local", "loss_intra", "loss_distill"):
+    for key in ("loss", "loss_global", "loss_local", "loss_matryoshka", "loss_intra", "loss_distill"):
         _draw(left, history, key)
     for mode in ("global", "local", "two_stage"):
         _draw(right, history, f"eval_{mode}_rsum")

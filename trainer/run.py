@@ -49,7 +49,8 @@ _TUNABLE = {
     "similarity_reduction", "similarity_scale", "global_score_weight", "local_score_weight", "objective", "margin",
     "local_margin", "intra_margin", "global_loss_weight", "local_loss_weight", "intra_loss_weight", "temperature",
     "local_temperature", "sigmoid_bias", "local_sigmoid_bias", "hardest_negatives", "distill_loss_weight",
-    "distill_temperature", "detach_global_encoder", "hidden_dropout_prob", "attention_probs_dropout_prob",
+    "distill_temperature", "matryoshka_dims", "detach_global_encoder", "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
 }  # fmt: skip
 
 

@@ -105,7 +105,7 @@ class FaissEngine:
         self._loaded = (name, index)
 
     def _build(self, snapshot: Snapshot) -> Any:
-        total, dim = len(snapshot.alive), snapshot.manifest.global_dim
+        total, dim = len(snapshot.alive), snapshot.manifest.layout.global_columns
         cells = int(4 * total**0.5)
         padded = 4 * -(-dim // 4)  # with zeros: product quantisation wants parts of one length
         factory = self.factory or ("HNSW32" if total < 1_000_000 else f"IVF{cells},PQ{padded // 4}x8")
@@ -155,7 +155,7 @@ class FaissEngine:
         if is_own(root, name, length):
             with read_inside(root, name) as file:
                 index = faiss.read_index(faiss.PyCallbackIOReader(file.read))
-            if index.d == snapshot.manifest.settings["dim"] and index.ntotal <= len(snapshot.alive):
+            if index.d == snapshot.manifest.layout.global_columns and index.ntotal <= len(snapshot.alive):
                 return index
         logger.warning("The FAISS index in %r is not of your making: it is not read, every row is scanned.", str(root))
         return None

@@ -51,12 +51,11 @@ class Snapshot:
     def __init__(self, root: Path, manifest: Manifest, previous: Snapshot | None = None) -> None:
         self.root = root
         self.manifest = manifest
-        dim, token_dtype = manifest.settings["dim"], manifest.settings["token_dtype"]
         known = {segment.record.name: segment for segment in previous.segments} if previous else {}
         self.segments: list[Segment] = [
             known[record.name]
             if record.name in known and known[record.name].record == record
-            else Segment(root, record, dim, token_dtype, manifest.global_dim)
+            else Segment(root, record, manifest.layout)
             for record in manifest.segments
         ]
         self.bases = np.concatenate([[0], np.cumsum([len(s) for s in self.segments])]).astype(np.int64)
@@ -282,9 +281,7 @@ class GalleryFiles:
         schema, rows, fitting, error = self.snapshot.schema, dict(self.snapshot.row_of), [], None
         size, replaced = len(self.snapshot.alive), list[int]()
         for record in found:
-            segment = Segment(
-                self.root, record, manifest.settings["dim"], manifest.settings["token_dtype"], manifest.global_dim
-            )
+            segment = Segment(self.root, record, manifest.layout)
             try:
                 schema = merged_schema(schema, segment.table)
             except TypeError as refused:

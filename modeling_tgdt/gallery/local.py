@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..kernels.binary import binary_maxsim
 from ..kernels.maxsim import maxsim
 from ..kernels.ragged import RaggedQueries, token_spans
 from ..kernels.ranking import Ranked, best_by_id, offsets_of
@@ -25,6 +26,7 @@ from .segment import encode_batch, select_rows
 from .storage import clear_os_errors
 
 _PAIRS = 1 << 21  # pairs scored at a time
+RESCORED = 4  # of binary tokens: how many times top_k candidates are scored by their int8 rows
 
 
 class LocalBackend:
@@ -60,7 +62,8 @@ class LocalBackend:
 
     def add(self, ids: list[str], table: Any, globals_: np.ndarray, tokens: np.ndarray, counts: np.ndarray) -> None:
         """Commit checked items."""
-        self.gallery.append(ids, encode_batch(table, globals_, tokens, counts, self.settings["token_dtype"]))
+        layout = self.gallery.snapshot.manifest.layout
+        self.gallery.append(ids, encode_batch(table, globals_, tokens, counts, layout))
 
     def begin(self) -> None:
         """Become the writer and see the newest commit."""
@@ -83,7 +86,8 @@ class LocalBackend:
         found = locate(snapshot.segments, rows, np.array([0, len(rows)]))
         places = [(snapshot.segments[n], item) for n, item in zip(found.stores, found.items, strict=True)]
         vectors = np.array([segment.globals[item] for segment, item in places], np.float32)
-        return vectors.reshape(len(rows), snapshot.manifest.global_dim), [s.store.decode(item) for s, item in places]
+        vectors = vectors.reshape(len(rows), snapshot.manifest.layout.global_columns)
+        return vectors, [segment.store.decode(item) for segment, item in places]
 
     def metadata(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         """Read the metadata of ids that are all there."""
@@ -163,6 +167,11 @@ class LocalBackend:
         return self._rank(snapshot, query, shortlists, max(len(rows), 1))
 
     def _rank(self, snapshot: Snapshot, query: Query, found: Ranked, top_k: int) -> SearchResult:
+        if self._reads_bits(snapshot):
+            bits = self._local_scores(snapshot, query, found.rows, found.offsets, by_bits=True)
+            scores = query.score.mixed(found.scores, bits).astype(np.float32, copy=False)
+            places, ends = best_by_id(scores, found.offsets, RESCORED * top_k, *_by_id(snapshot, found))
+            found = Ranked(found.rows[places], found.scores[places], ends)
         local = self._local_scores(snapshot, query, found.rows, found.offsets)
         scores = query.score.mixed(found.scores, local).astype(np.float32, copy=False)
         places, ends = best_by_id(scores, found.offsets, top_k, *_by_id(snapshot, found))
@@ -175,16 +184,28 @@ class LocalBackend:
         for start in range(0, len(query), step):
             block = _slice(query, start, start + step)
             every, offsets = np.tile(rows, len(block)), np.arange(len(block) + 1, dtype=np.int64) * len(rows)
+            if self._reads_bits(snapshot):
+                bits = self._local_scores(snapshot, block, every, offsets, by_bits=True)
+                near = _best(snapshot, Ranked(every, bits, offsets), RESCORED * top_k)
+                every, offsets = near.rows, near.offsets
             scores = self._local_scores(snapshot, block, every, offsets)
             parts.append(_best(snapshot, Ranked(every, scores, offsets), top_k))
         rows, local = (np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "scores"))
         best = Ranked(rows, local, offsets_of(np.concatenate([np.diff(part.offsets) for part in parts])))
         return _result(snapshot, best, dot_rows(snapshot.segments, query.globals, rows, best.offsets), local)
 
-    def _local_scores(self, snapshot: Snapshot, query: Query, rows: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    def _reads_bits(self, snapshot: Snapshot) -> bool:
+        """Tell whether bits say which tokens to read; on a device all of them are in its memory."""
+        return snapshot.manifest.layout.has_bits and self._on_device(snapshot) is None
+
+    def _local_scores(
+        self, snapshot: Snapshot, query: Query, rows: np.ndarray, offsets: np.ndarray, by_bits: bool = False
+    ) -> np.ndarray:
         stores, resident = [segment.store for segment in snapshot.segments], self._on_device(snapshot)
         pairs = locate(snapshot.segments, rows, offsets)
-        if resident is not None:
+        if by_bits:
+            scores = binary_maxsim(stores, query.tokens, pairs, sum_over=query.sum_over)
+        elif resident is not None:
             scores = resident.maxsim(query.tokens, rows, offsets, query.sum_over)
         else:
             scores = maxsim(stores, query.tokens, pairs, sum_over=query.sum_over)

@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..kernels.quantize import STORAGE_DTYPES
+from ..kernels.quantize import TOKEN_DTYPES
 from .parts import PART
-from .segment import RESTORE, SegmentRecord, file_sizes
+from .segment import RESTORE, RowLayout, SegmentRecord
 from .storage import read_json, replace_json
 
-FORMAT_VERSION, HUBNESS_VERSION = 1, 2  # the later one where items carry a hubness: an older reader must refuse them
+# The later ones where items carry a hubness, and where global embeddings are cut: an older reader must refuse them.
+FORMAT_VERSION, HUBNESS_VERSION, GLOBAL_DIM_VERSION = 1, 2, 3
 MANIFEST = "manifest.json"
 INDEX_FOLDER = "index"  # of a directory that holds a model or names one beside its gallery
 QDRANT_FOLDERS = {"edge": "qdrant-edge", "local": "qdrant"}  # of the embedded kinds of that engine
@@ -23,7 +24,7 @@ _DELETED = re.compile(r"deleted-[0-9a-f]{12}\.i64")
 _ENGINE = re.compile(r"engine-[0-9a-f]{12}\.bin")
 _PART = re.compile(PART)
 CHOICES = {  # of settings, for `TGDTIndex.create` and for what a manifest may say
-    "token_dtype": tuple(STORAGE_DTYPES),
+    "token_dtype": TOKEN_DTYPES,
     "engine": ("exact", "faiss", "qdrant"),
     "kind": ("image", "text"),
     "reduction": ("mean", "sum"),
@@ -48,9 +49,9 @@ class Manifest:
             raise FileNotFoundError(f"No gallery at {str(root)!r}: {MANIFEST} is missing. Make one with create().")
         content = read_json(path)
         version = content.pop("format_version", None)
-        if version not in (FORMAT_VERSION, HUBNESS_VERSION):
+        if version not in (FORMAT_VERSION, HUBNESS_VERSION, GLOBAL_DIM_VERSION):
             raise ValueError(
-                f"{str(root)!r} has format version {version!r}, this tgdt reads up to version {HUBNESS_VERSION}. "
+                f"{str(root)!r} has format version {version!r}, this tgdt reads up to version {GLOBAL_DIM_VERSION}. "
                 "Install the tgdt release that wrote it, or build the gallery again."
             )
         try:
@@ -80,17 +81,18 @@ class Manifest:
                 raise ValueError(f"{len(files)} files where one is")
             _check_lengths(files)
         for record in self.segments:
-            _check_record(record, self.settings)
+            _check_record(record, self.layout)
 
     @property
-    def global_dim(self) -> int:
-        """Length of a stored global embedding: one number more where items carry a hubness."""
-        return _global_dim(self.settings)
+    def layout(self) -> RowLayout:
+        """What the rows of its files look like."""
+        return RowLayout.of(self.settings)
 
     def write(self, root: Path) -> None:
         """Commit: replace `manifest.json`; ValueError for what `read` would refuse."""
         self.check()
         version = HUBNESS_VERSION if self.settings.get("hubness") else FORMAT_VERSION
+        version = GLOBAL_DIM_VERSION if "global_dim" in self.settings else version
         replace_json(root / MANIFEST, {"format_version": version, **asdict(self)})
 
     def file_names(self) -> set[str]:
@@ -103,18 +105,13 @@ class Manifest:
         return [MANIFEST, *parts, *self.deleted, *self.engine_files]
 
 
-def _global_dim(settings: dict[str, Any]) -> int:
-    return int(settings["dim"]) + bool(settings.get("hubness"))
-
-
-def _check_record(record: SegmentRecord, settings: dict[str, Any]) -> None:
+def _check_record(record: SegmentRecord, layout: RowLayout) -> None:
     for count in (record.rows, record.tokens):
         _check_count(count)
     _check_numbers({"max_norm": record.max_norm, "max_residual": record.max_residual})
     _check_lengths(record.files)
     lengths = {name: length for name, (length, _) in record.files.items()}
-    sizes = settings["dim"], settings["token_dtype"], _global_dim(settings)
-    expected = file_sizes(record.rows, record.tokens, *sizes)
+    expected = layout.file_sizes(record.rows, record.tokens)
     if not (record.rows and lengths.pop("rows.arrow", 0)) or lengths != expected:
         raise ValueError(f"the files of {record.name} are not those of {record.rows} rows and {record.tokens} tokens")
 
@@ -134,6 +131,8 @@ def _check_settings(settings: dict[str, Any]) -> None:
     for key in ("dim", "pool_factor", "segment_rows"):
         if type(settings[key]) is not int or not 1 <= settings[key] < _LARGEST:
             raise ValueError(f"{key} is {settings[key]!r}, expected an integer from 1")
+    if type(settings.get("global_dim", 1)) is not int or not 1 <= settings.get("global_dim", 1) <= settings["dim"]:
+        raise ValueError(f"global_dim is {settings['global_dim']!r}, expected an integer from 1 to dim")
     for key, known in CHOICES.items():
         if settings[key] not in known:
             raise ValueError(f"{key} is {settings[key]!r}, expected one of {list(known)}")

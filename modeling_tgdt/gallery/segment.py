@@ -1,19 +1,22 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """One segment of a gallery: append-only files, memory-mapped up to their committed length.
 
-globals.f32     (N, D)   global embeddings; where items carry a hubness (N, D + 1), the last number minus it
-codes.i8        (N, D)   the embeddings in int8, read by the exact scan
+globals.f32     (N, G)   global embeddings; where items carry a hubness (N, G + 1), the last number minus it
+codes.i8        (N, G)   the embeddings in int8, read by the exact scan
 codes.scale     (N, 2)   float32: scale and sum of the codes of each row
 bias.f32        (N,)     the last numbers of globals.f32 once more, for the scan; only where items carry a hubness
 tokens          (T, D)   token rows of all items, one after another, in the token dtype
 tokens.scale    (T, 2)   float32, scaled token dtypes only
+tokens.bits     (T, B)   uint8, binary tokens only: a bit per number, then a factor; `tokens` are int8 there
 offsets.i64     (N + 1)  first token row of each item, and the end
 rows.arrow      N rows   ids and metadata: Arrow IPC streams, one per commit
+
+G is the gallery's `global_dim`, or D.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.quantize import SCALED_DTYPES, STORAGE_DTYPES, encode_tokens, quantize_int8
+from ..kernels.binary import encode_bits
+from ..kernels.quantize import BINARY, SCALED_DTYPES, STORAGE_DTYPES, bits_width, encode_tokens, quantize_int8
 from ..kernels.ragged import TokenStore
 from .metadata import check_types, wide_table
 from .plain_files import map_inside
@@ -37,6 +41,50 @@ RESTORE = "Restore the file from a copy, or build the gallery again."
 
 
 @dataclass(frozen=True)
+class RowLayout:
+    """What the settings of a gallery say about the rows of its files.
+
+    Attributes:
+        dim: D, length of a token.
+        global_dim: G, length of a global embedding.
+        has_bias: Whether a number more is stored behind it, minus the hubness.
+        token_dtype: A key of `STORAGE_DTYPES`.
+        has_bits: Whether a bit per number of the tokens is stored as well.
+    """
+
+    dim: int
+    global_dim: int
+    has_bias: bool
+    token_dtype: str
+    has_bits: bool = False
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> RowLayout:
+        """Read the settings of a manifest."""
+        dim, binary = settings["dim"], settings["token_dtype"] == BINARY
+        token_dtype = "int8" if binary else settings["token_dtype"]
+        return cls(dim, settings.get("global_dim", dim), bool(settings.get("hubness")), token_dtype, binary)
+
+    @property
+    def global_columns(self) -> int:
+        """Numbers of a row of `globals.f32`."""
+        return self.global_dim + self.has_bias
+
+    def file_sizes(self, rows: int, tokens: int) -> dict[str, int]:
+        """Return the length that follows from its rows and tokens, for every file of a segment but `rows.arrow`."""
+        sizes = {
+            "globals.f32": 4 * rows * self.global_columns,
+            "codes.i8": rows * self.global_dim,
+            "codes.scale": 8 * rows,
+            "tokens": tokens * self.dim * np.dtype(STORAGE_DTYPES[self.token_dtype]).itemsize,
+            "offsets.i64": 8 * (rows + 1),
+        }
+        sizes |= {"tokens.scale": 8 * tokens} if self.token_dtype in SCALED_DTYPES else {}
+        sizes |= {"tokens.bits": tokens * bits_width(self.dim)} if self.has_bits else {}
+        return sizes | ({"bias.f32": 4 * rows} if self.has_bias else {})
+
+
+@dataclass(frozen=True)
 class Batch:
     """Encoded items on their way into a segment; the fields are the files above, counts are tokens per item."""
 
@@ -47,15 +95,18 @@ class Batch:
     tokens: np.ndarray
     token_scales: np.ndarray | None
     counts: np.ndarray
+    bits: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.globals)
 
 
-def encode_batch(table: Any, globals_: np.ndarray, tokens: np.ndarray, counts: np.ndarray, token_dtype: str) -> Batch:
-    """Encode items: Arrow table of N rows, (N, D) or (N, D + 1) and (sum of counts, D) float32, counts (N,)."""
-    codes = quantize_int8(globals_[:, : tokens.shape[1]])
-    return Batch(table, globals_, *codes, *encode_tokens(tokens, token_dtype), counts)
+def encode_batch(table: Any, globals_: np.ndarray, tokens: np.ndarray, counts: np.ndarray, layout: RowLayout) -> Batch:
+    """Encode items: Arrow table of N rows, (N, G) or (N, G + 1) and (sum of counts, D) float32, counts (N,)."""
+    codes = quantize_int8(globals_[:, : layout.global_dim])
+    rows, scales = encode_tokens(tokens, layout.token_dtype)
+    bits = encode_bits(rows, scales) if layout.has_bits and scales is not None else None
+    return Batch(table, globals_, *codes, rows, scales, counts, bits)
 
 
 @dataclass(frozen=True)
@@ -70,43 +121,31 @@ class SegmentRecord:
     files: dict[str, list[int]] = field(default_factory=dict)
 
 
-def file_sizes(rows: int, tokens: int, dim: int, token_dtype: str, global_dim: int) -> dict[str, int]:
-    """Return the length that follows from its rows and tokens, for every file of a segment but `rows.arrow`."""
-    sizes = {
-        "globals.f32": 4 * rows * global_dim,
-        "codes.i8": rows * dim,
-        "codes.scale": 8 * rows,
-        "tokens": tokens * dim * np.dtype(STORAGE_DTYPES[token_dtype]).itemsize,
-        "offsets.i64": 8 * (rows + 1),
-    }
-    sizes |= {"tokens.scale": 8 * tokens} if token_dtype in SCALED_DTYPES else {}
-    return sizes | ({"bias.f32": 4 * rows} if global_dim > dim else {})
-
-
 class Segment:
     """Read-only view of a segment at one commit.
 
     Args:
         root: Directory of the gallery.
         record: Committed state of the segment.
-        dim: D.
-        token_dtype: A key of `STORAGE_DTYPES`.
-        global_dim: Length of a stored global embedding.
+        layout: What its rows look like.
     """
 
-    def __init__(self, root: Path, record: SegmentRecord, dim: int, token_dtype: str, global_dim: int) -> None:
+    def __init__(self, root: Path, record: SegmentRecord, layout: RowLayout) -> None:
         self.root = root
         self.record = record
-        self.globals = self._map("globals.f32", np.float32, (record.rows, global_dim))
-        self.codes = self._map("codes.i8", np.int8, (record.rows, dim))
+        self.globals = self._map("globals.f32", np.float32, (record.rows, layout.global_columns))
+        self.codes = self._map("codes.i8", np.int8, (record.rows, layout.global_dim))
         self.code_scales = self._map("codes.scale", np.float32, (record.rows, 2))
-        self.bias = self._map("bias.f32", np.float32, (record.rows,)) if global_dim > dim else None
-        scaled = token_dtype in SCALED_DTYPES
+        self.bias = self._map("bias.f32", np.float32, (record.rows,)) if layout.has_bias else None
+        token_dtype, scaled = layout.token_dtype, layout.token_dtype in SCALED_DTYPES
         self.store = TokenStore(
-            rows=self._map("tokens", STORAGE_DTYPES[token_dtype], (record.tokens, dim)),
+            rows=self._map("tokens", STORAGE_DTYPES[token_dtype], (record.tokens, layout.dim)),
             scales=self._map("tokens.scale", np.float32, (record.tokens, 2)) if scaled else None,
             offsets=self._map("offsets.i64", np.int64, (record.rows + 1,)),
             token_dtype=token_dtype,
+            bits=self._map("tokens.bits", np.uint8, (record.tokens, bits_width(layout.dim)))
+            if layout.has_bits
+            else None,
         )
         self._check_offsets()
         self._table_file = self._map("rows.arrow", np.uint8, (record.files.get("rows.arrow", [0])[0],))
@@ -193,6 +232,8 @@ def append_to_segment(root: Path, record: SegmentRecord, batch: Batch) -> Segmen
     }
     if batch.token_scales is not None:
         chunks["tokens.scale"] = [batch.token_scales]
+    if batch.bits is not None:
+        chunks["tokens.bits"] = [batch.bits]
     dim = batch.codes.shape[1]
     if dim < batch.globals.shape[1]:
         chunks["bias.f32"] = [np.ascontiguousarray(batch.globals[:, dim])]
@@ -225,6 +266,7 @@ def select_rows(segment: Segment, rows: np.ndarray) -> Batch:
         tokens=store.rows[tokens],
         token_scales=None if store.scales is None else store.scales[tokens],
         counts=counts,
+        bits=None if store.bits is None else store.bits[tokens],
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from ..kernels.maxsim import SumOver
 from ..kernels.ragged import RaggedQueries
 from ..kernels.ranking import offsets_of
-from ..similarity_tgdt import ScoreConfig
+from ..similarity_tgdt import ScoreConfig, truncate
 from .backend import Query
 from .manifest import CHOICES
 
@@ -68,14 +68,18 @@ def check_ids(ids: Sequence[str]) -> list[str]:
     return ids
 
 
-def check_globals(values: Any, dim: int, name: str) -> np.ndarray:
-    """Return (N, D) float32 global embeddings; refuse other shapes, NaN, infinity and zero vectors."""
-    array = to_float32(values, name)
-    if array.ndim != 2 or array.shape[1] != dim:
-        raise ValueError(
-            f"{name} must have shape (N, {dim}), found {array.shape}; the index was created with dim={dim}. "
-            "Embed with the model that the index was built with."
-        )
+def check_globals(values: Any, settings: Mapping[str, Any], name: str) -> np.ndarray:
+    """Return global embeddings as a gallery stores them: (N, D) float32, cut to its `global_dim` where it has one.
+
+    Args:
+        values: (N, D), or cut already.
+        settings: Of the gallery.
+        name: How errors call the argument.
+
+    Raises:
+        ValueError: For another shape, NaN, infinity or a zero vector.
+    """
+    array = cut_globals(values, settings, name)
     _check_finite(array, name)
     with np.errstate(over="ignore"):
         norms = np.linalg.norm(array, axis=1)
@@ -87,6 +91,18 @@ def check_globals(values: Any, dim: int, name: str) -> np.ndarray:
             "Normalize the embeddings."
         )
     return array
+
+
+def cut_globals(values: Any, settings: Mapping[str, Any], name: str) -> np.ndarray:
+    """Return global embeddings as `check_globals` does; refuse other shapes only."""
+    array, dim = to_float32(values, name), settings["dim"]
+    kept = settings.get("global_dim", dim)
+    if array.ndim != 2 or array.shape[1] not in (dim, kept):
+        raise ValueError(
+            f"{name} must have shape (N, {dim}), found {array.shape}; the index was created with dim={dim}. "
+            "Embed with the model that the index was built with."
+        )
+    return array if array.shape[1] == kept else truncate(torch.from_numpy(array), kept).numpy()
 
 
 def check_hubness(values: Any, size: int) -> np.ndarray:
@@ -114,7 +130,7 @@ def check_query(
     kind = kind or ("text" if settings["kind"] == "image" else "image")
     check_choice(kind, CHOICES["kind"], "query_kind")
     dim = settings["dim"]
-    vectors = check_globals(globals_, dim, "query_global")
+    vectors = check_globals(globals_, settings, "query_global")
     if settings.get("hubness"):
         factor = np.full(len(vectors), hubness and kind != settings["kind"], np.float32)  # of the items' bias
         vectors = np.column_stack([vectors, factor])

@@ -14,18 +14,27 @@ STORAGE_DTYPES: dict[str, type[np.generic]] = {
     "int8": np.int8,
 }
 SCALED_DTYPES = ("int16", "int8")
+BINARY = "binary"  # of a gallery: int8 rows, and a bit per number beside them
+TOKEN_DTYPES = (*STORAGE_DTYPES, BINARY)
 
 
 def check_token_dtype(token_dtype: str) -> str:
     """Return `token_dtype`, or raise a ValueError listing the choices."""
-    if token_dtype not in STORAGE_DTYPES:
-        raise ValueError(f"token_dtype must be one of {sorted(STORAGE_DTYPES)}, found {token_dtype!r}.")
+    if token_dtype not in TOKEN_DTYPES:
+        raise ValueError(f"token_dtype must be one of {sorted(TOKEN_DTYPES)}, found {token_dtype!r}.")
     return token_dtype
 
 
 def bytes_per_token(dim: int, token_dtype: str) -> int:
     """Bytes of one stored token of length `dim`, with its scale where the dtype has one."""
+    if token_dtype == BINARY:
+        return bytes_per_token(dim, "int8") + bits_width(dim)
     return dim * np.dtype(STORAGE_DTYPES[token_dtype]).itemsize + (8 if token_dtype in SCALED_DTYPES else 0)
+
+
+def bits_width(dim: int) -> int:
+    """Bytes of one token of length `dim` as a bit per number and a factor, see `binary.encode_bits`."""
+    return -(-dim // 8) + 2
 
 
 def to_bfloat16_bits(values: np.ndarray) -> np.ndarray:

@@ -13,12 +13,13 @@ from .quantize import decode_tokens
 
 @dataclass(frozen=True)
 class TokenStore:
-    """Ragged token rows: item `i` owns `rows[offsets[i]:offsets[i + 1]]`."""
+    """Ragged token rows: item `i` owns `rows[offsets[i]:offsets[i + 1]]`, and as many `bits` where it has them."""
 
     rows: np.ndarray
     scales: np.ndarray | None
     offsets: np.ndarray
     token_dtype: str
+    bits: np.ndarray | None = None
 
     def decode(self, item: int) -> np.ndarray:
         """Return the rows (Ti, D) of one item as float32."""

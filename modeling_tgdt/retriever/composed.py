@@ -108,7 +108,7 @@ def _shortlist(
     index: TGDTIndex, parts: Sequence[EncodedPart], size: int, where: Mapping[str, Any] | None, hubness: bool
 ) -> Any:
     """Search by the sum of the global embeddings; what is subtracted for hubs counts by the weight of the words."""
-    vector: Any = sum(part.weight * part.embeds.global_embeds for part in parts)
+    vector: Any = sum(part.weight * index.truncate(part.embeds.global_embeds) for part in parts)
     other: Kind = "text" if index.kind == "image" else "image"
     share = sum(part.weight for part in parts if part.kind == other)
     if not np.any(vector):

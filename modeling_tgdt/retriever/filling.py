@@ -87,7 +87,7 @@ class GalleryFiller:
         resume: Leave out ids that the gallery has already.
         workers: Threads.
         progress: Whether to show a progress bar.
-        hubness: Tells what to subtract from the global scores of items (N, D); None for a gallery without.
+        hubness: Tells what to subtract from the global scores of items (N, `global_dim`); None for a gallery without.
         group: Processes that share the items; each of them makes the same calls. None: this one alone.
     """
 
@@ -191,7 +191,8 @@ class GalleryFiller:
         if not batch:
             return
         found = self.encode([ready for _, ready in batch])
-        for (item, _), vector, tokens in zip(batch, found.global_embeds, found.token_embeds, strict=True):
+        vectors = self.index.truncate(found.global_embeds)
+        for (item, _), vector, tokens in zip(batch, vectors, found.token_embeds, strict=True):
             if not (np.isfinite(vector).all() and np.isfinite(tokens).all()):
                 self._refuse(item.id, "the model gave NaN or infinity for it")
             elif not vector.any():

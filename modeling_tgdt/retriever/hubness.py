@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import cached_file
+
+from ..similarity_tgdt import truncate
 
 FILE = "reference_queries.safetensors"
 _BLOCK = 4096  # items compared with the bank at a time
@@ -72,6 +74,13 @@ class HubnessOptions:
             mean changes no ranking; it keeps corrected scores on the scale of a cosine.
         """
         return self.strength * (self._hubness(embeds, kind) - self._typical[kind])
+
+    def truncated(self, dim: int) -> HubnessOptions:
+        """Return the bank for global embeddings that are cut to `dim` numbers."""
+        if dim == self.image_embeds.shape[1]:
+            return self
+        cut = {"image_embeds": truncate(self.image_embeds, dim), "text_embeds": truncate(self.text_embeds, dim)}
+        return replace(self, **cut)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `reference_queries.safetensors`, in float16; a reader finds the old file or the whole new one.

@@ -14,7 +14,7 @@ from ..encoding_tgdt import Embeddings
 from ..index_tgdt import Kind, TGDTIndex
 from ..kernels.quantize import bytes_per_token, pool_tokens
 
-_COPIED = ("dim", "token_dtype", "kind", "global_weight", "local_weight", "reduction", "scale")
+_COPIED = ("dim", "global_dim", "token_dtype", "kind", "global_weight", "local_weight", "reduction", "scale")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def pooling_costs(
     for factor in factors:
         pooled = [pool_tokens(own, factor) for own in tokens]
         with tempfile.TemporaryDirectory() as folder:
-            options = {key: index.settings[key] for key in _COPIED}
+            options = {key: index.settings[key] for key in _COPIED if key in index.settings}
             with TGDTIndex.create(Path(folder, "pooled"), hubness=index.has_hubness, **options) as small:
                 small.add(names, vectors, pooled, hubness=hubness)
                 found = small.rerank(*asked, near, query_kind=query_kind).ids

@@ -379,7 +379,7 @@ def test_another_format_version_is_refused(tmp_path) -> None:
     make(tmp_path / "g")
     path = tmp_path / "g" / "manifest.json"
     replace_json(path, {**read_json(path), "format_version": 99})
-    with pytest.raises(ValueError, match="format version 99, this tgdt reads up to version 2"):
+    with pytest.raises(ValueError, match="format version 99, this tgdt reads up to version 3"):
         TGDTIndex.open(tmp_path / "g")
 
 

@@ -288,6 +288,25 @@ def test_hard_negatives_equal_nested_loops(seed, pairs, more_images, more_texts,
     torch.testing.assert_close(gradients(found, *leaves), gradients(expected, *leaves))
 
 
+@pytest.mark.parametrize("objective", ["hinge", "infonce", "sigmoid"])
+def test_cut_embeddings_are_ranked_as_whole_ones(objective):
+    inputs, _ = random_pairs(11, 6)
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs[:2]]
+    options = {"objective": objective, "temperature": 0.1, "sigmoid_bias": -2.0, "intra_weight": 0}
+    found = CMCLoss(0.3, global_weight=2.0, matryoshka_dims=[2, 3], **options, local_weight=0)(*leaves, num_pairs=4)
+    arguments = (4, 6, 6, lambda i, j: i != j and min(i, j) < 4, objective, True)
+    terms = [
+        slow_inter(lambda i, j, d=dim: torch.cosine_similarity(leaves[0][i, :d], leaves[1][j, :d], dim=0), *arguments)
+        for dim in (2, 3)
+    ]
+    torch.testing.assert_close(found["matryoshka"], (terms[0] + terms[1]) / 2)
+    expected = 2 * slow_inter(lambda i, j: leaves[0][i] @ leaves[1][j], *arguments) + terms[0] + terms[1]
+    torch.testing.assert_close(found["loss"], expected)
+    torch.testing.assert_close(gradients(found["loss"], *leaves), gradients(expected, *leaves))
+    untold = CMCLoss(matryoshka_dims=[2], **(options | LOCAL_ONLY))(*inputs)
+    assert set(untold) == {"loss", "local"}  # without weight of the global term there is nothing to cut
+
+
 def test_captions_of_one_text_are_no_negatives_of_each_others_photos():
     inputs, _ = random_pairs(7, 4)
     ids, texts = torch.tensor([0, 1, 2, 3]), torch.tensor([5, 6, 5, 7])

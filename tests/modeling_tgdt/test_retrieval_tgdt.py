@@ -108,6 +108,27 @@ def test_an_embedded_qdrant_gallery_ranks_the_same(retriever: TGDTRetriever, fol
         assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected], abs=1e-4)
 
 
+def test_cut_global_embeddings_are_searched_and_saved(retriever: TGDTRetriever, folder: Path, tmp_path: Path) -> None:
+    made = tiny_retriever()
+    made.create_index(token_dtype="float32", global_dim=8)
+    made.add_images(folder, progress=False)
+    made.save_pretrained(tmp_path / "saved")
+    opened = TGDTRetriever.from_pretrained(tmp_path / "saved")
+    assert opened.index is not None and opened.index.global_dim == 8 and opened.index.dim == 32
+    names = sorted(opened.index)
+    images = made.encode_images([folder / name for name in names]).global_embeds[:, :8]
+    texts = made.encode_texts(CAPTIONS).global_embeds[:, :8]
+    scores = np.array([[a @ b / np.sqrt((a @ a) * (b @ b)) for b in images] for a in texts])
+    whole = retriever.search(CAPTIONS, top_k=COUNT, candidates=COUNT)
+    for text, row, others in zip(CAPTIONS, scores, whole, strict=True):
+        hits = opened.search(text, top_k=5, candidates=9)
+        assert {hit.id for hit in hits} <= {names[place] for place in np.argsort(-row)[:9]}
+        local = {hit.id: hit.local_score for hit in others}  # the tokens are not cut
+        for hit in hits:
+            assert hit.global_score == pytest.approx(row[names.index(hit.id)], abs=1e-5)
+            assert hit.score == pytest.approx(hit.global_score + local[hit.id], abs=1e-4)
+
+
 def test_filters_are_passed_on(retriever: TGDTRetriever) -> None:
     hits = retriever.search("sea", where={"number": [3, 4]})
     assert sorted(hit.metadata["number"] for hit in hits) == [3, 4]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 RowOf = Callable[[str], dict[str, Any]] | None
 
 # Those of the token store, written again because `--help` must not import it.
-TOKEN_DTYPES = ("bfloat16", "float16", "float32", "int16", "int8")
+TOKEN_DTYPES = ("bfloat16", "binary", "float16", "float32", "int16", "int8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="items per forward pass (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="threads that decode pictures (default: number of cores)")
     add_device_argument(parser)
+    parser.add_argument(
+        "--global-dim",
+        type=int,
+        metavar="N",
+        help="cut a new gallery's global embeddings to N numbers, with a model that was trained for it (default: all)",
+    )
     parser.add_argument(
         "--token-dtype", choices=TOKEN_DTYPES, help="precision of a new gallery's tokens (default: float16)"
     )
@@ -213,14 +219,14 @@ def _gallery(retriever: Any, args: argparse.Namespace, out: Path, options: dict[
     """
     from modeling_tgdt.retriever.directory import INDEX_FOLDER
 
-    given = {key: getattr(args, key) for key in ("token_dtype", "pool_factor", "engine")}
+    given = {key: getattr(args, key) for key in ("token_dtype", "pool_factor", "engine", "global_dim")}
     asked: dict[str, Any] = {"kind": "text" if args.texts else "image"}
     asked |= {key: value for key, value in given.items() if value is not None}
     asked |= {"hubness": False} if args.no_hubness else {}
     if retriever.index is None:
         return retriever.create_index(out / INDEX_FOLDER, engine_options=options, **asked)
     settings = retriever.index.settings
-    known = {"hubness": False, **settings, **settings["engine_options"]}
+    known = {"hubness": False, "global_dim": settings["dim"], **settings, **settings["engine_options"]}
     fixed = {key: value for key, value in options.items() if key != "url"}  # a server may move
     for key, value in {**asked, **fixed}.items():
         if known.get(key) != value:

@@ -123,7 +123,7 @@ class QdrantBackend:
             found = self._call("retrieve", asked, with_payload=True, with_vectors=True)
             points.update((_part(point.payload, "id"), point) for point in found)
         vectors = np.array([_part(points[name].vector, "global") for name in ids], np.float32)
-        vectors = vectors.reshape(len(ids), self.gallery.snapshot.manifest.global_dim)
+        vectors = vectors.reshape(len(ids), self.gallery.snapshot.manifest.layout.global_columns)
         return vectors, [self._tokens(points[name]) for name in ids]
 
     def metadata(self, ids: Sequence[str]) -> list[dict[str, Any]]:
@@ -154,7 +154,7 @@ class QdrantBackend:
         """Compare the collection's vectors with the manifest; Qdrant checks its own files."""
         vectors = self._call("get_collection").config.params.vectors
         sizes = {name: getattr(vectors.get(name), "size", None) for name in ("global", "tokens")}
-        expected = {"global": self.gallery.snapshot.manifest.global_dim, "tokens": self.settings["dim"]}
+        expected = {"global": self.gallery.snapshot.manifest.layout.global_columns, "tokens": self.settings["dim"]}
         wrong = {name: size for name, size in sizes.items() if size != expected[name]}
         return [f"collection {self.collection!r}: vector {n!r} has size {s}" for n, s in wrong.items()]
 
@@ -299,8 +299,8 @@ class QdrantBackend:
             hnsw_config=models.HnswConfigDiff(m=0),
             on_disk=True,
         )
-        near = models.VectorParams(size=self.gallery.snapshot.manifest.global_dim, distance=models.Distance.DOT)
-        vectors = {"global": near, "tokens": tokens}
+        columns = self.gallery.snapshot.manifest.layout.global_columns
+        vectors = {"global": models.VectorParams(size=columns, distance=models.Distance.DOT), "tokens": tokens}
         cluster = {name: self.options[name] for name in CLUSTER if name in self.options}
         self._call("create_collection", vectors_config=vectors, **cluster)
 

@@ -47,9 +47,9 @@ def same(path: Path, other: Path) -> None:
     assert a.ids == b.ids and a.metadata == b.metadata
 
 
-@pytest.mark.parametrize("size", [2, 4])
-def test_a_group_fills_a_gallery_like_one_process(tmp_path: Path, size: int) -> None:
-    alone, together = create(tmp_path / "alone"), create(tmp_path / "together")
+@pytest.mark.parametrize(("size", "options"), [(2, {}), (4, {"global_dim": 5})])
+def test_a_group_fills_a_gallery_like_one_process(tmp_path: Path, size: int, options: dict[str, Any]) -> None:
+    alone, together = create(tmp_path / "alone", **options), create(tmp_path / "together", **options)
     with TGDTIndex.open(alone) as index:
         add(index, range(3))
         add(index, range(11), version=1)

@@ -35,8 +35,17 @@ def corrected() -> TGDTRetriever:
     return found
 
 
+@pytest.fixture(scope="module")
+def cut(corrected: TGDTRetriever) -> TGDTRetriever:
+    """A gallery of cut global embeddings, whose items carry a hubness."""
+    found = TGDTRetriever(corrected.model, corrected.processor, hubness=corrected.hubness)
+    found.create_index(global_dim=12)
+    found.add_images([random_picture(number) for number in range(12)], progress=False)
+    return found
+
+
 @pytest.mark.parametrize("mode", ["two_stage", "global", "local"])
-@pytest.mark.parametrize("name", ["retriever", "corrected"])
+@pytest.mark.parametrize("name", ["retriever", "corrected", "cut"])
 def test_a_query_of_parts_scores_the_weighted_mean_of_its_parts(
     request: pytest.FixtureRequest, name: str, mode: Any
 ) -> None:
@@ -55,7 +64,11 @@ def test_a_query_of_parts_scores_the_weighted_mean_of_its_parts(
         assert [hit.id for hit in few] == [hit.id for hit in hits[:3]]
 
 
-def test_a_shortlist_of_parts_is_that_of_their_weighted_global_scores(corrected: TGDTRetriever) -> None:
+@pytest.mark.parametrize("name", ["corrected", "cut"])
+def test_a_shortlist_of_parts_is_that_of_their_weighted_global_scores(
+    request: pytest.FixtureRequest, name: str
+) -> None:
+    corrected: TGDTRetriever = request.getfixturevalue(name)
     short = corrected.search(ComposedQuery(PARTS, WEIGHTS), top_k=4, candidates=4)
     best = corrected.search(ComposedQuery(PARTS, WEIGHTS), top_k=4, mode="global")
     assert {hit.id for hit in short} == {hit.id for hit in best}

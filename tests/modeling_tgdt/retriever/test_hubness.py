@@ -33,6 +33,21 @@ def test_corrections_are_those_of_plain_loops(kind: str, neighbors: int) -> None
     assert found.corrections(items[:0], kind).shape == (0,)  # type: ignore[arg-type]
 
 
+def test_a_gallery_of_cut_embeddings_is_corrected_by_cut_queries() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, texts = (F.normalize(torch.randn(n, 32, generator=generator), dim=1) for n in (5, 7))
+    made = TGDTRetriever(tiny_model(), tiny_processor(), hubness=HubnessOptions(images, texts, neighbors=2))
+    index = made.create_index(global_dim=6)
+    made.add_images([random_picture(n) for n in range(4)], progress=False)
+    whole = made.encode_images([random_picture(n) for n in range(4)]).global_embeds
+    cut = [
+        rows[:, :6] / np.linalg.norm(rows[:, :6], axis=1)[:, None] for rows in (whole, images.numpy(), texts.numpy())
+    ]
+    typical = np.mean(slow_hubness(cut[1], cut[2], 2))
+    expected = [0.75 * (value - typical) for value in slow_hubness(cut[0], cut[2], 2)]
+    np.testing.assert_allclose(index.hubness(list("0123")), expected, atol=1e-5)
+
+
 def test_a_bank_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert HubnessOptions.from_pretrained(tmp_path) is None
     written = bank(neighbors=2, strength=0.5)

@@ -182,6 +182,7 @@ def test_texts_do_not_go_into_a_gallery_of_pictures(
         (["--engine-option", "nprobe=7"], "nprobe='its default', found 7"),
         (["--token-dtype", "float16"], "token_dtype='int8', found 'float16'"),
         (["--pool-factor", "1"], "pool_factor=2, found 1"),
+        (["--global-dim", "32"], "global_dim=16, found 32"),
     ],
 )
 def test_settings_of_an_existing_gallery_are_not_ignored(
@@ -190,6 +191,7 @@ def test_settings_of_an_existing_gallery_are_not_ignored(
     pytest.importorskip("faiss")
     argv = ["index", str(root / "pictures"), "--model", f"{root}/model", "--out", f"{tmp_path}/g", "--resume"]
     same = ["--engine", "faiss", "--engine-option", "min_rows=1000", "--token-dtype", "int8", "--pool-factor", "2"]
+    same += ["--global-dim", "16"]
     for given in (same, same, []):
         assert main(["--quiet", *argv, *given]) == 0
     assert main(["--quiet", *argv, *option]) == 2
