@@ -6,14 +6,13 @@ import os
 import shutil
 import signal
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.in_a_child import OUT_OF_TIME, REFUSED, USED, in_a_child
 from tests.modeling_tgdt.gallery.forgery import every_file, seal, small_gallery, use
 from tests.test_fuzzing import FUZZ, REFUSALS, damage, watch
 
@@ -21,36 +20,8 @@ pytest.importorskip("qdrant_client", reason="qdrant-client is not installed")
 pytest.importorskip("qdrant_edge", reason="qdrant-edge-py is not installed")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the engine is tried in a forked process")
 
-SECONDS, HEAD = 10.0, 4096
-USED, REFUSED, OUT_OF_TIME = 0, 1, 2
+HEAD = 4096
 ABORTED = -signal.SIGABRT  # what Rust does where a forged size asks for more memory than there is; see SECURITY.md
-
-
-def in_a_child(action: Callable[[], object]) -> int:
-    """Run in a process of its own and tell how it ended: one of the above, or minus the signal that ended it."""
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # panics of Rust are printed
-            os.fsync = lambda handle: None
-            with contextlib.suppress(*REFUSALS):
-                code = REFUSED
-                action()
-                code = USED
-        except BaseException as error:
-            code = 98 if isinstance(error, AssertionError) else 99
-        finally:
-            os._exit(code)
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(child, 9)
-    os.waitpid(child, 0)
-    return OUT_OF_TIME
 
 
 def copy_data(source: Path, target: Path) -> None:
