@@ -105,7 +105,7 @@ class OnnxModel(nn.Module):
         return TGDTFeatures(**results)
 
     def _check(self, name: str, results: dict[str, Tensor], rows: int) -> None:
-        tokens, pooled, mask = (results.get(key) for key in ("last_hidden_state", "pooler_output", "token_mask"))
+        tokens, pooled, mask = results["last_hidden_state"], results["pooler_output"], results.get("token_mask")
         sizes = rows, self.config.projection_dim
         fits = tokens.ndim == 3 and (*tokens.shape[::2],) == (*pooled.shape,) == sizes
         if not fits or {tokens.dtype, pooled.dtype} != {torch.float32}:
