@@ -1,5 +1,8 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
-"""A hook for MkDocs: pages of the site that are not in docs/, from the root of the repository and from docstrings."""
+"""A hook for MkDocs: pages of the site that are not in docs/, from the root of the repository and from docstrings.
+
+Also an extension of griffe, which reads the docstrings.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from griffe import Extension, Object
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +28,8 @@ API = {
     "trainer": ["trainer"],
     "hub_cards": ["hub_cards.cards", "hub_cards.results", "hub_cards.tables", "hub_cards.sources"],
 }
+_EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)
+_REFERENCE = re.compile(r"\[(`[^`\n]+`)\](?![\[(])")
 _LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|#|mailto:)([^)\s#]+)(#[^)\s]*)?\)")
 
 
@@ -43,6 +49,16 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.src_uri in DOCUMENTS:
         return markdown
     return _with_site_links(markdown, f"docs/{page.file.src_uri}")
+
+
+class Docstrings(Extension):
+    """Bring docstrings into the form that griffe reads."""
+
+    def on_object(self, *, obj: Object, **_: Any) -> None:
+        """Name examples as Google's style does, else they are not set as code, and unwrap references in brackets."""
+        if obj.docstring is not None:
+            text = _EXAMPLE.sub("Examples:", obj.docstring.value)
+            obj.docstring.value = _REFERENCE.sub(r"\1", text)
 
 
 def _with_site_links(text: str, document: str) -> str:

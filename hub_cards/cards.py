@@ -226,11 +226,11 @@ def _front_matter(record: Mapping[str, Any], data: DataSource | None, name: str)
 
 
 def _results_part(record: Mapping[str, Any]) -> dict[str, Any]:
-
     results, protocol = measured(record), record.get("protocol") or "standard"
+    rows = {markdown(mode): metrics for mode, metrics in results.items()}
     sweep = record.get("shortlist_sweep") if record.get("command") else None
     return {
-        "results_table": results_table({markdown(mode): own for mode, own in results.items()}) if results else None,
+        "results_table": results_table(rows) if rows else None,
         "protocol": code(protocol),
         "protocol_text": PROTOCOLS.get(protocol, PROTOCOLS["standard"]),
         "split": code(evaluated_split(record)),

@@ -94,12 +94,12 @@ def is_hub_id(name: Any) -> bool:
 
 def _known(text: str) -> DataSource | None:
     """Find a data set whose name is a word of the last part of a path; `scenes` must be all of it."""
-    if text in ("scenes", "scenes_hard"):
+    if text in ("scenes", "scenes_sized", "scenes_hard"):
         return _SOURCES["scenes"]
     stem = text.lower().rstrip("/").rpartition("/")[2]
     names = {name: name for name in _SOURCES if name != "scenes"} | _OTHER_NAMES
-    found = (key for name, key in names.items() if re.search(rf"(?<![a-z0-9]){name}(?![a-z])", stem))
-    return next((_SOURCES[key] for key in found), None)
+    keys = (key for name, key in names.items() if re.search(rf"(?<![a-z0-9]){name}(?![a-z])", stem))
+    return next((_SOURCES[key] for key in keys), None)
 
 
 __all__ = ["DataSource", "data_source", "is_hub_id"]

@@ -3,16 +3,18 @@
 
 import importlib
 import inspect
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForTextEncoding, PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, find_adapter_config_file
 
-from .configuration_tgdt import LOADING_OPTIONS, backbone_width
-from .dual_encoders_tgdt import absent_weights, load_whole, tower_traits
+from .configuration_tgdt import LOADING_OPTIONS, TGDTConfig, backbone_width
+from .dual_encoders_tgdt import absent_weights, head_tokens, load_whole, pooled_state, tower_traits, value_tokens
 
 # Modules that only the pooled output passes through, by model type. Left in, they would never get a gradient.
 _POOLED_ONLY = {
@@ -37,6 +39,9 @@ _OFFSET_POSITIONS = (
 # Tokens before the grid: a class token and one of distillation at most, or what these fields count.
 _MOST_PREFIX_TOKENS = 2
 _PREFIX_FIELDS = ("num_register_tokens", "num_registers", "num_cls_tokens", "n_cls_tokens")
+
+# Adapters of PEFT that are weights and nothing else. An X-LoRA names others, for one.
+_ADAPTERS = ("ADALORA", "HRA", "IA3", "LN_TUNING", "LOHA", "LOKR", "LORA", "OFT", "VERA")
 
 
 def build_backbone(config: PreTrainedConfig, pooled: bool = False) -> PreTrainedModel:
@@ -86,8 +91,8 @@ def split_loading_options(options: Mapping[str, Any], prefix: str = "") -> tuple
         ({'token': 'hf_...'}, {'projection_dim': 8})
     """
     loading = {prefix + name: name for name in LOADING_OPTIONS}
-    found = {loading[name]: value for name, value in options.items() if name in loading}
-    return found, {name: value for name, value in options.items() if name not in loading}
+    picked = {loading[name]: value for name, value in options.items() if name in loading}
+    return picked, {name: value for name, value in options.items() if name not in loading}
 
 
 def load_tower(name_or_path: str, tower: str, dtype: torch.dtype | str, **loading: Any) -> PreTrainedModel:
@@ -122,6 +127,30 @@ def load_tower(name_or_path: str, tower: str, dtype: torch.dtype | str, **loadin
             f"without. Save its {tower} encoder by itself and pass that directory."
         )
     return getattr(model, f"{tower}_model")
+
+
+def check_adapter(name: str, **loading: Any) -> None:
+    """Refuse an adapter of PEFT that is more than weights.
+
+    Args:
+        name: Hub id or directory of the adapter.
+        **loading: Options of `find_adapter_config_file`, such as `token` and `revision`.
+
+    Raises:
+        ValueError: When it is of a kind whose files name code or further models.
+    """
+    path = find_adapter_config_file(name, **loading)
+    if path is None:
+        return
+    with open(path, encoding="utf-8") as file:
+        content = json.load(file)
+    kind = content.get("peft_type") if isinstance(content, dict) else None
+    if kind not in _ADAPTERS or content.get("megatron_config") is not None:
+        raise ValueError(
+            f"Expected an adapter of a kind among {', '.join(_ADAPTERS)}, without megatron_config, in {name!r}, found "
+            f"{kind!r}. Others may load code or models that their files name: where you trust them, use PEFT's own "
+            "PeftModel.from_pretrained(model, ...)."
+        )
 
 
 def _describe_timm(model: Any) -> None:
@@ -196,6 +225,92 @@ def run_vision_backbone(model: PreTrainedModel, pixel_values: Tensor, **kwargs: 
     return model(pixel_values=pixel_values, **(kwargs | {"return_dict": True}))
 
 
+def read_regions(
+    model: PreTrainedModel, config: TGDTConfig, pixel_values: Tensor, **kwargs: Any
+) -> tuple[Tensor, Tensor, Tensor, ModelOutput]:
+    """Run a vision encoder and read its tokens as regions.
+
+    Args:
+        model: The vision encoder.
+        config: Configuration of the TGDT model that it is part of.
+        pixel_values: Images (B, C, H, W), or their patches (B, R, P).
+        **kwargs: Options such as `output_hidden_states`; `pixel_attention_mask` and `spatial_shapes` of patches.
+
+    Returns:
+        Features (B, R, F), boxes (B, R, 4), a mask (B, R), true for real regions, and all that the encoder gave. Where
+        `image_global_token` is `"pooled"`, the first region is the whole image.
+    """
+    vision_config: Any = config.get_vision_config()
+    reads_value = config.token_readout == "value"
+    options = kwargs | ({"output_hidden_states": True} if reads_value else {})
+    outputs: Any = run_vision_backbone(model, pixel_values, **options)
+    hidden = value_tokens(model, outputs.hidden_states[-2]) if reads_value else outputs.last_hidden_state
+    if pixel_values.ndim == 3:
+        features, mask = hidden, kwargs["pixel_attention_mask"].bool()
+        boxes = patch_boxes(kwargs["spatial_shapes"], features.shape[1])
+    else:
+        features, (rows, columns) = grid_tokens(hidden, pixel_values, vision_config)
+        boxes = grid_boxes(rows, columns, device=features.device).repeat(features.shape[0], 1, 1)
+        mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+    boxes = boxes.to(features.dtype)
+    if config.image_global_token == "pooled":
+        whole = pooled_state(outputs, vision_config)[:, None]
+        features = head_tokens(model, features, config.token_readout)
+        features = torch.cat([whole, features], dim=1)
+        boxes = torch.cat([boxes.new_tensor([0, 0, 1, 1]).expand(features.shape[0], 1, 4), boxes], dim=1)
+        mask = F.pad(mask, (1, 0), value=True)
+    if reads_value and not kwargs.get("output_hidden_states"):
+        outputs = {**outputs, "hidden_states": None}  # nobody asked for them
+    return features, boxes, mask, outputs
+
+
+def read_words(
+    model: PreTrainedModel, config: TGDTConfig, inputs: Mapping[str, Tensor | None], **kwargs: Any
+) -> tuple[Tensor, Tensor | None, ModelOutput]:
+    """Run a text encoder and read its hidden states.
+
+    The encoder sees every text from its first position on: padding on the left would shift absolute positions.
+
+    Args:
+        model: The text encoder.
+        config: Configuration of the TGDT model that it is part of.
+        inputs: Its inputs (B, W, ...), `attention_mask` among them; those that are `None` are left out.
+        **kwargs: Options such as `output_hidden_states`.
+
+    Returns:
+        Hidden states (B, W, H), what the encoder pools (B, H) or `None`, and all that it gave.
+    """
+    given = {name: value for name, value in inputs.items() if value is not None}
+    text_config = config.get_text_config()
+    shift = given["attention_mask"].bool().int().argmax(-1, keepdim=True)  # (B, 1), padding on the left
+    if tower_traits(text_config).has_fixed_length:
+        shift = torch.zeros_like(shift)
+    given = {name: _turned(value, shift) for name, value in given.items()}
+    given["attention_mask"] = _attended_somewhere(given["attention_mask"])
+    outputs = model(**given, **(kwargs | {"return_dict": True}))
+    hidden = _turned(outputs.last_hidden_state, -shift)
+    if config.text_global_token != "pooled":
+        return hidden, None, outputs
+    return head_tokens(model, hidden), pooled_state(outputs, text_config), outputs
+
+
+def _attended_somewhere(mask: Tensor) -> Tensor:
+    """Let texts of no token attend to their first position: attention to nothing is not a number."""
+    first = torch.arange(mask.shape[1], device=mask.device)[None] == 0
+    return torch.where(mask.bool().any(-1, keepdim=True), mask, first.to(mask.dtype))
+
+
+def _turned(values: Tensor, shift: Tensor) -> Tensor:
+    """Return rows (B, W, ...) turned to the left by a shift (B, 1) above -W and below W."""
+    width = values.shape[1]
+    order = torch.arange(width, device=values.device) + shift
+    order = torch.where(order < 0, order + width, order)  # no remainder: ONNX has none by a dynamic width
+    order = torch.where(order >= width, order - width, order)
+    if values.shape[0] != order.shape[0]:  # positions that all rows share
+        values = values.expand(order.shape[0], *values.shape[1:])
+    return values[torch.arange(order.shape[0], device=order.device)[:, None], order]
+
+
 def grid_tokens(hidden: Tensor, pixel_values: Tensor, config: PreTrainedConfig) -> tuple[Tensor, tuple[int, int]]:
     """Return a backbone's spatial tokens (B, rows * columns, H) and their grid: prefix tokens are dropped.
 
@@ -253,10 +368,10 @@ def patch_boxes(shapes: Tensor, patches: int) -> Tensor:
         [[[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]]
     """
     rows, columns = shapes[:, :1], shapes[:, 1:]
-    place = torch.arange(patches, device=shapes.device)[None]
-    y, x = place // columns, place % columns
+    number = torch.arange(patches, device=shapes.device)[None]
+    y, x = number // columns, number % columns
     boxes = torch.stack([x / columns, y / rows, (x + 1) / columns, (y + 1) / rows], dim=-1)
-    return boxes.masked_fill((place >= rows * columns)[..., None], 0)
+    return boxes.masked_fill((number >= rows * columns)[..., None], 0)
 
 
 def _grid(pixel_values: Tensor, config: PreTrainedConfig) -> tuple[int, int]:
@@ -294,21 +409,21 @@ def _patches(pixel_values: Tensor, size: int) -> tuple[Tensor, dict[str, Tensor]
 def _model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     encoders = AutoModelForTextEncoding._model_mapping
     if config.is_encoder_decoder and type(config) in encoders:
-        found: Any = encoders[type(config)]
-        return found
+        model_class: Any = encoders[type(config)]
+        return model_class
     if type(config) in AutoModel._model_mapping:
         classes: Any = AutoModel._model_mapping[type(config)]
         return classes[0] if isinstance(classes, (list, tuple)) else classes
     # Text towers of SigLIP have a class, but no place in AutoModel.
     name = type(config).__name__.removesuffix("Config") + "Model"
     module = type(config).__module__.replace(".configuration_", ".modeling_")
-    found = getattr(importlib.import_module(module), name, None)
-    if found is None:
+    model_class = getattr(importlib.import_module(module), name, None)
+    if model_class is None:
         raise ValueError(
             "Expected the configuration of a text or vision encoder of transformers, found type "
             f"{config.model_type!r}. Of an image-text model, pass its text_config or vision_config."
         )
-    return found
+    return model_class
 
 
 def offloaded_device(model: nn.Module) -> torch.device | None:
@@ -323,6 +438,7 @@ def offloaded_device(model: nn.Module) -> torch.device | None:
 
 __all__ = [
     "build_backbone",
+    "check_adapter",
     "copy_weights",
     "grid_boxes",
     "grid_tokens",
@@ -330,6 +446,8 @@ __all__ = [
     "load_tower",
     "offloaded_device",
     "patch_boxes",
+    "read_regions",
+    "read_words",
     "run_vision_backbone",
     "split_loading_options",
     "text_positions",

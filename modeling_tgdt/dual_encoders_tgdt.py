@@ -130,9 +130,9 @@ def value_layer(tower: PreTrainedModel | None) -> tuple[nn.Module, nn.Module, nn
     """
     layers: Any = getattr(getattr(tower, "encoder", tower), "layers", None)
     for names in _VALUE_PATHS if isinstance(layers, nn.ModuleList) and len(layers) else ():
-        found = [module for module in map(dict(layers[-1].named_modules()).get, names) if module is not None]
-        if len(found) == len(names):
-            return found[0], found[1], found[2]
+        modules = [module for module in map(dict(layers[-1].named_modules()).get, names) if module is not None]
+        if len(modules) == len(names):
+            return modules[0], modules[1], modules[2]
     raise ValueError(
         "token_readout='value' reads the last attention of a vision encoder that is built like CLIP's or ViT's, found "
         f"{'none' if tower is None else type(tower).__name__}. Choose 'head' or 'last'."
@@ -263,6 +263,34 @@ def family_of(config: PreTrainedConfig, name_or_path: str) -> DualEncoder:
     return FAMILIES[config.model_type]
 
 
+def check_model_type(name_or_path: Any, expected: str, **loading: Any) -> None:
+    """Refuse a directory or repository of another kind of model, whose weights would be taken for none.
+
+    Args:
+        name_or_path: Hub id or directory.
+        expected: The type that its configuration should name.
+        **loading: Options of `PreTrainedConfig.get_config_dict`, such as `token` and `revision`.
+
+    Raises:
+        ValueError: When it names another one.
+    """
+    try:
+        found = PreTrainedConfig.get_config_dict(name_or_path, **loading)[0].get("model_type", expected)
+    except OSError:  # no configuration: transformers says what is missing
+        return
+    if found == expected:
+        return
+    way = (
+        f"TGDTModel.from_dual_encoder_pretrained({str(name_or_path)!r})"
+        if found in FAMILIES
+        else "TGDTModel.from_vision_text_pretrained(vision, text) with two encoders, and train it"
+    )
+    raise ValueError(
+        f"Expected a TGDT model in {str(name_or_path)!r}, found one of type {found!r}, whose weights have no place in "
+        f"it. Use {way}."
+    )
+
+
 def dual_encoder_fields(source: PreTrainedModel, family: DualEncoder) -> dict[str, Any]:
     """Return the fields of a TGDTConfig that make a new model equal to a dual encoder.
 
@@ -311,6 +339,7 @@ __all__ = [
     "DualEncoder",
     "absent_weights",
     "Tower",
+    "check_model_type",
     "copy_projection",
     "dual_encoder_fields",
     "family_of",

@@ -160,9 +160,9 @@ class Encoder:
             for rows in _batches(items, batch_size):
                 features = features_of([items[row] for row in rows])
                 vectors[rows] = _float32(features.pooler_output)
-                found, masks = _float32(features.last_hidden_state), features.token_mask.cpu().numpy()
-                for row, own, mask in zip(rows, found, masks, strict=True):
-                    tokens[row] = own[mask]
+                states, masks = _float32(features.last_hidden_state), features.token_mask.cpu().numpy()
+                for row, row_states, mask in zip(rows, states, masks, strict=True):
+                    tokens[row] = row_states[mask]
         return Embeddings(vectors, tokens)
 
     def _image_features(self, images: Sequence[PreparedImage]) -> Any:

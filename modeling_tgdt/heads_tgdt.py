@@ -1,5 +1,5 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
-"""Encoders that TGDT puts on its backbones, layers over regions and words with boxes joined in, and their outputs."""
+"""Encoders that TGDT puts on its backbones: layers, boxes joined in, pooling under masks, and their outputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -157,6 +157,44 @@ def pick(states: Tensor, position: Tensor) -> Tensor:
     return states[torch.arange(states.shape[0], device=states.device), position]
 
 
+def masked_mean(features: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean (B, 1, F) of the real rows of (B, R, F); zero where there is none."""
+    weights = mask.to(features.dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
+    return weights[:, None].to(features.dtype) @ features
+
+
+def masked_max(features: Tensor, mask: Tensor) -> Tensor:
+    """Return the maximum of each feature (B, 1, F) over the real rows of (B, R, F), which hold one at least."""
+    return features.masked_fill(~mask[..., None], torch.finfo(features.dtype).min).amax(1, keepdim=True)
+
+
+def unit_vectors(vectors: Tensor) -> Tensor:
+    """Return unit vectors; zero ones stay zero, with a finite gradient in half precision too, where 1e-12 is 0."""
+    return F.normalize(vectors, dim=-1, eps=max(1e-12, torch.finfo(vectors.dtype).tiny))
+
+
+def unit_tokens(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Return tokens (B, S, D) as unit vectors, zero where the mask (B, S) is false."""
+    return unit_vectors(tokens).masked_fill(~mask[..., None], 0)
+
+
+def global_slot(source: str, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what stands before the regions (B, R, F) of an image, whose output becomes its global embedding.
+
+    Args:
+        source: `TGDTConfig.image_global_token`. With `"zeros"` the slot is empty, otherwise the mean of the regions.
+        features: Region features (B, R, F).
+        mask: Boolean (B, R), true for real regions.
+
+    Returns:
+        The slot (B, 1, F) and its box (B, 1, 4): the whole image, or nothing.
+    """
+    if source == "zeros":
+        slot = features.new_zeros(features.shape[0], 1, features.shape[2])
+        return slot, features.new_zeros(features.shape[0], 1, 4)
+    return masked_mean(features, mask), features.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(features.shape[0], 1, 4)
+
+
 class TGDTEncoder(nn.Module):
     """A stack of layers with no final norm; zero layers are the identity."""
 
@@ -181,6 +219,26 @@ class TGDTEncoder(nn.Module):
             config=self.config, inputs_embeds=picked, attention_mask=mask, encoder_hidden_states=states
         )
         return self.layers[-1](picked, attention_mask, states)[:, 0]
+
+
+def check_regions(features: Tensor, boxes: Tensor | None, mask: Tensor | None, size: int) -> None:
+    """Refuse regions whose shapes do not fit.
+
+    Args:
+        features: Region features, (B, R, F) when right.
+        boxes: Their boxes, (B, R, 4) when right.
+        mask: True for real regions, (B, R) when right.
+        size: F, `TGDTConfig.region_feature_size`.
+
+    Raises:
+        ValueError: When one has another shape.
+    """
+    if features.ndim != 3 or features.shape[-1] != size:
+        raise ValueError(f"region_features must have shape (B, R, {size}), found {tuple(features.shape)}.")
+    if boxes is not None and boxes.shape != (*features.shape[:2], 4):
+        raise ValueError(f"region_boxes must have shape {(*features.shape[:2], 4)}, found {tuple(boxes.shape)}.")
+    if mask is not None and mask.shape != features.shape[:2]:
+        raise ValueError(f"region_mask must have shape {tuple(features.shape[:2])}, found {tuple(mask.shape)}.")
 
 
 class TGDTBoxEmbedding(nn.Module):
@@ -311,6 +369,12 @@ __all__ = [
     "TGDTFeatures",
     "TGDTLinear",
     "TGDTOutput",
+    "check_regions",
+    "global_slot",
+    "masked_max",
+    "masked_mean",
     "pick",
     "run_layers",
+    "unit_tokens",
+    "unit_vectors",
 ]

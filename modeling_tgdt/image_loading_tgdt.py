@@ -450,11 +450,11 @@ def read_regular_file(path: str | os.PathLike[str]) -> bytes:
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
     try:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is not a regular file")
-        if found.st_size > MAX_BYTES:
-            raise ValueError(f"it has {found.st_size} bytes, more than the {MAX_BYTES} allowed")
+        if status.st_size > MAX_BYTES:
+            raise ValueError(f"it has {status.st_size} bytes, more than the {MAX_BYTES} allowed")
         with open(handle, "rb", closefd=False) as file:
             return file.read(MAX_BYTES)
     finally:
@@ -463,11 +463,11 @@ def read_regular_file(path: str | os.PathLike[str]) -> bytes:
 
 def _count_scans(data: bytes, most: int) -> int:
     """Count the scans of the first picture in a JPEG, as far as one more than allowed."""
-    place, scans = 2, 0
-    while scans <= most and (found := _MARKER.search(data, place)):
-        marker, place = found.group(1), found.end()
+    position, scans = 2, 0
+    while scans <= most and (match := _MARKER.search(data, position)):
+        marker, position = match.group(1), match.end()
         if marker == b"\xd9":
             break
         scans += marker == b"\xda"
-        place += int.from_bytes(data[place : place + 2], "big")  # the segment after the marker
+        position += int.from_bytes(data[position : position + 2], "big")  # the segment after the marker
     return scans

@@ -110,8 +110,8 @@ class TGDTImageInputMixin:
         """Return what is saved; custom code for the Hub has a class for each backend whose file lies beside it."""
         content: dict[str, Any] = super().to_dict()  # type: ignore[misc]
         auto_map = content.get("auto_map") or {}
-        own = auto_map.get("AutoImageProcessor")
-        if own == _BACKENDS["torchvision"] or "AutoProcessor" in auto_map:
+        recorded = auto_map.get("AutoImageProcessor")
+        if recorded == _BACKENDS["torchvision"] or "AutoProcessor" in auto_map:
             content["auto_map"] = {**auto_map, "AutoImageProcessor": _BACKENDS}
         return content
 
@@ -232,9 +232,9 @@ def timm_preprocessing(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _original_class(name: str) -> type | None:
     for candidate in (f"{name}Pil", name):
-        found = get_image_processor_class_from_name(candidate) if name else None
-        if found is not None and not getattr(found, "is_dummy", False):
-            return found
+        processor_class = get_image_processor_class_from_name(candidate) if name else None
+        if processor_class is not None and not getattr(processor_class, "is_dummy", False):
+            return processor_class
     return None
 
 

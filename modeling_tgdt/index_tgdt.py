@@ -6,35 +6,36 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
 
 import numpy as np
 import torch
 
 from .gallery.backend import Backend, SearchMode, SearchResult
-from .gallery.engines import complete_engine_options, make_backend
+from .gallery.engines import complete_engine_options, create_backend, make_backend
 from .gallery.files import GalleryFiles
 from .gallery.filters import Where, parse_filter
-from .gallery.manifest import CHOICES, INDEX_FOLDER, MANIFEST
+from .gallery.manifest import CHOICES, gallery_folder
 from .gallery.metadata import metadata_rows, metadata_table
-from .gallery.processes import ProcessGroup
+from .gallery.processes import ProcessGroup, written_together
 from .gallery.validate import (
+    check_candidates,
     check_choice,
-    check_globals,
     check_ids,
+    check_item_globals,
     check_positive,
     check_query,
     check_score,
     cut_globals,
+    optional_settings,
+    other_model_error,
     ragged_tokens,
-    with_hubness,
 )
-from .kernels.quantize import check_token_dtype, pool_tokens
+from .kernels.quantize import check_token_dtype, pool_items
 
 Kind = Literal["image", "text"]
 _P, _T = ParamSpec("_P"), TypeVar("_T")
@@ -111,7 +112,7 @@ class TGDTIndex:
             token_dtype: Precision of the token store: float32, float16, bfloat16, int16, int8 (one scale per token),
                 or binary: int8 on disk, and a bit per number that says for which candidates to read them.
             engine: Stage one: "exact", "faiss" or "qdrant".
-            kind: What the gallery holds; it decides which side's tokens are the words.
+            kind: "image" or "text". The words that a local score sums over are the query's or the stored ones.
             model_id: Model that made the embeddings; `check_model` compares it.
             model_revision: Its revision.
             global_weight: Weight of the global score.
@@ -146,21 +147,8 @@ class TGDTIndex:
             "segment_rows": check_positive(segment_rows, "segment_rows"),
             "engine_options": complete_engine_options(engine, engine_options or {}),
         }
-        # Recorded where they are used: galleries without them stay readable by earlier releases.
-        if (token_dtype, engine) == ("binary", "qdrant"):
-            raise ValueError("Qdrant has no binary tokens here, found token_dtype='binary'. Take 'float16'.")
-        if hubness:
-            settings["hubness"] = True
-        if global_dim is not None and check_positive(global_dim, "global_dim") != dim:
-            if global_dim > dim:
-                raise ValueError(f"global_dim must be at most dim={dim}, found {global_dim}.")
-            settings["global_dim"] = int(global_dim)
-        gallery = GalleryFiles.create(Path(path), settings)
-        try:
-            return cls(Path(path), make_backend(gallery, settings["engine_options"]))
-        except BaseException:  # such as a server that does not answer: leave no gallery that was never whole
-            (gallery.root / MANIFEST).unlink(missing_ok=True)
-            raise
+        settings |= optional_settings(settings, hubness, global_dim)
+        return cls(Path(path), create_backend(Path(path), settings))
 
     @classmethod
     def open(cls, path: str | Path, *, engine_options: Mapping[str, Any] | None = None) -> TGDTIndex:
@@ -176,10 +164,7 @@ class TGDTIndex:
             FileNotFoundError: When there is no gallery.
             ValueError: When it is damaged or of another format version, or lies in a Qdrant that you did not name.
         """
-        folder = Path(path)
-        inner = folder / INDEX_FOLDER
-        if not (folder / MANIFEST).exists() and (inner / MANIFEST).exists():
-            folder = inner
+        folder = gallery_folder(Path(path))
         return cls(folder, make_backend(GalleryFiles(folder), engine_options or {}))
 
     @property
@@ -223,11 +208,8 @@ class TGDTIndex:
 
     def __repr__(self) -> str:
         shown = ("kind", "dim", "token_dtype", "engine", "model_id")
-        return (
-            f"TGDTIndex({str(self.path)!r}, {len(self)} items, "
-            + ", ".join(f"{key}={self.settings[key]!r}" for key in shown)
-            + ")"
-        )
+        settings = ", ".join(f"{key}={self.settings[key]!r}" for key in shown)
+        return f"TGDTIndex({str(self.path)!r}, {len(self)} items, {settings})"
 
     def check_model(self, model_id: str | None, model_revision: str | None = None) -> None:
         """Raise ValueError when the gallery was built with another model or revision; None matches anything."""
@@ -238,11 +220,7 @@ class TGDTIndex:
 
     def refusal(self, built_with: str, found: str) -> ValueError:
         """Return the error for a model that did not build this gallery, with the ways out."""
-        return ValueError(
-            f"The gallery at {str(self.path)!r} was built with {built_with}, found {found}; embeddings of different "
-            "weights cannot be compared. Load the model that built it (from_pretrained(..., revision=...)), or build "
-            "the gallery again with this one (create_index and add_images, or `tgdt index`)."
-        )
+        return other_model_error(self.path, built_with, found)
 
     @_alone
     def add(
@@ -274,54 +252,29 @@ class TGDTIndex:
             OSError: When the disk is full or read-only. The gallery keeps its last committed state.
         """
         names = check_ids(ids)
-        globals_ = check_globals(global_embeds, self.settings, "global_embeds")
-        if len(globals_) != len(names):
-            raise ValueError(f"global_embeds has {len(globals_)} rows for {len(names)} ids. Give one row per id.")
-        globals_ = with_hubness(globals_, hubness, self.has_hubness)
+        globals_ = check_item_globals(self.settings, global_embeds, hubness, len(names))
         tokens, counts = ragged_tokens(token_embeds, token_mask, len(names), self.dim, "token_embeds")
         table = metadata_table(names, metadata)
-        if not names:
-            return
-        if self.settings["pool_factor"] > 1:
-            parts = [pool_tokens(t, self.settings["pool_factor"]) for t in np.split(tokens, np.cumsum(counts)[:-1])]
-            tokens, counts = np.concatenate(parts), np.array([len(part) for part in parts], dtype=np.int64)
-        self._backend.add(names, table, globals_, tokens, counts)
+        if names:
+            self._backend.add(names, table, globals_, *pool_items(tokens, counts, self.settings["pool_factor"]))
 
-    @contextmanager
-    def filled_by(self, group: ProcessGroup | None) -> Iterator[None]:
-        """Add items from every process of a launch; at the end they become visible together, in one commit.
+    def filled_by(self, group: ProcessGroup | None) -> AbstractContextManager[None]:
+        """Let every process of a launch add items, which all become visible at the end, in one commit.
 
-        Each process opens the gallery and enters; inside it may `add` and `update_metadata` items of its own, which
-        are stored as they come. When a process dies before the end, the next writer adopts what was stored. Other
-        writers are refused meanwhile. A Qdrant server shows items at once.
+        Every process opens the gallery and enters this context. Inside, it may `add` items and `update_metadata` of
+        its own items; both are stored at once. If a process dies before the end, the next writer adopts what it had
+        stored. Until the end other writers are refused. A Qdrant server shows items immediately.
 
         Args:
             group: What `gallery.processes.process_group` returned; None for this process alone, which commits every
-                `add`. The lock is given back in the end either way.
+                `add`. Either way the lock is given back at the end.
 
         Raises:
-            RuntimeError: When another writer is at work, in all processes.
-            TypeError: When a metadata key has types in several processes that do not fit; what fits is kept.
-            ValueError: For a store that one process holds: Qdrant's embedded ones.
+            RuntimeError: In every process, when another writer is at work.
+            TypeError: When processes give a metadata key types that do not fit together; what fits is kept.
+            ValueError: For an embedded Qdrant store, which only one process can open.
         """
-        if group is None:
-            try:
-                yield
-            finally:
-                self.close()
-            return
-        group.first(partial(self._backend.join, first=True))
-        if group.rank:
-            self._backend.join()
-        group.gather(None)  # the lock is everyone's before anybody can leave
-        try:
-            yield
-        finally:
-            self._backend.leave()
-        group.gather(None)
-        group.first(self._backend.begin)
-        self.close()
-        self.refresh()
+        return written_together(self._backend, group)
 
     def truncate(self, global_embeds: Any) -> np.ndarray:
         """Cut global embeddings (N, D) to the length that this gallery stores (N, `global_dim`), as `add` does."""
@@ -343,14 +296,13 @@ class TGDTIndex:
             TypeError: When a key mixes types.
         """
         names = check_ids(ids)
-        rows = metadata_rows(metadata_table(names, metadata))
+        wanted = metadata_rows(metadata_table(names, metadata))
         self._backend.begin()
         self._check_present(names, "add them first")
         known = self._backend.metadata(names)
-        changed = [place for place, row in enumerate(rows) if row != known[place]]
+        changed = {name: new for name, new, old in zip(names, wanted, known, strict=True) if new != old}
         if changed:
-            own = [names[place] for place in changed]
-            self._backend.store_again(own, metadata_table(own, [rows[place] for place in changed]))
+            self._backend.store_again(list(changed), metadata_table(list(changed), list(changed.values())))
         return len(changed)
 
     @_alone
@@ -358,9 +310,8 @@ class TGDTIndex:
         """Store items once more under other ids, embeddings bit for bit and with their metadata.
 
         Args:
-            sources: N ids that are there, one as often as it is to be copied.
-            ids: N ids of the copies; one that is there already is replaced, after its item was copied where it is a
-                source.
+            sources: N ids that are there; an id that is listed twice is copied twice.
+            ids: N ids of the copies. One that is there already is replaced; if it is a source too, it is copied first.
 
         Raises:
             KeyError: When a source is not there.
@@ -447,9 +398,9 @@ class TGDTIndex:
     def to(self, device: str | torch.device) -> TGDTIndex:
         """Score in the memory of an accelerator from now on: `index.to("cuda")`.
 
-        Global embeddings and tokens are copied there in the precision of the store, and again after a commit; both
-        stages run in PyTorch, the FAISS engine's excepted, which stays on the CPU. The files are still what is
-        written to. `to("cpu")` frees the copy and goes back to the kernel, which reads the files in place.
+        Global embeddings and tokens are copied there in the precision of the store, and again after every commit.
+        Both stages then run in PyTorch; only the FAISS engine stays on the CPU. Writes still go to the files.
+        `to("cpu")` frees the copy and goes back to the kernel, which reads the files in place.
 
         Args:
             device: Where to.
@@ -459,23 +410,13 @@ class TGDTIndex:
 
         Raises:
             MemoryError: When the device has too little memory.
-            ValueError: For a Qdrant gallery: it is scored where Qdrant runs.
+            ValueError: For a Qdrant gallery, which is scored where Qdrant runs.
         """
         self._backend.to(torch.device(device))
         return self
 
     def tokens(self, ids: Sequence[str]) -> list[np.ndarray]:
-        """Read the stored tokens of items, decoded.
-
-        Args:
-            ids: N ids.
-
-        Returns:
-            N arrays (Ti, D) float32, in the order of the ids.
-
-        Raises:
-            KeyError: When an id is not there.
-        """
+        """Read the stored tokens of items, N arrays (Ti, D) float32; see `get`."""
         return self.get(ids)[1]
 
     def search(
@@ -504,10 +445,11 @@ class TGDTIndex:
             mode: "two_stage"; "global": stage one alone; "local": every item by the local score alone.
             where: Filter over ids and metadata, in the grammar of `modeling_tgdt/gallery/filters.py`: a value, a list
                 of values, `{"gte": 2021}`, a callable, `or`, `not`, `ids`. All entries must hold.
-            query_kind: What the query is; by default the other kind than the gallery's. The words of a text query, or
-                of the stored texts for an image query, are summed over. Between items of one kind the query's are.
-            hubness: Whether what the items carry is subtracted from their global scores; between items of one kind it
-                never is.
+            query_kind: What the query is; by default the kind that the gallery does not hold. A local score sums over
+                words: those of a text query, or of the stored text for an image query. Between two items of one kind
+                it sums over the query's tokens.
+            hubness: Whether the items' hubness is subtracted from their global scores. A query of the gallery's own
+                kind is never corrected.
             global_weight: Weight of the global score in this call; the gallery's own by default.
             local_weight: Weight of the local score in this call.
 
@@ -524,8 +466,7 @@ class TGDTIndex:
             query_tokens = [np.zeros((0, self.dim), np.float32)] * len(query_global)
         query = check_query(self.settings, query_global, query_tokens, query_mask, query_kind, hubness)
         score = check_score(self.settings, global_weight, local_weight)
-        query = replace(query, score=score, where=parse_filter(where))
-        return self._backend.search(query, top_k, candidates, mode)
+        return self._backend.search(replace(query, score=score, where=parse_filter(where)), top_k, candidates, mode)
 
     def rerank(
         self,
@@ -554,11 +495,7 @@ class TGDTIndex:
             KeyError: When a candidate is not in the gallery.
         """
         query = check_query(self.settings, query_global, query_tokens, query_mask, query_kind, hubness)
-        if isinstance(candidate_ids, str) or any(isinstance(names, str) for names in candidate_ids):
-            raise TypeError("candidate_ids must be one list of ids per query, such as [['a', 'b']] for one query.")
-        if len(candidate_ids) != len(query):
-            raise ValueError(f"candidate_ids has {len(candidate_ids)} lists for {len(query)} queries. Give one each.")
-        lists = [check_ids(names) for names in candidate_ids]
+        lists = check_candidates(candidate_ids, len(query))
         self._check_present([name for names in lists for name in names], "refresh() the index or leave them out")
         return self._backend.rerank(query, lists)
 
@@ -570,9 +507,7 @@ class TGDTIndex:
     def __enter__(self) -> TGDTIndex:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _check_present(self, names: list[str], hint: str) -> None:

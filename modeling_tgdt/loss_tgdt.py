@@ -239,7 +239,7 @@ class CMCLoss(nn.Module):
         if has_global:
             components["global"], similarity = self._global(pairs.image_embeds, pairs.text_embeds, pairs, negatives)
             if self.distill_weight and local is not None:
-                ratio = self.temperature / self.local_temperature
+                ratio = self.temperature / self.local_temperature  # brings tokens to the spread of global similarities
                 teacher = Directions(local.i2t * ratio, local.t2i * ratio)
                 components["distill"] = distillation(teacher, similarity, self.distill_temperature)
         if self.matryoshka_dims and self.global_weight:
@@ -247,8 +247,9 @@ class CMCLoss(nn.Module):
         if self.intra_weight:
             embeds = pairs.image_embeds[: sizes.pairs], pairs.text_embeds[: sizes.pairs]
             components["intra"] = intra_modal_consistency(*embeds, self.intra_margin)
-            if self.objective != "hinge":
+            if self.objective != "hinge":  # a mean beside means, a sum beside sums
                 components["intra"] = components["intra"] / len(embeds[0])
+        # Distillation needs both similarities, though their own terms may have no weight.
         components = {name: value for name, value in components.items() if weights[name]}
         loss = torch.stack([weights[name] * value for name, value in components.items()]).sum()
         is_square = local is not None and local.i2t.shape == local.t2i.shape == (sizes.pairs, sizes.pairs)
@@ -259,7 +260,7 @@ class CMCLoss(nn.Module):
     ) -> Tensor:
         if self.objective == "hinge":
             cost = hinge(similarity, negatives, margin, self.hardest_negatives)
-            return cost if margin == self.margin else cost * (self.margin / margin)
+            return cost if margin == self.margin else cost * (self.margin / margin)  # both terms cost alike
         if self.objective == "infonce":
             return infonce(similarity, negatives, temperature)
         return sigmoid(similarity, negatives, temperature, bias)
@@ -278,6 +279,7 @@ class CMCLoss(nn.Module):
         return torch.stack(terms).mean()
 
     def _local(self, pairs: PairEmbeddings, sizes: PairSizes, negatives: Directions) -> tuple[Tensor, Directions]:
+        # The hardest-negative hinge reads 3B of the B x B pairs: all are scored without a graph, those again with one.
         is_mined = self.objective == "hinge" and self.hardest_negatives
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_mined):
             similarity = _directions(partial(self._similarity, pairs), sizes)
@@ -296,7 +298,7 @@ class CMCLoss(nn.Module):
                 (self.sigmoid_bias, self.local_sigmoid_bias),
             )
             return temperatures[term], biases[term]
-        values = learned.mean(0)
+        values = learned.mean(0)  # (2,) log scales, or (4,) with biases; once per caption, and all equal
         return (-values[term]).exp(), values[2 + term] if len(values) > 2 else 0.0
 
     def _similarity(self, pairs: PairEmbeddings, images: slice, texts: slice) -> Tensor:
@@ -321,7 +323,7 @@ class CMCLoss(nn.Module):
             reduction=self.reduction,
             scale=self.scale,
         )
-        positive, *negatives = scores.chunk(3)
+        positive, *negatives = scores.chunk(3)  # (B,) each: pairs, hardest captions, hardest images
         margin = self.local_margin
         costs = (margin + torch.stack(negatives) - positive).clamp(min=0) * has_negative
         return costs.sum() if margin == self.margin else costs.sum() * (self.margin / margin)
@@ -330,8 +332,8 @@ class CMCLoss(nn.Module):
 def _directions(score: Callable[[slice, slice], Tensor], sizes: PairSizes) -> Directions:
     """Score the images of the pairs by all captions, and the captions of the pairs by all images."""
     everything, of_pairs, beyond = slice(None), slice(sizes.pairs), slice(sizes.pairs, None)
-    i2t = score(of_pairs, everything)
-    t2i = i2t[:, of_pairs].T
+    i2t = score(of_pairs, everything)  # (B, Bt)
+    t2i = i2t[:, of_pairs].T  # (B, B), and with further images (B, Bi)
     if sizes.images > sizes.pairs:
         t2i = torch.cat([t2i, score(beyond, of_pairs).T], dim=1)
     return Directions(i2t, t2i)

@@ -1,7 +1,6 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """PyTorch TGDT model: Token-Guided Dual Transformer (arXiv 2306.08789)."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypedDict
@@ -9,39 +8,34 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import ModelOutput, find_adapter_config_file
+from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from typing_extensions import Unpack
 
 from .backbones_tgdt import (
     build_backbone,
+    check_adapter,
     copy_weights,
-    grid_boxes,
-    grid_tokens,
     is_causal,
     load_tower,
     offloaded_device,
-    patch_boxes,
-    run_vision_backbone,
+    read_regions,
+    read_words,
     split_loading_options,
 )
 from .configuration_tgdt import TGDTConfig, refuse_unknown
 from .dual_encoders_tgdt import (
-    FAMILIES,
+    check_model_type,
     copy_projection,
     dual_encoder_fields,
-    head_tokens,
     load_dual_encoder,
-    pooled_state,
     projection,
     text_width,
-    tower_traits,
     value_layer,
-    value_tokens,
 )
 from .heads_tgdt import (
     TGDTAttention,
@@ -51,15 +45,18 @@ from .heads_tgdt import (
     TGDTFeatures,
     TGDTLinear,
     TGDTOutput,
+    check_regions,
+    global_slot,
+    masked_max,
+    masked_mean,
     pick,
     run_layers,
+    unit_tokens,
+    unit_vectors,
 )
 from .loss_tgdt import CMCLoss, LogitScales
 from .objectives_tgdt import PairEmbeddings
 from .similarity_tgdt import mixed_score, token_similarity
-
-# Adapters of PEFT that are weights and nothing else. An X-LoRA names others, for one.
-_ADAPTERS = ("ADALORA", "HRA", "IA3", "LN_TUNING", "LOHA", "LOKR", "LORA", "OFT", "VERA")
 
 
 class TGDTKwargs(TypedDict, total=False):
@@ -251,7 +248,7 @@ class TGDTModel(TGDTPreTrainedModel):
             backbone = None
         else:
             raise ValueError("Pass either pixel_values or region_features (with region_boxes), one of the two.")
-        self._check_regions(region_features, region_boxes, region_mask)
+        check_regions(region_features, region_boxes, region_mask, self.config.region_feature_size)
         region_features = region_features.to(self._head_dtype())
         if region_mask is None:
             region_mask = torch.ones(region_features.shape[:2], dtype=torch.bool, device=region_features.device)
@@ -313,11 +310,11 @@ class TGDTModel(TGDTPreTrainedModel):
             "position_ids": position_ids,
             "inputs_embeds": inputs_embeds,
         }
-        hidden, whole, outputs = self._run_text_model(inputs, **kwargs)
+        hidden, whole, outputs = read_words(self.text_model, self.config, inputs, **kwargs)
         attended = attention_mask.bool()
         tokens, pooled = self._encode_words(hidden, attended, whole)
         mask = text_word_mask(self.config, attended, text_token_mask)
-        tokens = self._weigh_words(_unit(tokens, mask), mask)
+        tokens = self._weigh_words(unit_tokens(tokens, mask), mask)
         return TGDTFeatures(
             last_hidden_state=tokens,
             pooler_output=pooled,
@@ -489,7 +486,7 @@ class TGDTModel(TGDTPreTrainedModel):
         """
         if pretrained_model_name_or_path is not None:
             loading, _ = split_loading_options(kwargs)
-            _check_model_type(pretrained_model_name_or_path, cls.config_class.model_type, **loading)
+            check_model_type(pretrained_model_name_or_path, cls.config_class.model_type, **loading)
         if strict is False:
             kwargs.setdefault("ignore_mismatched_sizes", True)
         wants_info = kwargs.pop("output_loading_info", False)
@@ -529,7 +526,7 @@ class TGDTModel(TGDTPreTrainedModel):
         """
         if peft_model_id is not None:
             loading = getattr(kwargs.get("load_config"), "download_kwargs", kwargs.get("download_kwargs")) or {}
-            _check_adapter(peft_model_id, **{**loading, **(kwargs.get("adapter_kwargs") or {})})
+            check_adapter(peft_model_id, **{**loading, **(kwargs.get("adapter_kwargs") or {})})
         return super().load_adapter(peft_model_id, *args, **kwargs)
 
     @classmethod
@@ -649,67 +646,12 @@ class TGDTModel(TGDTPreTrainedModel):
 
     def _run_vision_model(self, pixel_values: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor, ModelOutput]:
         """Return pixels as regions (B, R, F), their boxes (B, R, 4), mask (B, R), and all that the backbone gave."""
-        config = self.config.get_vision_config()
-        if self.vision_model is None or config is None:
+        if self.vision_model is None:
             raise ValueError(
                 "This model reads region features, not pixels: its vision_config is None. Pass region_features, or "
                 "build it with TGDTModel.from_vision_text_pretrained(vision, text)."
             )
-        reads_value = self.config.token_readout == "value"
-        options = kwargs | ({"output_hidden_states": True} if reads_value else {})
-        outputs: Any = run_vision_backbone(self.vision_model, pixel_values, **options)
-        hidden = (
-            value_tokens(self.vision_model, outputs.hidden_states[-2]) if reads_value else outputs.last_hidden_state
-        )
-        if pixel_values.ndim == 3:
-            features, mask = hidden, kwargs["pixel_attention_mask"].bool()
-            boxes = patch_boxes(kwargs["spatial_shapes"], features.shape[1])
-        else:
-            features, (rows, columns) = grid_tokens(hidden, pixel_values, config)
-            boxes = grid_boxes(rows, columns, device=features.device).repeat(features.shape[0], 1, 1)
-            mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
-        boxes = boxes.to(features.dtype)
-        if self.config.image_global_token == "pooled":
-            whole = pooled_state(outputs, config)[:, None]
-            features = head_tokens(self.vision_model, features, self.config.token_readout)
-            features = torch.cat([whole, features], dim=1)
-            boxes = torch.cat([boxes.new_tensor([0, 0, 1, 1]).expand(features.shape[0], 1, 4), boxes], dim=1)
-            mask = F.pad(mask, (1, 0), value=True)
-        if reads_value and not kwargs.get("output_hidden_states"):
-            outputs = {**outputs, "hidden_states": None}  # nobody asked for them
-        return features, boxes, mask, outputs
-
-    def _run_text_model(
-        self, inputs: Mapping[str, Tensor | None], **kwargs: Any
-    ) -> tuple[Tensor, Tensor | None, ModelOutput]:
-        """Return the hidden states (B, W, H), what the text encoder pools (B, H) or `None`, and all that it gave.
-
-        The encoder sees every text from its first position on: padding on the left would shift absolute positions.
-        """
-        given = {name: value for name, value in inputs.items() if value is not None}
-        attended = given["attention_mask"]
-        config = self.config.get_text_config()
-        shift = attended.bool().int().argmax(-1, keepdim=True)
-        if tower_traits(config).has_fixed_length:
-            shift = torch.zeros_like(shift)
-        given = {name: _turned(value, shift) for name, value in given.items()}
-        given["attention_mask"] = _attended_somewhere(given["attention_mask"])
-        outputs = self.text_model(**given, **(kwargs | {"return_dict": True}))
-        hidden = _turned(outputs.last_hidden_state, -shift)
-        if self.config.text_global_token != "pooled":
-            return hidden, None, outputs
-        return head_tokens(self.text_model, hidden), pooled_state(outputs, config), outputs
-
-    def _check_regions(self, features: Tensor, boxes: Tensor | None, mask: Tensor | None) -> None:
-        if features.ndim != 3 or features.shape[-1] != self.config.region_feature_size:
-            raise ValueError(
-                f"region_features must have shape (B, R, {self.config.region_feature_size}), found "
-                f"{tuple(features.shape)}."
-            )
-        if boxes is not None and boxes.shape != (*features.shape[:2], 4):
-            raise ValueError(f"region_boxes must have shape {(*features.shape[:2], 4)}, found {tuple(boxes.shape)}.")
-        if mask is not None and mask.shape != features.shape[:2]:
-            raise ValueError(f"region_mask must have shape {tuple(features.shape[:2])}, found {tuple(mask.shape)}.")
+        return read_regions(self.vision_model, self.config, pixel_values, **kwargs)
 
     def _encode_regions(
         self, features: Tensor, boxes: Tensor | None, mask: Tensor, **kwargs: Unpack[TGDTKwargs]
@@ -718,7 +660,7 @@ class TGDTModel(TGDTPreTrainedModel):
         if boxes is not None:
             boxes = boxes.to(features.dtype).masked_fill(~mask[..., None], 0)
         if self.config.image_global_token != "pooled":
-            slot, slot_box = self._global_slot(features, mask)
+            slot, slot_box = global_slot(self.config.image_global_token, features, mask)
             features = torch.cat([slot, features], dim=1)
             boxes = None if boxes is None else torch.cat([slot_box, boxes], dim=1)
             mask = F.pad(mask, (1, 0), value=True)
@@ -726,19 +668,12 @@ class TGDTModel(TGDTPreTrainedModel):
         encoder = self.text_local_encoder if self.config.share_local_encoder else self.vision_local_encoder
         projected = self.visual_projection(outputs.last_hidden_state)
         if self.visual_global_projection is not None:
-            slot = self.visual_global_projection(torch.cat([features[:, :1], _max(features, mask)], dim=-1))
+            slot = self.visual_global_projection(torch.cat([features[:, :1], masked_max(features, mask)], dim=-1))
             projected = torch.cat([slot, projected[:, 1:]], dim=1)
         local = encoder(projected, mask)
         first = torch.zeros_like(mask[:, 0], dtype=torch.long)
         tokens, pooled = self._global(self.vision_global_encoder, local, mask, first)
-        return _unit(tokens[:, 1:], mask[:, 1:]), _normalize(pooled), outputs
-
-    def _global_slot(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the input of the image's global slot (B, 1, F) and its box (B, 1, 4): the whole image, or nothing."""
-        if self.config.image_global_token == "zeros":
-            slot = features.new_zeros(features.shape[0], 1, features.shape[2])
-            return slot, features.new_zeros(features.shape[0], 1, 4)
-        return _mean(features, mask), features.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(features.shape[0], 1, 4)
+        return unit_tokens(tokens[:, 1:], mask[:, 1:]), unit_vectors(pooled), outputs
 
     def _encode_words(self, hidden: Tensor, attended: Tensor, whole: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return tokens (B, W, D), not normalised, and global embeddings (B, D)."""
@@ -749,12 +684,12 @@ class TGDTModel(TGDTPreTrainedModel):
         slot = first if source == "first" else keys.shape[1] - 1 - keys.flip(-1).int().argmax(-1)
         has_slot = source in ("mean", "pooled")
         if has_slot:
-            start = _mean(hidden, keys) if whole is None else whole[:, None]
+            start = masked_mean(hidden, keys) if whole is None else whole[:, None]
             hidden = torch.cat([start, hidden], dim=1)
             keys, slot = F.pad(keys, (1, 0), value=True), torch.zeros_like(first)
         local = self.text_local_encoder(self.text_projection(hidden), keys)
         tokens, pooled = self._global(self.text_global_encoder, local, keys, slot)
-        return tokens[:, int(has_slot) :], _normalize(pooled)
+        return tokens[:, int(has_slot) :], unit_vectors(pooled)
 
     def _weigh_words(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Return word embeddings whose lengths are the words' weights, 1 in the mean of a caption.
@@ -776,41 +711,6 @@ class TGDTModel(TGDTPreTrainedModel):
             return local, encoder(states, mask, slot)
         encoded = encoder(states, mask)
         return encoded, pick(encoded, slot)
-
-
-def _check_model_type(name_or_path: Any, expected: str, **loading: Any) -> None:
-    """Refuse a directory or repository of another kind of model, whose weights would be taken for none."""
-    try:
-        found = PreTrainedConfig.get_config_dict(name_or_path, **loading)[0].get("model_type", expected)
-    except OSError:  # no configuration: transformers says what is missing
-        return
-    if found == expected:
-        return
-    way = (
-        f"TGDTModel.from_dual_encoder_pretrained({str(name_or_path)!r})"
-        if found in FAMILIES
-        else "TGDTModel.from_vision_text_pretrained(vision, text) with two encoders, and train it"
-    )
-    raise ValueError(
-        f"Expected a TGDT model in {str(name_or_path)!r}, found one of type {found!r}, whose weights have no place in "
-        f"it. Use {way}."
-    )
-
-
-def _check_adapter(name: str, **loading: Any) -> None:
-    """Refuse an adapter that is more than weights."""
-    path = find_adapter_config_file(name, **loading)
-    if path is None:
-        return
-    with open(path, encoding="utf-8") as file:
-        content = json.load(file)
-    kind = content.get("peft_type") if isinstance(content, dict) else None
-    if kind not in _ADAPTERS or content.get("megatron_config") is not None:
-        raise ValueError(
-            f"Expected an adapter of a kind among {', '.join(_ADAPTERS)}, without megatron_config, in {name!r}, found "
-            f"{kind!r}. Others may load code or models that their files name: where you trust them, use PEFT's own "
-            "PeftModel.from_pretrained(model, ...)."
-        )
 
 
 def word_mask(attended: Tensor, num_prefix_tokens: int, num_suffix_tokens: int) -> Tensor:
@@ -850,43 +750,6 @@ def text_word_mask(config: TGDTConfig, attention_mask: Tensor, text_token_mask: 
     if text_token_mask is not None and counts == (1, 1):
         return attended & text_token_mask.bool()
     return word_mask(attended, *counts)
-
-
-def _attended_somewhere(mask: Tensor) -> Tensor:
-    """Let texts of no token attend to their first position: attention to nothing is not a number."""
-    first = torch.arange(mask.shape[1], device=mask.device)[None] == 0
-    return torch.where(mask.bool().any(-1, keepdim=True), mask, first.to(mask.dtype))
-
-
-def _turned(values: Tensor, shift: Tensor) -> Tensor:
-    """Return rows (B, W, ...) turned to the left by a shift (B, 1) above -W and below W."""
-    width = values.shape[1]
-    order = torch.arange(width, device=values.device) + shift
-    order = torch.where(order < 0, order + width, order)  # no remainder: ONNX has none by a dynamic width
-    order = torch.where(order >= width, order - width, order)
-    if values.shape[0] != order.shape[0]:  # positions that all rows share
-        values = values.expand(order.shape[0], *values.shape[1:])
-    return values[torch.arange(order.shape[0], device=order.device)[:, None], order]
-
-
-def _mean(features: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean (B, 1, F) of the real rows of (B, R, F); zero where there is none."""
-    weights = mask.to(features.dtype) / mask.sum(-1, keepdim=True).clamp(min=1)
-    return weights[:, None].to(features.dtype) @ features
-
-
-def _max(features: Tensor, mask: Tensor) -> Tensor:
-    """Return the maximum of each feature (B, 1, F) over the real rows of (B, R, F), which hold one at least."""
-    return features.masked_fill(~mask[..., None], torch.finfo(features.dtype).min).amax(1, keepdim=True)
-
-
-def _unit(tokens: Tensor, mask: Tensor) -> Tensor:
-    return _normalize(tokens).masked_fill(~mask[..., None], 0)
-
-
-def _normalize(vectors: Tensor) -> Tensor:
-    """Return unit vectors; zero ones stay zero, with a finite gradient in half precision too, where 1e-12 is 0."""
-    return F.normalize(vectors, dim=-1, eps=max(1e-12, torch.finfo(vectors.dtype).tiny))
 
 
 def _recording(kwargs: Mapping[str, Any]) -> dict[str, Any]:

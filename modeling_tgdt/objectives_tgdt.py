@@ -162,12 +162,12 @@ def negative_masks(
     i2t = torch.ones(count, sizes.texts, dtype=torch.bool, device=device).fill_diagonal_(False)
     t2i = torch.ones(count, sizes.images, dtype=torch.bool, device=device).fill_diagonal_(False)
     # Among the pairs both kinds of id speak for both directions; beyond them an image has no text, a text no photo.
-    for ids, own, other in ((image_ids, t2i, i2t), (caption_ids, i2t, t2i)):
+    for ids, of_columns, of_rows in ((image_ids, t2i, i2t), (caption_ids, i2t, t2i)):
         if ids is not None:
             ids = ids.to(device)
-            differs = ids[:count, None] != ids[None]
-            own &= differs
-            other[:, :count] &= differs[:, :count]
+            differs = ids[:count, None] != ids[None]  # (B, Bi) or (B, Bt)
+            of_columns &= differs
+            of_rows[:, :count] &= differs[:, :count]
     return Directions(i2t, t2i)
 
 
@@ -203,8 +203,8 @@ def hardest_pairs(similarity: Directions, negatives: Directions) -> tuple[Tensor
         scores.masked_fill(~mask, lowest).argmax(1) for scores, mask in zip(similarity, negatives, strict=True)
     )
     index = torch.arange(len(caption), device=caption.device)
-    found = torch.stack([mask.any(1) for mask in negatives]).to(similarity.i2t.dtype)
-    return torch.cat([index, index, image]), torch.cat([index, caption, index]), found
+    has_negative = torch.stack([mask.any(1) for mask in negatives]).to(similarity.i2t.dtype)
+    return torch.cat([index, index, image]), torch.cat([index, caption, index]), has_negative
 
 
 def infonce(similarity: Directions, negatives: Directions, temperature: Number) -> Tensor:
@@ -250,9 +250,9 @@ def distillation(teacher: Directions, student: Directions, temperature: float) -
         temperature: Divides both.
     """
     total = student.i2t.new_zeros(())
-    for wanted, found in zip(teacher, student, strict=True):
+    for wanted, given in zip(teacher, student, strict=True):
         target = (wanted.detach() / temperature).log_softmax(1)
-        total = total + F.kl_div((found / temperature).log_softmax(1), target, log_target=True, reduction="sum")
+        total = total + F.kl_div((given / temperature).log_softmax(1), target, log_target=True, reduction="sum")
     return total / (2 * len(student.i2t))
 
 

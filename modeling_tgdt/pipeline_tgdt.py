@@ -121,7 +121,7 @@ class ImageTextRetrievalPipeline(_Pipeline):
         """Return the ranked candidates of one query from its scores (1, C)."""
         scores = outputs["scores"][0].float().numpy()
         order = np.argsort(-scores, kind="stable")[:top_k].tolist()
-        return [{"score": float(scores[place]), "index": place, kind: candidates[place]} for place in order]
+        return [{"score": float(scores[index]), "index": index, kind: candidates[index]} for index in order]
 
 
 def _checked(top_k: int | None) -> int | None:
@@ -132,9 +132,9 @@ def _checked(top_k: int | None) -> int | None:
 
 def _padded(embeds: Embeddings, model: Any) -> TGDTFeatures:
     """Return embeddings as a branch of the model gives them: tokens (C, T, D) with zeros behind each item's last."""
-    tokens = [torch.from_numpy(own) for own in embeds.token_embeds]
+    tokens = [torch.from_numpy(item) for item in embeds.token_embeds]
     padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
-    counts = torch.tensor([len(own) for own in tokens])
+    counts = torch.tensor([len(item) for item in tokens])
     return TGDTFeatures(
         last_hidden_state=padded.to(model.device, model.dtype),
         pooler_output=torch.from_numpy(embeds.global_embeds).to(model.device, model.dtype),

@@ -138,12 +138,12 @@ class TGDTProcessor(ProcessorMixin):
     @staticmethod
     def get_possibly_dynamic_module(module_name: str) -> Any:
         """Find a class that a processor's file names; this processor needs no models."""
-        found = ProcessorMixin.get_possibly_dynamic_module(module_name)
-        if module_name.startswith("Auto") or (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        loaded = ProcessorMixin.get_possibly_dynamic_module(module_name)
+        if module_name.startswith("Auto") or (isinstance(loaded, type) and issubclass(loaded, PreTrainedModel)):
             raise ValueError(
                 f"Expected an image processor or a tokenizer in the processor's files, found {module_name}."
             )
-        return found
+        return loaded
 
     @classmethod
     def from_dual_encoder_pretrained(cls, name_or_path: str, **options: Any) -> "TGDTProcessor":
@@ -159,7 +159,7 @@ class TGDTProcessor(ProcessorMixin):
         Example:
             `TGDTProcessor.from_dual_encoder_pretrained("openai/clip-vit-base-patch32")`
         """
-        own = {name: options.pop(name) for name in _FIELDS if name in options}
+        fields = {name: options.pop(name) for name in _FIELDS if name in options}
         loading = {"trust_remote_code": False, **options}
         config = AutoConfig.from_pretrained(name_or_path, **loading)
         if not hasattr(config, "text_config"):
@@ -179,7 +179,7 @@ class TGDTProcessor(ProcessorMixin):
             "caption_padding": "max_length" if is_fixed else "longest",
             "attends_padding": is_fixed and "attention_mask" not in tokenizer.model_input_names,
         }
-        return cls(image_processor, tokenizer, **(defaults | own))
+        return cls(image_processor, tokenizer, **(defaults | fields))
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Save the processor, with the custom code that loads it; see transformers' `ProcessorMixin`."""

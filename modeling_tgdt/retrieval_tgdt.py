@@ -55,7 +55,7 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         processor: TGDTProcessor.
         index: Gallery to search, built with this model. None: the first `add_*` makes one in a temporary directory.
         device: Where the model runs; where it is now by default.
-        hubness: Reference queries of the model; galleries made with them lower the items that are near every query.
+        hubness: Reference queries of the model. A gallery made with them ranks items lower that are near every query.
 
     Raises:
         ValueError: When another model built the gallery.
@@ -100,12 +100,12 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         Args:
             path: Its directory; None for a temporary one, which goes with the retriever.
             kind: "image" or "text".
-            exist_ok: Open the gallery that is there already, with its own options, instead of refusing.
+            exist_ok: If there is a gallery already, open it with its own options instead of refusing.
             **options: Of `TGDTIndex.create`, such as `token_dtype`, `global_dim` and `engine`. `hubness` is on by
                 default where the model has reference queries.
 
         Returns:
-            The gallery; the mix of the scores and the model's identity are recorded in it.
+            The gallery, which records the weights of the mixed score and which model it belongs to.
 
         Raises:
             FileExistsError: When there is a gallery, without `exist_ok`.
@@ -140,11 +140,11 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
 
     def _open_index(self, path: Path, engine_options: Mapping[str, Any] | None) -> bool:
         """Use the gallery that is there; return whether there is one."""
-        found = open_index(path, engine_options)
-        if found is not None:
-            check_gallery_model(found, self.model)
-            self.index = found
-        return found is not None
+        index = open_index(path, engine_options)
+        if index is not None:
+            check_gallery_model(index, self.model)
+            self.index = index
+        return index is not None
 
     def add_images(
         self,
@@ -164,7 +164,7 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         """Read, embed and store pictures; memory stays bounded whatever the source.
 
         In a program of several processes (`torch.distributed`) every process makes this call with the same source and
-        gallery: each embeds a share, and all become visible in one commit. Galleries that differ are filled apart.
+        gallery. Each embeds a share, and one commit shows them all. Processes with galleries of their own fill those.
 
         Args:
             images: Folder, list or generator of pictures (path, URL, bytes, PIL, array, tensor, or
@@ -178,9 +178,9 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
             workers: Threads that decode; the number of cores by default.
             progress: Whether to show a progress bar.
             max_pixels: Largest picture that is decoded, width x height; `PIL.Image.MAX_IMAGE_PIXELS` by default.
-            draft: Decode large JPEGs at a smaller scale, which leaves twice the model's pixels: faster, and embeddings
-                that are nearly those of the full size.
-            share: False where one process of several makes this call alone.
+            draft: Decode large JPEGs at a smaller scale, at least twice the size that the model reads. This is faster,
+                and the embeddings are nearly those of the full size.
+            share: Pass False where only one of several processes makes this call.
 
         Returns:
             What was added and what was skipped, with reasons.
@@ -222,7 +222,7 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
             raise TypeError(f"Expected a list of texts, found the single string {texts!r}. Pass [{texts!r}].")
         index = self._writable("text")
         filler = self._filler(index, check_text, self.encode_texts, batch_size, on_error, resume, 1, progress, share)
-        filler.batch_size *= _TEXT_BATCHES  # of which the encoder makes batches of like length
+        filler.batch_size *= _TEXT_BATCHES  # the encoder sorts these by length and cuts them into batches
         return filler.fill(name_items(((None, text) for text in texts), index, ids, metadata, resume), _length(texts))
 
     def encode_images(self, images: Iterable[Any], batch_size: int = 32) -> Embeddings:
@@ -262,25 +262,26 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
             query: Text (every `str` is words), or a picture: PIL, array, tensor, bytes, `pathlib.Path` or regions.
                 A list may mix them. Several parts make one query as `ComposedQuery(["a beach", "snow"], [1, -1])`.
             top_k: Hits per query.
-            candidates: Size of the shortlist that the global score picks, at least `top_k`.
-            mode: "two_stage", "global" (stage one alone) or "local" (every item by its tokens alone). Two
-                stages are stage one alone where the tokens weigh nothing: those of a dual encoder are untrained.
+            candidates: Size of the shortlist that the global score picks; `top_k` where that is larger.
+            mode: "two_stage", "global" (stage one alone) or "local" (every item by its tokens alone). Where the
+                gallery gives tokens no weight, as for a dual encoder, whose tokens are untrained, "two_stage" is
+                "global".
             where: Metadata filter, see `TGDTIndex.search`.
             global_weight: Weight of the global score in this call; the gallery's own by default.
             local_weight: Weight of the local score in this call.
-            hubness: Whether to lower the items that are near every query, in a gallery that knows which they are.
-            explain: Give every hit of a text its `matches`; read from the stored tokens of the returned hits alone.
-            min_score: Leave out hits with a lower score, or by a threshold that `fit_threshold` found, which names
-                the `candidates` too.
-            group_similar: Cosine of global embeddings from which a hit is put under the better one that it nearly
-                equals, as its `similar`; near-duplicates have 0.95 and more. Looks at `candidates` hits.
+            hubness: Whether to rank items lower that are near every query, in a gallery that records which ones are.
+            explain: Give the hits of a text query their `matches`, computed from the stored tokens of these hits.
+            min_score: Leave out hits with a lower score, or those that a threshold of `fit_threshold` refuses; its
+                size of the shortlist then replaces `candidates`.
+            group_similar: Cosine of global embeddings from which a hit is a near-duplicate of a better one and becomes
+                one of its `similar`, such as 0.95. Looks at `candidates` hits.
 
         Returns:
-            `list[Hit]`, best first; for a list of queries a list of them.
+            `list[Hit]`, best first; for a list of queries a list of these.
 
         Raises:
-            ValueError: When there is no gallery, a picture cannot be read, an option is out of range, or a gallery of
-                texts is to explain its hits.
+            ValueError: When there is no gallery, a picture cannot be read, an option is out of range, or `explain` is
+                asked of a gallery of texts.
         """
         index = self._searchable()
         if isinstance(min_score, float) and math.isnan(min_score):
@@ -291,7 +292,7 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
             mode = "global"
         queries = list(query) if isinstance(query, list | tuple) else [query]
         candidates = max(candidates, top_k) if candidates > 0 else candidates
-        if isinstance(min_score, ScoreThreshold):  # it looks at a whole shortlist, of the size that it was fitted on
+        if isinstance(min_score, ScoreThreshold):  # reads the scores of a whole shortlist, as long as those it fitted
             candidates = min_score.candidates
         whole = group_similar is not None or isinstance(min_score, ScoreThreshold)
         how: dict[str, Any] = {
@@ -305,19 +306,19 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         }
         hits: list[list[Hit]] = [[] for _ in queries]
         words: dict[int, np.ndarray] = {}  # word tokens of the queries that are texts
-        for row, own in enumerate(queries):
-            if isinstance(own, ComposedQuery):
-                (hits[row],) = hits_of(search_composed(index, self._parts(own), **how))
+        for row, asked in enumerate(queries):
+            if isinstance(asked, ComposedQuery):
+                (hits[row],) = hits_of(search_composed(index, self._parts(asked), **how))
         for kind, rows, embeds in self._encode_queries(queries):
             result = index.search(embeds.global_embeds, embeds.token_embeds, query_kind=kind, **how)
-            for row, tokens, found in zip(rows, embeds.token_embeds, hits_of(result), strict=True):
-                hits[row] = found
+            for row, tokens, ranked in zip(rows, embeds.token_embeds, hits_of(result), strict=True):
+                hits[row] = ranked
                 words |= {row: tokens} if kind == "text" else {}
         if min_score is not None:
-            hits = [_above(own, min_score) for own in hits]
+            hits = [_above(ranked, min_score) for ranked in hits]
         if group_similar is not None:
-            hits = [self._grouped(own, group_similar) for own in hits]
-        hits = [own[:top_k] for own in hits]
+            hits = [self._grouped(ranked, group_similar) for ranked in hits]
+        hits = [ranked[:top_k] for ranked in hits]
         for row, tokens in words.items() if explain else ():
             hits[row] = self._matched(queries[row], tokens, hits[row])
         return hits if isinstance(query, list | tuple) else hits[0]
@@ -344,21 +345,22 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         """Load a retriever, with its gallery when there is one.
 
         Args:
-            name: Directory or Hub id: what `save_pretrained`, `push_to_hub` or `tgdt index` made, a model alone, an
-                adapter of PEFT, which names the model that it adapts, or a pretrained dual encoder such as CLIP.
+            name: Directory or Hub id of what `save_pretrained`, `push_to_hub` or `tgdt index` wrote, of a model
+                without a gallery, of a PEFT adapter (its file names the model), or of a pretrained dual encoder such
+                as CLIP.
             model: Directory or Hub id of another model to use with that gallery.
             revision: Branch, tag or commit on the Hub.
             device: Where the model runs.
             dtype: Data type of the weights; that of the files by default.
             engine_options: How to reach a gallery in Qdrant, see `TGDTIndex.open`.
-            backend: "onnx" runs the graphs that `tgdt export` wrote. By default "torch", and "onnx" where there are
-                graphs and no weights.
+            backend: "torch", or "onnx" to run the graphs that `tgdt export` wrote. By default "onnx" where there are
+                graphs but no weights, otherwise "torch".
             **options: Of the download (`token`, `cache_dir`, `local_files_only`, ...) and of
                 `TGDTModel.from_pretrained` (`attn_implementation`, `device_map`, `quantization_config`, ...).
 
         Raises:
             ValueError: When nothing is found, or another model built the gallery.
-            TypeError: For an option of neither.
+            TypeError: For an option that neither of them knows.
         """
         download, loading = split_options(options)
         if backend == "onnx":
@@ -377,7 +379,7 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         return self.index
 
     def _check_weights(self) -> None:
-        """Refuse to go on with a gallery whose model has been trained on since.
+        """Refuse to use a gallery whose model has been trained since it was built.
 
         Raises:
             ValueError: When the weights are no longer those that made the gallery.
@@ -433,9 +435,9 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
     def _parts(self, query: ComposedQuery) -> list[EncodedPart]:
         """Embed the parts of a query."""
         return [
-            EncodedPart(kind, embeds.item(place), query.weights[row])
+            EncodedPart(kind, embeds.item(position), query.weights[row])
             for kind, rows, embeds in self._encode_queries(list(query.parts))
-            for place, row in enumerate(rows)
+            for position, row in enumerate(rows)
         ]
 
     def _grouped(self, hits: list[Hit], threshold: float) -> list[Hit]:
@@ -444,12 +446,15 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
         if not hits:
             return hits
         groups = group_hits(self._searchable().get([hit.id for hit in hits])[0], threshold)
-        return [replace(hits[own[0]], similar=tuple(hits[row].id for row in own[1:])) for own in groups]
+        return [replace(hits[best], similar=tuple(hits[row].id for row in others)) for best, *others in groups]
 
     def _matched(self, text: str, tokens: np.ndarray, hits: list[Hit]) -> list[Hit]:
         """Return the hits of a text, of whose word tokens (W, D) each word gets its best region."""
         words, stored = scored_words(self.model, self.processor, text), self._searchable().tokens([h.id for h in hits])
-        return [replace(hit, matches=match_words(tokens, words, own)) for hit, own in zip(hits, stored, strict=True)]
+        return [
+            replace(hit, matches=match_words(tokens, words, regions))
+            for hit, regions in zip(hits, stored, strict=True)
+        ]
 
 
 def _above(hits: list[Hit], least: float | ScoreThreshold) -> list[Hit]:

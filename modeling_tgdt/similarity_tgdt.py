@@ -421,16 +421,16 @@ def _check_similarity(device: torch.device, dtype: torch.dtype) -> bool:
     best = best_regions(images, words, mask, winners)
     dots = (images.double() @ words.double().T).masked_fill(~mask[..., None], 0)
     won = winners.long()[:, None]
-    found = [best.double(), dots.gather(1, won)[:, 0]]
+    computed = [best.double(), dots.gather(1, won)[:, 0]]
     expected = [dots.masked_fill(~mask[..., None], -torch.inf).amax(1).masked_fill(~mask.any(1)[:, None], 0)] * 2
 
     grad = torch.tensor([[1.0, -1.0], [2.0, 1.0], [0.0, 0.0]], dtype=torch.float32, device=device)
     weights = torch.ones(2, 5, dtype=torch.float32, device=device)
     routed = torch.zeros_like(dots).scatter_(1, won, grad.double().repeat_interleave(5, 1)[:, None])
-    found.append(image_gradients(grad, weights, winners, words, images).double())
-    found.append(word_gradients(grad, weights, winners, images).double())
+    computed.append(image_gradients(grad, weights, winners, words, images).double())
+    computed.append(word_gradients(grad, weights, winners, images).double())
     expected += [routed @ words.double(), torch.einsum("brn,brd->nd", routed, images.double())]
-    return all(map(torch.equal, found, expected))
+    return all(map(torch.equal, computed, expected))
 
 
 __all__ = ["Reduction", "token_similarity", "token_similarity_pairs", "truncate", "word_weights"]

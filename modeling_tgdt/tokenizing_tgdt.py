@@ -204,7 +204,7 @@ def _cut(columns: dict[str, list[list[Any]]], limit: int, side: str) -> None:
     for row, special in enumerate(list(columns["special_tokens_mask"])):
         if len(special) <= limit:
             continue
-        content = [place for place, mark in enumerate(special) if not mark]
+        content = [position for position, mark in enumerate(special) if not mark]
         first, last = (content[0], content[-1] + 1) if content else (limit, len(special))
         room = max(0, limit - first - (len(special) - last))
         start, end = (first, first + room) if side == "right" else (last - room, last)

@@ -70,17 +70,17 @@ def image_gradients(grad: Tensor, weights: Tensor, winners: Tensor, words: Tenso
         words: (N, D).
         images: (B, R, D), for its shape and dtype.
     """
-    found = torch.zeros_like(images, memory_format=torch.contiguous_format)
+    gradient = torch.zeros_like(images, memory_format=torch.contiguous_format)
     (count, regions, dim), total = images.shape, len(words)
-    if found.numel() and total:
+    if gradient.numel() and total:
         rows = tile_size(regions)
         grid = (count, triton.cdiv(regions, rows), triton.cdiv(dim, _VALUES))
         options = {"PER_TEXT": weights.shape[1], "DIM": dim, "REGIONS": rows, "WORDS": _WORDS, "VALUES": _VALUES}
         options |= _product_options(words)
         arrays = [part.contiguous() for part in (grad, weights, winners, words)]
-        with torch.cuda.device_of(found):
-            _image_kernel[grid](*arrays, found, regions, total, **options)
-    return found
+        with torch.cuda.device_of(gradient):
+            _image_kernel[grid](*arrays, gradient, regions, total, **options)
+    return gradient
 
 
 def word_gradients(grad: Tensor, weights: Tensor, winners: Tensor, images: Tensor) -> Tensor:
@@ -93,14 +93,14 @@ def word_gradients(grad: Tensor, weights: Tensor, winners: Tensor, images: Tenso
         images: (B, R, D).
     """
     (count, regions, dim), total = images.shape, weights.numel()
-    found = torch.zeros(total, dim, dtype=images.dtype, device=images.device)
-    if found.numel() and images.numel():
+    gradient = torch.zeros(total, dim, dtype=images.dtype, device=images.device)
+    if gradient.numel() and images.numel():
         grid = (triton.cdiv(total, _WORDS), triton.cdiv(dim, _VALUES))
         arrays = [part.contiguous() for part in (grad, weights, winners, images)]
         options = {"PER_TEXT": weights.shape[1], "DIM": dim, "WORDS": _WORDS, "VALUES": _VALUES}
-        with torch.cuda.device_of(found):
-            _word_kernel[grid](*arrays, found, count, regions, total, **options)
-    return found
+        with torch.cuda.device_of(gradient):
+            _word_kernel[grid](*arrays, gradient, count, regions, total, **options)
+    return gradient
 
 
 def _product_options(tokens: Tensor) -> dict[str, Any]:
@@ -128,33 +128,35 @@ def _best_kernel(
     COMPUTE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    tiles = tl.cdiv(total, WORDS)
+    tiles = tl.cdiv(total, WORDS)  # one program scores one tile of words against one image
     image = (tl.program_id(0) // tiles).to(tl.int64)
-    own = (tl.program_id(0) % tiles).to(tl.int64) * WORDS + tl.arange(0, WORDS)
+    word_ids = (tl.program_id(0) % tiles).to(tl.int64) * WORDS + tl.arange(0, WORDS)
     broken = tl.zeros((WORDS,), tl.float32)  # a maximum would hide NaN
     highest = tl.full((WORDS,), float("-inf"), tl.float32)
     winner = tl.zeros((WORDS,), tl.int32)
     for region in range(0, regions, REGIONS):
-        other = region + tl.arange(0, REGIONS)
-        row = image * regions + other
-        real = tl.load(mask + row, mask=other < regions, other=0) != 0
-        dots = tl.zeros((WORDS, REGIONS), tl.float32)
+        region_ids = region + tl.arange(0, REGIONS)
+        row = image * regions + region_ids
+        real = tl.load(mask + row, mask=region_ids < regions, other=0) != 0
+        dots = tl.zeros((WORDS, REGIONS), tl.float32)  # summed over STEP numbers of the width at a time
         for start in range(0, DIM, STEP):
-            place = start + tl.arange(0, STEP)
-            inside = place < DIM
+            columns = start + tl.arange(0, STEP)
+            inside = columns < DIM
             a = tl.load(
-                words + own[:, None] * DIM + place[None, :], mask=(own < total)[:, None] & inside[None, :], other=0
+                words + word_ids[:, None] * DIM + columns[None, :],
+                mask=(word_ids < total)[:, None] & inside[None, :],
+                other=0,
             )
-            b = tl.load(images + row[None, :] * DIM + place[:, None], mask=real[None, :] & inside[:, None], other=0)
+            b = tl.load(images + row[None, :] * DIM + columns[:, None], mask=real[None, :] & inside[:, None], other=0)
             dots = tl.dot(a.to(COMPUTE), b.to(COMPUTE), dots, input_precision=PRECISION)
         broken += tl.sum(tl.where(dots != dots, dots, 0.0), axis=1)
-        dots = tl.where(real[None, :], dots, float("-inf"))
-        values, places = tl.max(dots, axis=1, return_indices=True)
-        winner = tl.where(values > highest, region + places, winner)
+        dots = tl.where(real[None, :], dots, float("-inf"))  # padding never wins
+        values, indices = tl.max(dots, axis=1, return_indices=True)
+        winner = tl.where(values > highest, region + indices, winner)
         highest = tl.maximum(highest, values)
-    highest = tl.where(highest > float("-inf"), highest, 0.0) + broken
-    tl.store(best + image * total + own, highest, mask=own < total)
-    tl.store(winners + image * total + own, winner.to(winners.dtype.element_ty), mask=own < total)
+    highest = tl.where(highest > float("-inf"), highest, 0.0) + broken  # 0 where the image has no region
+    tl.store(best + image * total + word_ids, highest, mask=word_ids < total)
+    tl.store(winners + image * total + word_ids, winner.to(winners.dtype.element_ty), mask=word_ids < total)
 
 
 @triton.jit
@@ -163,7 +165,7 @@ def _image_kernel(
     weights,
     winners,
     words,
-    found,
+    result,
     regions,
     total,
     PER_TEXT: tl.constexpr,
@@ -176,26 +178,26 @@ def _image_kernel(
 ):
     image = tl.program_id(0).to(tl.int64)
     region = tl.program_id(1) * REGIONS + tl.arange(0, REGIONS)
-    place = tl.program_id(2) * VALUES + tl.arange(0, VALUES)
+    columns = tl.program_id(2) * VALUES + tl.arange(0, VALUES)
     texts = total // PER_TEXT
-    gradient = tl.zeros((REGIONS, VALUES), tl.float32)
+    gradient = tl.zeros((REGIONS, VALUES), tl.float32)  # of a tile of one image's regions, a part of the width
     for first in range(0, total, WORDS):
-        own = first + tl.arange(0, WORDS)
-        spoken = own < total
-        winner = tl.load(winners + image * total + own, mask=spoken, other=0).to(tl.int32)
-        share = tl.load(grad + image * texts + own // PER_TEXT, mask=spoken, other=0)
-        share *= tl.load(weights + own, mask=spoken, other=0)
+        word_ids = first + tl.arange(0, WORDS)
+        spoken = word_ids < total
+        winner = tl.load(winners + image * total + word_ids, mask=spoken, other=0).to(tl.int32)
+        share = tl.load(grad + image * texts + word_ids // PER_TEXT, mask=spoken, other=0)
+        share *= tl.load(weights + word_ids, mask=spoken, other=0)
         routed = tl.where(winner[None, :] == region[:, None], share[None, :], 0.0)
         rows = tl.load(
-            words + own.to(tl.int64)[:, None] * DIM + place[None, :],
-            mask=spoken[:, None] & (place < DIM)[None, :],
+            words + word_ids.to(tl.int64)[:, None] * DIM + columns[None, :],
+            mask=spoken[:, None] & (columns < DIM)[None, :],
             other=0,
         )
         gradient = tl.dot(routed.to(COMPUTE), rows.to(COMPUTE), gradient, input_precision=PRECISION)
     tl.store(
-        found + (image * regions + region)[:, None] * DIM + place[None, :],
-        gradient.to(found.dtype.element_ty),
-        mask=(region < regions)[:, None] & (place < DIM)[None, :],
+        result + (image * regions + region)[:, None] * DIM + columns[None, :],
+        gradient.to(result.dtype.element_ty),
+        mask=(region < regions)[:, None] & (columns < DIM)[None, :],
     )
 
 
@@ -205,7 +207,7 @@ def _word_kernel(
     weights,
     winners,
     images,
-    found,
+    result,
     count,
     regions,
     total,
@@ -214,23 +216,23 @@ def _word_kernel(
     WORDS: tl.constexpr,
     VALUES: tl.constexpr,
 ):
-    own = tl.program_id(0).to(tl.int64) * WORDS + tl.arange(0, WORDS)
-    place = tl.program_id(1) * VALUES + tl.arange(0, VALUES)
-    spoken, inside = own < total, place < DIM
-    weight = tl.load(weights + own, mask=spoken, other=0)
-    gradient = tl.zeros((WORDS, VALUES), tl.float32)
+    word_ids = tl.program_id(0).to(tl.int64) * WORDS + tl.arange(0, WORDS)
+    columns = tl.program_id(1) * VALUES + tl.arange(0, VALUES)
+    spoken, inside = word_ids < total, columns < DIM
+    weight = tl.load(weights + word_ids, mask=spoken, other=0)
+    gradient = tl.zeros((WORDS, VALUES), tl.float32)  # of a tile of words, a part of the width
     for _ in range(0, count):
-        winner = tl.load(winners + own, mask=spoken, other=0).to(tl.int64)
-        share = weight * tl.load(grad + own // PER_TEXT, mask=spoken, other=0)
+        winner = tl.load(winners + word_ids, mask=spoken, other=0).to(tl.int64)
+        share = weight * tl.load(grad + word_ids // PER_TEXT, mask=spoken, other=0)
         rows = tl.load(
-            images + winner[:, None] * DIM + place[None, :], mask=spoken[:, None] & inside[None, :], other=0
+            images + winner[:, None] * DIM + columns[None, :], mask=spoken[:, None] & inside[None, :], other=0
         )
         gradient += share[:, None] * rows.to(tl.float32)
-        winners += total
+        winners += total  # the pointers go on to the next image
         grad += total // PER_TEXT
         images += regions * DIM
     tl.store(
-        found + own[:, None] * DIM + place[None, :],
-        gradient.to(found.dtype.element_ty),
+        result + word_ids[:, None] * DIM + columns[None, :],
+        gradient.to(result.dtype.element_ty),
         mask=spoken[:, None] & inside[None, :],
     )

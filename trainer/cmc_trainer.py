@@ -49,7 +49,7 @@ logger = logging.get_logger(__name__)
 def step_schedule(step: int, *, steps_per_epoch: int, step_epochs: int, warmup_steps: int) -> float:
     """Return the factor of the learning rate at a step, as the authors' script computes it.
 
-    Their warm-up damps once at construction, so that the first step already counts as the second.
+    Their warm-up counts one step when it is constructed, so the first step is damped as the second would be.
 
     Args:
         step: Optimizer steps taken so far.
@@ -66,7 +66,7 @@ def step_schedule(step: int, *, steps_per_epoch: int, step_epochs: int, warmup_s
 
 
 class _CaptionEpochs(TrainerCallback):
-    """Tells the training data its epoch: with several processes Accelerate tells the sampler and not the data."""
+    """Tells the training data its epoch: with several processes Accelerate tells only the sampler."""
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         data = kwargs["train_dataloader"].dataset
@@ -75,14 +75,15 @@ class _CaptionEpochs(TrainerCallback):
 
 
 class CMCTrainer(Trainer):
-    """Train a TGDTModel with the CMC loss; everything of `transformers.Trainer` keeps working.
+    """Train a TGDTModel with the CMC loss; whatever `transformers.Trainer` can do still works.
 
     Args:
         model: TGDTModel, maybe under PEFT.
         args: [`CMCTrainingArguments`].
         data_collator: [`TGDTDataCollator`] of the processing class when omitted.
-        train_dataset: Captioned photos: a `datasets` object with `image` (or `region_features`, `region_boxes`) and
-            `captions` or `caption`, as [`load_captions`] returns it, or any data set whose items the collator takes.
+        train_dataset: Captioned photos as [`load_captions`] returns them: a `datasets` object with `image` (or
+            `region_features` and `region_boxes`) and `captions` or `caption`. Or any data set whose items the collator
+            takes.
         eval_dataset: Captioned photos to retrieve from, or a dict of such.
         processing_class: TGDTProcessor.
         **kwargs: Passed to `transformers.Trainer`.
@@ -152,12 +153,12 @@ class CMCTrainer(Trainer):
         """Train as `transformers.Trainer.train` does, within the stage that the arguments name.
 
         Args:
-            resume_from_checkpoint: A checkpoint, or `True` for the newest one that was written to its end.
+            resume_from_checkpoint: A checkpoint, or `True` for the newest one that is complete.
             *args: Passed on.
             **kwargs: Passed on.
 
         Raises:
-            ValueError: When `True` is given and there is no whole checkpoint, or nothing would train.
+            ValueError: When `True` is given and there is no complete checkpoint, or when no parameter would train.
             FloatingPointError: When the loss is not finite; the message names the step.
         """
         if resume_from_checkpoint is True:
@@ -165,7 +166,7 @@ class CMCTrainer(Trainer):
             if resume_from_checkpoint is None:
                 raise ValueError(f"No whole checkpoint in {self.args.output_dir}: train without resuming.")
         with ExitStack() as self._stages:
-            if self.model_init is None:  # else call_model_init does it, for every trial
+            if self.model_init is None:  # otherwise call_model_init prepares the model of every trial
                 self._prepare(self.model)
             try:
                 return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -174,13 +175,14 @@ class CMCTrainer(Trainer):
                 self._report_skipped()
 
     def call_model_init(self, trial: Any = None) -> Any:
-        """Make a model with `model_init`, as every trial of a hyper-parameter search does, and freeze its parts."""
+        """Make the model of a trial of a hyper-parameter search with `model_init`, and freeze what is to be frozen."""
         model = super().call_model_init(trial)
         if self._stages is not None:
             self._prepare(model)
         return model
 
     def _prepare(self, model: nn.Module) -> None:
+        """Bring a new dual encoder's projections to the scale of its heads; freeze what the stage does not train."""
         if needs_scale(model):
             with torch.random.fork_rng():
                 match_head_scale(model, self._prepare_inputs(self.data_collator(first_examples(self.train_dataset))))
@@ -202,7 +204,7 @@ class CMCTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Return the CMC loss of a batch, over all processes where `gather_across_devices` says so.
+        """Return the CMC loss of a batch; with `gather_across_devices` that of the batches of all processes.
 
         Args:
             model: The model as Accelerate wrapped it.
@@ -226,7 +228,7 @@ class CMCTrainer(Trainer):
         return cached_loss(partial(self._embed, model), split_inputs(inputs, size), self._loss_of, no_sync)
 
     def _mini_batch_size(self, model: nn.Module) -> int | None:
-        """Return how many pairs are embedded at a time; None, and a warning, where parts would not give the same."""
+        """Return how many pairs are embedded at a time, or None, with a warning, where parts change the gradient."""
         size, layer = self.args.mini_batch_size, batch_dependent_layer(model)
         if size is not None and layer is not None:
             logger.warning_once(
@@ -237,7 +239,7 @@ class CMCTrainer(Trainer):
         return size
 
     def _embed(self, model: nn.Module, inputs: dict[str, Any]) -> PairEmbeddings:
-        # Through the wrapped forward: a distributed model synchronises gradients only there.
+        # The wrapped model is called, not its methods: a distributed one synchronises gradients only in forward.
         names = {name: inputs[name] for name in ("image_ids", "caption_ids", "num_pairs") if name in inputs}
         inputs = {name: value for name, value in inputs.items() if name not in names}
         return PairEmbeddings.of(model(**inputs, return_loss=False, return_logits=False, return_dict=True), **names)
@@ -252,6 +254,7 @@ class CMCTrainer(Trainer):
         return loss
 
     def _margin_share(self) -> float:
+        """Return the part of the margins that is in force, which grows from 0 to 1 over the warm-up."""
         steps = self.args.margin_warmup_steps
         return min(1.0, (self.state.global_step + 1) / steps) if steps else 1.0
 
@@ -272,18 +275,22 @@ class CMCTrainer(Trainer):
     def _watch_collapse(self, embeds: Tensor) -> None:
         """Record the mean cosine between the images of a batch, and warn when they are nearly all the same."""
         count = len(embeds)
-        spread = (embeds.sum(0).square().sum() - embeds.square().sum()) / (count * (count - 1))
-        self._components["image_cosine"].append(spread)
-        if spread > self.args.collapse_threshold:
+        # The squared sum of all embeddings holds every dot product; those of images with themselves are taken out.
+        cosine = (embeds.sum(0).square().sum() - embeds.square().sum()) / (count * (count - 1))
+        self._components["image_cosine"].append(cosine)
+        if cosine > self.args.collapse_threshold:
             logger.warning(
                 "Collapse at step %d: images of a batch have a mean cosine of %.3f. Lower the learning rate, warm up "
                 "(warmup_steps, margin_warmup_steps), or start with hardest_negatives=False.",
                 self.state.global_step,
-                float(spread),
+                float(cosine),
             )
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log as `transformers.Trainer.log` does, with the loss terms since the last time; at its end the start."""
+        """Log as `transformers.Trainer.log` does, with the means of the loss terms since the last call.
+
+        The last entry of a training also says what the start and the end of it gave.
+        """
         if "loss" in logs:
             for name, values in self._components.items():
                 key = name if name == "image_cosine" else f"loss_{name}"
@@ -294,7 +301,7 @@ class CMCTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
-        """Evaluate; before the first step (`skip_scheduler`) keep the weights, which may turn out the best."""
+        """Evaluate. Before the first step (`skip_scheduler`) also keep the weights, in case none turn out better."""
         if skip_scheduler and self.state.log_history:
             return {}  # a resumed run was measured where it began
         metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
@@ -333,13 +340,14 @@ class CMCTrainer(Trainer):
             candidates=self.args.eval_candidates,
             progress=options.progress,
         )
-        found = {f"{mode}_{name}": value for mode, summary in results.items() for name, value in summary.items()}
-        found["rsum"] = results[self.args.eval_modes[-1]]["rsum"]
+        values = {f"{mode}_{name}": value for mode, summary in results.items() for name, value in summary.items()}
+        values["rsum"] = results[self.args.eval_modes[-1]]["rsum"]
         predictions: Any = (embeddings.image_embeds.numpy(), embeddings.text_embeds.numpy())
         label_ids: Any = embeddings.text_to_image.numpy()
         if self.compute_metrics is not None:
-            found |= self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=label_ids))
-        metrics = {f"{metric_key_prefix}_{name.removeprefix(metric_key_prefix + '_')}": found[name] for name in found}
+            values |= self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=label_ids))
+        prefix = f"{metric_key_prefix}_"  # compute_metrics may have put it there already
+        metrics = {prefix + name.removeprefix(prefix): value for name, value in values.items()}
         if prediction_loss_only or self.args.prediction_loss_only:
             predictions = label_ids = None
         return EvalLoopOutput(predictions, label_ids, metrics=metrics, num_samples=len(dataloader.dataset))

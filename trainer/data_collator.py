@@ -175,14 +175,14 @@ def negative_images(examples: Sequence[Example]) -> list[Example]:
     Raises:
         ValueError: When examples of regions have negative images.
     """
-    found: list[Example] = []
+    negatives: list[Example] = []
     for example in examples:
         images = example.get("negative_images") or []
         if images and example.get("region_features") is not None:
             raise ValueError("negative_images need examples with 'image', found 'region_features'. Leave one out.")
         ids = example.get("negative_image_ids") or [None] * len(images)
-        found += [{"image": image, "image_id": ids[number]} for number, image in enumerate(images)]
-    return found
+        negatives += [{"image": image, "image_id": ids[number]} for number, image in enumerate(images)]
+    return negatives
 
 
 def image_id_tensor(examples: Sequence[Example]) -> Tensor:

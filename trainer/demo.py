@@ -93,10 +93,10 @@ def _search(retriever: TGDTRetriever, scenes: Any) -> list[Search]:
     """Search for four scenes spread over the gallery, each followed there by its look-alike."""
     step = len(scenes) // 4 // 2 * 2
     pairs = [(scenes[position], scenes[position + 1]) for position in range(0, step * 4, step)]
-    found = retriever.search([scene["captions"][0] for scene, _ in pairs], top_k=5)
+    results = retriever.search([scene["captions"][0] for scene, _ in pairs], top_k=5)
     return [
         Search(scene["captions"][0], scene["image_id"], other["image_id"], other["change"], hits)
-        for (scene, other), hits in zip(pairs, found, strict=True)
+        for (scene, other), hits in zip(pairs, results, strict=True)
     ]
 
 

@@ -54,12 +54,14 @@ def _global_ids(pairs: PairEmbeddings, sizes: PairSizes, rank: int) -> Tensor:
     return ids - rank * _IDS_PER_PROCESS * (ids < 0)
 
 
-def _gather_rows(own: Tensor, counts: list[int], state: PartialState) -> Tensor:
-    """Join the rows of all processes, `counts` of them each; the own rows keep their gradient, scaled."""
-    padding = own.new_zeros(max(counts) - len(own), *own.shape[1:])
-    gathered = gather(torch.cat([own.detach(), padding]).contiguous())
+def _gather_rows(local: Tensor, counts: list[int], state: PartialState) -> Tensor:
+    """Join the rows of all processes, `counts` of them each; those of this process keep their gradient, scaled."""
+    padding = local.new_zeros(max(counts) - len(local), *local.shape[1:])
+    gathered = gather(torch.cat([local.detach(), padding]).contiguous())
     shards = [shard[:count] for shard, count in zip(gathered.chunk(state.num_processes), counts, strict=True)]
-    shards[state.process_index] = _ScaleGradient.apply(own, state.num_processes) if own.is_floating_point() else own
+    if local.is_floating_point():
+        local = _ScaleGradient.apply(local, state.num_processes)
+    shards[state.process_index] = local
     return torch.cat(shards)
 
 

@@ -178,7 +178,8 @@ def _as(value: Any, hint: Any, name: str) -> Any:
         value = int(value)
     if isinstance(value, str) and get_origin(hint) is list:
         value = [value]
-    choices = [member.value for kind in kinds if isinstance(kind, EnumType) for member in kind]
+    enums: list[Any] = [kind for kind in kinds if isinstance(kind, EnumType)]
+    choices = [member.value for enum in enums for member in enum]
     if choices and value is not None and value not in choices:
         raise ValueError(f"Expected {name} to be one of {choices}, found {value!r}.{nearest(str(value), choices)}")
     whole = type(value) is int and float in kinds

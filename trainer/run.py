@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 _HELD_OUT_SHARE, _HELD_OUT_AT_MOST, _CALIBRATED_AT_MOST = 0.1, 1000, 200
 _TOKEN_CACHE = "token_cache"
-# What a recipe changes in a model that is trained already: losses, mixed score, dropout. The rest is its shape.
+# What a recipe changes in a model that is trained already: losses, mixed score, dropout. All else is its shape.
 _TUNABLE = {
     "similarity_reduction", "similarity_scale", "global_score_weight", "local_score_weight", "objective", "margin",
     "local_margin", "intra_margin", "global_loss_weight", "local_loss_weight", "intra_loss_weight", "temperature",
@@ -104,13 +105,13 @@ def run_recipe(
             processor; built from the recipe when omitted. Of the recipe's `model` it takes losses, score and dropout,
             and keeps its own shape.
         seed: Seed of weights, order and dropout.
-        resume: Go on from the newest whole checkpoint of each stage.
-        command: The command line that asked for the run, for the record.
+        resume: Go on from the newest complete checkpoint of each stage.
+        command: The command line that started the run, for the record.
 
     Raises:
         ValueError: When the recipe and the data do not fit together.
     """
-    started = time.perf_counter()
+    seconds, started = dict[str, float](), time.perf_counter()
     output = Path(output_dir)
     output.mkdir(parents=True, exist_ok=True)
     set_seed(seed)
@@ -121,33 +122,26 @@ def run_recipe(
     network, processor = build(recipe, train) if model is None else load_pretrained(model, recipe)
     if recipe.attn_implementation is not None:
         network.set_attn_implementation(recipe.attn_implementation)
-    seconds = {"setup": time.perf_counter() - started}
+    _note(seconds, "setup", started)
     history: list[dict[str, float]] = []
-    for number, arguments in enumerate(stages):
-        folder = output / "checkpoints" / (f"stage-{number + 1}" if len(stages) > 1 else "")
-        defaults = {
-            "report_to": [],
-            "per_device_eval_batch_size": 64,
-            "seed": seed,
-            "token_cache_dir": str(output / _TOKEN_CACHE),
-            "use_cpu": not torch.accelerator.is_available(),  # Trainer takes bf16 without a GPU only when told so
-        }
+    for number, arguments in enumerate(stages, start=1):
+        folder = output / "checkpoints" / (f"stage-{number}" if len(stages) > 1 else "")
         trainer = CMCTrainer(
             model=network,
-            args=CMCTrainingArguments(**{"output_dir": str(folder), **defaults, **arguments}),
+            args=_training_arguments(arguments, folder, seed, output / _TOKEN_CACHE),
             train_dataset=train,
             eval_dataset=evaluation,
             processing_class=processor,
         )
-        seconds[f"stage {number + 1} caching"] = time.perf_counter() - started - sum(seconds.values())
+        _note(seconds, f"stage {number} caching", started)
         checkpoint = last_complete_checkpoint(folder) if resume else None
-        if recipe.warm_start and model is None and number == 0 and checkpoint is None:
+        if recipe.warm_start and model is None and number == 1 and checkpoint is None:
             with trainer.accelerator.autocast():
                 warm_start(network, processor, trainer.train_dataset)
-            seconds["warm start"] = time.perf_counter() - started - sum(seconds.values())
+            _note(seconds, "warm start", started)
         trainer.train(resume_from_checkpoint=checkpoint)
-        seconds[f"stage {number + 1} training"] = time.perf_counter() - started - sum(seconds.values())
-        history += [{**entry, "stage": number + 1} for entry in trainer.state.log_history]
+        _note(seconds, f"stage {number} training", started)
+        history += [{**entry, "stage": number} for entry in trainer.state.log_history]
     if calibration is not None:
         calibrate_scores(network, processor, calibration, apply=True, options=trainer.encode_options())
     modes: Any = trained_modes(network.config)
@@ -164,7 +158,7 @@ def run_recipe(
         hubness=hubness,
         options=trainer.encode_options(),
     )
-    seconds["evaluation"] = time.perf_counter() - started - sum(seconds.values())
+    _note(seconds, "evaluation", started)
     rounded = {name: round(value, 1) for name, value in seconds.items()}
     run = Run(output, network.eval(), processor, results, rounded, evaluated, history, hubness)
     photos = {"train": len(train), "calibration": len(calibration or ()), "evaluation": len(evaluation)}
@@ -173,6 +167,24 @@ def run_recipe(
     _write(run, recipe, {**origin, **made})
     shutil.rmtree(output / _TOKEN_CACHE, ignore_errors=True)
     return run
+
+
+def _note(seconds: dict[str, float], part: str, started: float) -> None:
+    """Note how long a part of the run took: what has passed since the parts that are noted already."""
+    seconds[part] = time.perf_counter() - started - sum(seconds.values())
+
+
+def _training_arguments(stage: Mapping[str, Any], folder: Path, seed: int, cache: Path) -> CMCTrainingArguments:
+    """Return the arguments of a stage, which may override all of these."""
+    defaults = {
+        "output_dir": str(folder),
+        "report_to": [],
+        "per_device_eval_batch_size": 64,
+        "seed": seed,
+        "token_cache_dir": str(cache),
+        "use_cpu": not torch.accelerator.is_available(),  # without a GPU the Trainer takes bf16 only when told so
+    }
+    return CMCTrainingArguments(**{**defaults, **stage})
 
 
 def load_splits(
@@ -187,7 +199,7 @@ def load_splits(
         image_root: As for [`run_recipe`].
 
     Returns:
-        Training photos, evaluation photos, and which the latter are, in words.
+        Training photos, evaluation photos, and a description of the latter: the split, or how many were held out.
 
     Raises:
         ValueError: When only one of the splits is there, or there are fewer than two photos.
@@ -201,22 +213,22 @@ def load_splits(
     train, evaluation = hold_out(photos)
     logger.warning(
         "The data have no splits %r and %r: %d of %d photos are held out for the evaluation, the same ones in every "
-        "run. For splits of your own add a column 'split', or put captions_train.csv and captions_validation.csv into "
-        "the folder.",
+        "run. To split the data yourself, add a column 'split', or put captions_train.csv and "
+        "captions_validation.csv into the folder.",
         recipe.train_split, recipe.eval_split, len(evaluation), len(photos),
     )  # fmt: skip
     return train, evaluation, f"{len(evaluation)} held-out photos of {len(photos)}"
 
 
 def hold_out(photos: Any, at_most: int = _HELD_OUT_AT_MOST) -> tuple[Any, Any]:
-    """Part a tenth of the photos from the others, by a hash of their ids.
+    """Hold out a tenth of the photos, chosen by a hash of their ids: whatever the seed, they are the same.
 
     Args:
         photos: What [`load_captions`] returns.
-        at_most: Photos that are held out of a large set.
+        at_most: How many are held out of a large set.
 
     Returns:
-        The photos that are left, and those held out. The seed of a run plays no part.
+        The photos that are left, and those held out.
 
     Raises:
         ValueError: When there are fewer than two photos.
@@ -235,7 +247,7 @@ def hold_out(photos: Any, at_most: int = _HELD_OUT_AT_MOST) -> tuple[Any, Any]:
 def load_split(
     recipe: Recipe, split: str | None, dataset: Any, features: str | Path | None, image_root: str | Path | None
 ) -> Any:
-    """Load one split of a recipe's data, all of them for None; scenes are drawn on the spot."""
+    """Load one split of a recipe's data, or every photo for None; scenes are drawn here and now."""
     source = recipe.dataset if dataset is None else dataset
     if source is None:
         raise ValueError("The recipe names no data set. Pass --dataset: a Hub id, a file or a folder.")
@@ -285,9 +297,9 @@ def load_pretrained(name_or_path: str, recipe: Recipe) -> tuple[TGDTModel, TGDTP
     """Load a model to fine-tune, and its processor.
 
     Args:
-        name_or_path: Directory, Hub id or weights of the package. The model keeps its shape; fields of the recipe that
-            differ are logged.
-        recipe: Gives losses, weights of the score, and dropout.
+        name_or_path: Directory, Hub id or weights of the package. The model keeps its shape; where the recipe asks for
+            another one, this is logged.
+        recipe: Gives the losses, the weights of the score, and the dropout.
     """
     name_or_path = shipped(name_or_path)
     changes = {name: value for name, value in recipe.model.items() if name in _TUNABLE}
@@ -303,7 +315,7 @@ def load_pretrained(name_or_path: str, recipe: Recipe) -> tuple[TGDTModel, TGDTP
 
 
 def _origin(source: Any, model: str | None) -> dict[str, Any]:
-    """Return what data and model a run starts from, for the record; of a path only its last part."""
+    """Return what data and model a run starts from, for the record, which keeps only the last part of a path."""
     dataset = type(source).__name__
     if isinstance(source, (str, Path)):
         path = Path(source).expanduser()

@@ -29,7 +29,8 @@ def readable(text: str, size: int) -> tuple[str, Any]:
         'a cat'
     """
     fonts = _fonts(size)
-    font = max(fonts, key=lambda own: sum(has_letter(own, letter) for letter in set(text)))  # the first of equals
+    letters = set(text)
+    font = max(fonts, key=lambda font: sum(has_letter(font, letter) for letter in letters))  # the first of equals
     return "".join(_drawn(letter, font) for letter in text), font
 
 
@@ -44,13 +45,13 @@ def has_letter(font: Any, letter: str) -> bool:
 
 @cache
 def _fonts(size: int) -> list[Any]:
-    found = [ImageFont.load_default(size)]
+    fonts = [ImageFont.load_default(size)]
     for name in _FONTS:
         try:
-            found.append(ImageFont.truetype(name, size))
+            fonts.append(ImageFont.truetype(name, size))
         except OSError:  # not installed, or Pillow without FreeType
             continue
-    return found
+    return fonts
 
 
 def _mask(font: Any, letter: str) -> bytes:

@@ -78,7 +78,7 @@ class DeviceGallery:
             border = scores.topk(k, dim=1).values[:, -1] - 2 * _ROUNDING * norm * block.norm(dim=1)
             near = scores >= border[:, None]
             rows += near.nonzero()[:, 1].cpu().split(near.sum(1).tolist())
-        return recheck(self.segments, queries, [own.numpy() for own in rows], k)
+        return recheck(self.segments, queries, [near_rows.numpy() for near_rows in rows], k)
 
     def maxsim(self, queries: RaggedQueries, rows: np.ndarray, offsets: np.ndarray, sum_over: SumOver) -> np.ndarray:
         """Score rows by their tokens.
@@ -107,9 +107,9 @@ class DeviceGallery:
         codes, scales = encode_tokens(queries.rows, query_dtype(self.token_dtype))
         owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))  # query of each candidate
         arrays = codes, queries.offsets[:-1][owners], np.diff(queries.offsets)[owners]
-        rows, *places = (_upload([array], self.rows.device) for array in arrays)
+        rows, *spans = (_upload([array], self.rows.device) for array in arrays)
         scale = None if scales is None else _upload([scales[:, :1]], self.rows.device)
-        sides = TokenSpans(rows, scale, *places), TokenSpans(self.rows, self.scales, starts, counts)
+        sides = TokenSpans(rows, scale, *spans), TokenSpans(self.rows, self.scales, starts, counts)
         return triton_maxsim(*(sides if sum_over == "query" else sides[::-1])).cpu().numpy()
 
     def _gather(self, tokens: Tensor) -> Tensor:
@@ -121,9 +121,9 @@ def _upload(arrays: Sequence[np.ndarray], device: torch.device) -> Tensor:
     """Copy arrays (Ns, ...), one after another, to the device; host memory holds one at a time."""
     bits = arrays[0].dtype == np.uint16  # bfloat16 of the store
     first = torch.tensor(arrays[0][:0].view(np.int16) if bits else arrays[0][:0])
-    found = torch.empty((sum(map(len, arrays)), *first.shape[1:]), dtype=first.dtype, device=device)
-    place = 0
+    joined = torch.empty((sum(map(len, arrays)), *first.shape[1:]), dtype=first.dtype, device=device)
+    start = 0
     for array in arrays:
-        found[place : place + len(array)] = torch.tensor(array.view(np.int16) if bits else array)
-        place += len(array)
-    return found.view(torch.bfloat16) if bits else found
+        joined[start : start + len(array)] = torch.tensor(array.view(np.int16) if bits else array)
+        start += len(array)
+    return joined.view(torch.bfloat16) if bits else joined

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .backend import Backend
@@ -38,6 +39,25 @@ def complete_engine_options(engine: str, options: Mapping[str, Any]) -> dict[str
     elif options:
         raise ValueError(f"Engine 'exact' takes no options, found {dict(options)!r}.")
     return dict(options)
+
+
+def create_backend(root: Path, settings: dict[str, Any]) -> Backend:
+    """Make an empty gallery, and the backend that its settings name.
+
+    Args:
+        root: Its directory.
+        settings: What the manifest is to record, checked.
+
+    Raises:
+        FileExistsError: When the directory already holds a gallery.
+        OSError: When the directory cannot be written, or a Qdrant server does not answer.
+    """
+    gallery = GalleryFiles.create(root, settings)
+    try:
+        return make_backend(gallery, settings["engine_options"])
+    except BaseException:  # such as a server that does not answer: leave no gallery that was never whole
+        (gallery.root / MANIFEST).unlink(missing_ok=True)
+        raise
 
 
 def make_backend(gallery: GalleryFiles, named: Mapping[str, Any]) -> Backend:

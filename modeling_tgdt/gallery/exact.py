@@ -20,12 +20,12 @@ class ExactEngine:
         """See `Engine.shortlist`."""
         if snapshot.twins is not None:
             twins = snapshot.twins.among(allowed)
-            found = exact_best(snapshot.segments, queries, min(k, int(twins.leaders.sum())), twins.leaders)
-            return twins.expand(found, k)
-        found = exact_best(snapshot.segments, queries, k, allowed)
-        if np.diff(found.offsets).max() > k + _MANY_TIES:
+            shortlist = exact_best(snapshot.segments, queries, min(k, int(twins.leaders.sum())), twins.leaders)
+            return twins.expand(shortlist, k)
+        shortlist = exact_best(snapshot.segments, queries, k, allowed)
+        if np.diff(shortlist.offsets).max() > k + _MANY_TIES:
             snapshot.twins = find_twins(snapshot.segments, snapshot.id_ranks)
-        return found
+        return shortlist
 
     def rebuild(self, gallery: GalleryFiles) -> None:
         """Nothing is kept besides the segments."""

@@ -76,14 +76,14 @@ class FaissEngine:
         index = self._index(snapshot)
         if index is None or (allowed is not None and allowed.sum() * _SELECTIVE < len(allowed)):
             return self._exact.shortlist(snapshot, queries, k, allowed)
-        found = self._approximate(index, queries, min(self.oversample * k, index.ntotal), allowed)
+        neighbours = self._approximate(index, queries, min(self.oversample * k, index.ntotal), allowed)
         newer = self._newer(snapshot, index.ntotal, queries, k, allowed)
-        rows = [np.concatenate([a[a >= 0], b]) for a, b in zip(found, newer, strict=True)]
-        short = [number for number, own in enumerate(rows) if len(own) < k]
+        rows = [np.concatenate([a[a >= 0], b]) for a, b in zip(neighbours, newer, strict=True)]
+        short = [number for number, candidates in enumerate(rows) if len(candidates) < k]
         if short:  # a graph gives up when what matches, or lives, is far from the query
             best = exact_best(snapshot.segments, queries[short], k, allowed)
-            for place, number in enumerate(short):
-                rows[number] = best.rows[best.offsets[place] : best.offsets[place + 1]]
+            for position, number in enumerate(short):
+                rows[number] = best.rows[best.offsets[position] : best.offsets[position + 1]]
         return recheck(snapshot.segments, queries, rows, k)
 
     def rebuild(self, gallery: GalleryFiles) -> None:

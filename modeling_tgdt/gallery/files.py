@@ -73,14 +73,14 @@ class Snapshot:
     @cached_property
     def row_of(self) -> dict[str, int]:
         """Row number of each id."""
-        found: dict[str, int] = {}
+        row_of_id: dict[str, int] = {}
         for base, segment in zip(self.bases, self.segments, strict=False):
-            found.update(zip(segment.ids.to_pylist(), range(base, base + len(segment)), strict=True))
+            row_of_id.update(zip(segment.ids.to_pylist(), range(base, base + len(segment)), strict=True))
         if self.size < len(self.alive):
-            found = {name: row for name, row in found.items() if self.alive[row]}
-        if len(found) != self.size:
+            row_of_id = {name: row for name, row in row_of_id.items() if self.alive[row]}
+        if len(row_of_id) != self.size:
             raise ValueError(f"rows.arrow in {str(self.root)!r} gives an id to several items. {RESTORE}")
-        return found
+        return row_of_id
 
     @cached_property
     def id_ranks(self) -> np.ndarray:
@@ -99,12 +99,12 @@ class Snapshot:
     def take(self, rows: np.ndarray) -> Any:
         """Arrow table of ids and metadata of rows, in their order."""
         numbers = np.searchsorted(self.bases, rows, side="right") - 1
-        parts, places = [self.schema.empty_table()], []
+        parts, taken = [self.schema.empty_table()], []
         for number in np.unique(numbers):
-            place = np.flatnonzero(numbers == number)
-            parts.append(self.segments[number].table.take(pa.array(rows[place] - self.bases[number])))
-            places.append(place)
-        order = np.argsort(np.concatenate(places)) if places else np.zeros(0, np.int64)
+            positions = np.flatnonzero(numbers == number)
+            parts.append(self.segments[number].table.take(pa.array(rows[positions] - self.bases[number])))
+            taken.append(positions)
+        order = np.argsort(np.concatenate(taken)) if taken else np.zeros(0, np.int64)
         return pa.concat_tables(parts, promote_options="permissive").take(pa.array(order))
 
     def ids(self, rows: np.ndarray) -> list[str]:
@@ -150,11 +150,11 @@ class GalleryFiles:
 
     def refresh(self) -> bool:
         """Move to the newest commit; return whether there was one."""
-        before, found = self.snapshot, self._load(self.snapshot)
-        if found.manifest.settings != before.manifest.settings:
+        before, newest = self.snapshot, self._load(self.snapshot)
+        if newest.manifest.settings != before.manifest.settings:
             raise ValueError(f"The gallery in {str(self.root)!r} was replaced by another one. Open it anew.")
-        self.snapshot = found
-        return found.manifest != before.manifest
+        self.snapshot = newest
+        return newest.manifest != before.manifest
 
     def append(self, ids: list[str], batch: Batch) -> None:
         """Commit new items; earlier items of the same ids are deleted in the same commit.
@@ -274,13 +274,13 @@ class GalleryFiles:
     def _adopt_parts(self) -> None:
         manifest = self.snapshot.manifest
         known = {record.name for record in manifest.segments}
-        found = tuple(record for record in read_parts(self.root) if record.name not in known)
-        if not found:
+        records = tuple(record for record in read_parts(self.root) if record.name not in known)
+        if not records:
             return
-        Manifest(manifest.settings, segments=found).check()
+        Manifest(manifest.settings, segments=records).check()
         schema, rows, fitting, error = self.snapshot.schema, dict(self.snapshot.row_of), [], None
         size, replaced = len(self.snapshot.alive), list[int]()
-        for record in found:
+        for record in records:
             segment = Segment(self.root, record, manifest.layout)
             try:
                 schema = merged_schema(schema, segment.table)
@@ -342,8 +342,8 @@ class GalleryFiles:
         settings = self.snapshot.manifest.settings
         for base, segment in zip(self.snapshot.bases, self.snapshot.segments, strict=False):
             rows = np.flatnonzero(self.snapshot.alive[base : base + len(segment)])
-            own = max(len(segment), 1)
-            row_bytes = 4 * settings["dim"] * (2 + segment.record.tokens // own) + segment.table.nbytes // own
+            items = max(len(segment), 1)
+            row_bytes = 4 * settings["dim"] * (2 + segment.record.tokens // items) + segment.table.nbytes // items
             step = max(1, min(_COMPACT_BYTES // row_bytes, settings["segment_rows"]))
             for start in range(0, len(rows), step):
                 yield select_rows(segment, rows[start : start + step])

@@ -83,11 +83,11 @@ class LocalBackend:
         """Decode the embeddings of ids that are all there."""
         snapshot = self.gallery.snapshot
         rows = np.array([snapshot.row_of[name] for name in ids], dtype=np.int64)
-        found = locate(snapshot.segments, rows, np.array([0, len(rows)]))
-        places = [(snapshot.segments[n], item) for n, item in zip(found.stores, found.items, strict=True)]
-        vectors = np.array([segment.globals[item] for segment, item in places], np.float32)
-        vectors = vectors.reshape(len(rows), snapshot.manifest.layout.global_columns)
-        return vectors, [segment.store.decode(item) for segment, item in places]
+        pairs = locate(snapshot.segments, rows, np.array([0, len(rows)]))
+        items = [(snapshot.segments[number], item) for number, item in zip(pairs.stores, pairs.items, strict=True)]
+        vectors = np.array([segment.globals[item] for segment, item in items], np.float32)
+        vectors = vectors.reshape(len(rows), snapshot.manifest.layout.global_columns)  # N may be 0
+        return vectors, [segment.store.decode(item) for segment, item in items]
 
     def metadata(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         """Read the metadata of ids that are all there."""
@@ -101,9 +101,9 @@ class LocalBackend:
         rows = np.array([snapshot.row_of[name] for name in ids], dtype=np.int64)
         numbers = np.searchsorted(snapshot.bases, rows, side="right") - 1
         for number in np.unique(numbers):
-            own = np.flatnonzero(numbers == number)
-            batch = select_rows(snapshot.segments[number], rows[own] - snapshot.bases[number])
-            self.gallery.append([names[place] for place in own], replace(batch, table=table.take(own)))
+            chosen = np.flatnonzero(numbers == number)  # what lies in this segment
+            batch = select_rows(snapshot.segments[number], rows[chosen] - snapshot.bases[number])
+            self.gallery.append([names[position] for position in chosen], replace(batch, table=table.take(chosen)))
 
     def delete(self, ids: list[str]) -> None:
         """Commit the deletion of ids that are all there."""
@@ -146,17 +146,17 @@ class LocalBackend:
         if mode == "local":
             rows = np.flatnonzero(allowed) if allowed is not None else np.arange(len(snapshot.alive))
             return self._exhaustive(snapshot, query, rows, top_k)
-        k = min(candidates if mode == "two_stage" else top_k, size)
+        k = min(candidates if mode == "two_stage" else top_k, size)  # of the shortlist
         resident = self._on_device(snapshot)
         if resident is not None and isinstance(self.engine, ExactEngine):
-            found = resident.shortlist(query.globals, k, allowed)
+            shortlist = resident.shortlist(query.globals, k, allowed)
         else:
-            found = self.engine.shortlist(snapshot, query.globals, k, allowed)
-        if mode == "global" or len(found.rows) > k * len(query):
-            found = _best(snapshot, found, k)
+            shortlist = self.engine.shortlist(snapshot, query.globals, k, allowed)
+        if mode == "global" or len(shortlist.rows) > k * len(query):  # ids order ties, which end with the k-th
+            shortlist = _best(snapshot, shortlist, k)
         if mode == "global":
-            return _result(snapshot, found, found.scores, np.full(len(found.rows), np.nan, np.float32))
-        return self._rank(snapshot, query, found, min(top_k, k))
+            return _result(snapshot, shortlist, shortlist.scores, np.full(len(shortlist.rows), np.nan, np.float32))
+        return self._rank(snapshot, query, shortlist, min(top_k, k))
 
     def rerank(self, query: Query, candidate_ids: Sequence[Sequence[str]]) -> SearchResult:
         """Rank given candidates of each query by the mixed score."""
@@ -166,24 +166,25 @@ class LocalBackend:
         shortlists = Ranked(rows, dot_rows(snapshot.segments, query.globals, rows, offsets), offsets)
         return self._rank(snapshot, query, shortlists, max(len(rows), 1))
 
-    def _rank(self, snapshot: Snapshot, query: Query, found: Ranked, top_k: int) -> SearchResult:
+    def _rank(self, snapshot: Snapshot, query: Query, shortlist: Ranked, top_k: int) -> SearchResult:
         if self._reads_bits(snapshot):
-            bits = self._local_scores(snapshot, query, found.rows, found.offsets, by_bits=True)
-            scores = query.score.mixed(found.scores, bits).astype(np.float32, copy=False)
-            places, ends = best_by_id(scores, found.offsets, RESCORED * top_k, *_by_id(snapshot, found))
-            found = Ranked(found.rows[places], found.scores[places], ends)
-        local = self._local_scores(snapshot, query, found.rows, found.offsets)
-        scores = query.score.mixed(found.scores, local).astype(np.float32, copy=False)
-        places, ends = best_by_id(scores, found.offsets, top_k, *_by_id(snapshot, found))
-        best = Ranked(found.rows[places], scores[places], ends)
-        return _result(snapshot, best, found.scores[places], local[places])
+            bits = self._local_scores(snapshot, query, shortlist.rows, shortlist.offsets, by_bits=True)
+            scores = query.score.mixed(shortlist.scores, bits).astype(np.float32, copy=False)
+            places, ends = best_by_id(scores, shortlist.offsets, RESCORED * top_k, *_by_id(snapshot, shortlist))
+            shortlist = Ranked(shortlist.rows[places], shortlist.scores[places], ends)
+        local = self._local_scores(snapshot, query, shortlist.rows, shortlist.offsets)  # (P,)
+        scores = query.score.mixed(shortlist.scores, local).astype(np.float32, copy=False)
+        places, ends = best_by_id(scores, shortlist.offsets, top_k, *_by_id(snapshot, shortlist))
+        best = Ranked(shortlist.rows[places], scores[places], ends)
+        return _result(snapshot, best, shortlist.scores[places], local[places])
 
     def _exhaustive(self, snapshot: Snapshot, query: Query, rows: np.ndarray, top_k: int) -> SearchResult:
         parts = []
-        step = max(1, _PAIRS // len(rows))
+        step = max(1, _PAIRS // len(rows))  # queries at a time
         for start in range(0, len(query), step):
             block = _slice(query, start, start + step)
-            every, offsets = np.tile(rows, len(block)), np.arange(len(block) + 1, dtype=np.int64) * len(rows)
+            every = np.tile(rows, len(block))  # (P,), all rows once for each query
+            offsets = np.arange(len(block) + 1, dtype=np.int64) * len(rows)
             if self._reads_bits(snapshot):
                 bits = self._local_scores(snapshot, block, every, offsets, by_bits=True)
                 near = _best(snapshot, Ranked(every, bits, offsets), RESCORED * top_k)
@@ -212,7 +213,7 @@ class LocalBackend:
         if query.sum_over == "query":
             words = np.repeat(np.diff(query.tokens.offsets), np.diff(pairs.offsets))  # (P,), those of each pair
         else:
-            _, words = token_spans(stores, pairs)
+            _, words = token_spans(stores, pairs)  # (P,), those of each stored text
         return query.score.local(scores, words)
 
     def _on_device(self, snapshot: Snapshot) -> DeviceGallery | None:
@@ -244,14 +245,14 @@ def _allowed_rows(snapshot: Snapshot, where: Filter | None) -> np.ndarray | None
     return np.concatenate([np.zeros(0, bool), *parts]) & snapshot.alive
 
 
-def _by_id(snapshot: Snapshot, found: Ranked) -> tuple[Callable[[np.ndarray], Any], Callable[[np.ndarray], Any]]:
-    """Return what tells ids, and their order, of places among the found rows."""
-    return lambda own: snapshot.ids(found.rows[own]), lambda own: snapshot.id_ranks[found.rows[own]]
+def _by_id(snapshot: Snapshot, ranked: Ranked) -> tuple[Callable[[np.ndarray], Any], Callable[[np.ndarray], Any]]:
+    """Return what gives the ids of places among the ranked rows, and their numbers in the order of all ids."""
+    return lambda places: snapshot.ids(ranked.rows[places]), lambda places: snapshot.id_ranks[ranked.rows[places]]
 
 
-def _best(snapshot: Snapshot, found: Ranked, k: int) -> Ranked:
-    places, ends = best_by_id(found.scores, found.offsets, k, *_by_id(snapshot, found))
-    return Ranked(found.rows[places], found.scores[places], ends)
+def _best(snapshot: Snapshot, ranked: Ranked, k: int) -> Ranked:
+    places, ends = best_by_id(ranked.scores, ranked.offsets, k, *_by_id(snapshot, ranked))
+    return Ranked(ranked.rows[places], ranked.scores[places], ends)
 
 
 def _result(snapshot: Snapshot, best: Ranked, global_scores: np.ndarray, local: np.ndarray) -> SearchResult:

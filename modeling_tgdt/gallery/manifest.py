@@ -31,6 +31,12 @@ CHOICES = {  # of settings, for `TGDTIndex.create` and for what a manifest may s
 }
 
 
+def gallery_folder(path: Path) -> Path:
+    """Return the directory of a gallery, which may lie in the `index/` of the one that is named."""
+    inner = path / INDEX_FOLDER
+    return inner if not (path / MANIFEST).exists() and (inner / MANIFEST).exists() else path
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Committed state of a gallery."""
@@ -72,8 +78,8 @@ class Manifest:
         names = [record.name for record in self.segments]
         if len(set(names)) < len(names):
             raise ValueError("a segment is listed twice")
-        for pattern, found in ((_SEGMENT, names), (_DELETED, self.deleted), (_ENGINE, self.engine_files)):
-            for name in found:
+        for pattern, file_names in ((_SEGMENT, names), (_DELETED, self.deleted), (_ENGINE, self.engine_files)):
+            for name in file_names:
                 if not pattern.fullmatch(name):
                     raise ValueError(f"{name!r} is not a file of a gallery")
         for files in (self.deleted, self.engine_files):

@@ -117,8 +117,8 @@ def json_value(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: json_value(own) for key, own in value.items()}
-    return [json_value(own) for own in value] if isinstance(value, list) else value
+        return {key: json_value(item) for key, item in value.items()}
+    return [json_value(item) for item in value] if isinstance(value, list) else value
 
 
 def matching_rows(table: Any, condition: Filter) -> np.ndarray:

@@ -65,12 +65,12 @@ def read_parts(root: Path) -> list[SegmentRecord]:
     Raises:
         ValueError: When a list is damaged.
     """
-    found: list[SegmentRecord] = []
+    records: list[SegmentRecord] = []
     for path in sorted(root.glob("part-*.json")):
         try:
-            found += [SegmentRecord(**record) for record in read_json(path)["segments"]]
+            records += [SegmentRecord(**record) for record in read_json(path)["segments"]]
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"{str(path)!r} is not a list of segments that tgdt wrote: {error}. Remove it to go on."
             ) from error
-    return found
+    return records

@@ -97,16 +97,16 @@ def map_inside(root: Path, name: str, dtype: Any, shape: tuple[int, ...]) -> np.
 
 def tree_inside(root: Path, name: str) -> list[str]:
     """List every file below a folder of a gallery, as paths below the gallery; ValueError for a link or a pipe."""
-    found = []
+    paths = []
     for parent, folders, names in os.walk(root / name):
         for entry in sorted([*folders, *names]):
             path = Path(parent, entry)
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise _refusal(path)
-        found += [Path(parent, entry).relative_to(root).as_posix() for entry in sorted(names)]
+        paths += [Path(parent, entry).relative_to(root).as_posix() for entry in sorted(names)]
     if (root / name).is_symlink():
         raise _refusal(root / name)
-    return found
+    return paths
 
 
 def check_tree(root: Path, name: str) -> None:

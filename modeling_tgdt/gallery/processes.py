@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import distributed as dist
+
+from .backend import Backend
 
 
 @dataclass(frozen=True)
@@ -50,3 +54,31 @@ def process_group() -> ProcessGroup | None:
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return None
     return ProcessGroup(dist.get_rank(), dist.get_world_size())
+
+
+@contextmanager
+def written_together(backend: Backend, group: ProcessGroup | None) -> Iterator[None]:
+    """Let every process add items, which one commit shows in the end; see `TGDTIndex.filled_by`.
+
+    Args:
+        backend: The gallery, as this process opened it.
+        group: The processes; None for this one alone, which commits every addition.
+    """
+    if group is None:
+        try:
+            yield
+        finally:
+            backend.close()
+        return
+    group.first(partial(backend.join, first=True))
+    if group.rank:
+        backend.join()
+    group.gather(None)  # the lock is everyone's before anybody can leave
+    try:
+        yield
+    finally:
+        backend.leave()
+    group.gather(None)  # everyone has left before the first takes what they stored over
+    group.first(backend.begin)
+    backend.close()
+    backend.refresh()

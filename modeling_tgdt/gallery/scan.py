@@ -64,7 +64,7 @@ def recheck(segments: Sequence[Segment], queries: np.ndarray, rows: Sequence[np.
         For each query the rows kept, best first.
     """
     candidates = np.concatenate([np.zeros(0, np.int64), *rows])
-    offsets = offsets_of(np.array([len(own) for own in rows]))
+    offsets = offsets_of(np.array([len(part) for part in rows]))
     scores = dot_rows(segments, queries, candidates, offsets)
     places, ends = best_places(scores, offsets, k)
     return Ranked(candidates[places], scores[places], ends)
@@ -105,7 +105,7 @@ def _best_int8(
     residual = max(segment.record.max_residual for segment in segments)
     error = np.linalg.norm(queries[:, :dim] - rounded, axis=1) * norm + np.linalg.norm(rounded, axis=1) * residual
     error = (1.0001 * error + 1e-5 * norm * np.linalg.norm(queries, axis=1)).astype(np.float32)  # and float32's own
-    found = np.zeros(len(queries), dtype=np.int64)
+    counts = np.zeros(len(queries), dtype=np.int64)
     capacity = min(scores.shape[1], max(2 * k, _TIES // len(queries)))  # what is not written costs no memory
     while True:
         rows = np.empty((len(queries), capacity), dtype=np.int64)
@@ -126,13 +126,13 @@ def _best_int8(
             ctypes.c_int(threads),
             rows,
             exact,
-            found,
+            counts,
         )
-        if found.max() <= capacity:
-            width = int(found.max())
-            keep = np.arange(width) < found[:, None]
-            return Ranked(rows[:, :width][keep], exact[:, :width][keep], offsets_of(found))
-        capacity = int(found.max())  # more rows are within the error than there was room for: once more, with room
+        if counts.max() <= capacity:
+            width = int(counts.max())
+            keep = np.arange(width) < counts[:, None]
+            return Ranked(rows[:, :width][keep], exact[:, :width][keep], offsets_of(counts))
+        capacity = int(counts.max())  # more rows are within the error than there was room for: once more, with room
 
 
 def _scan(segments: Sequence[Segment], codes: np.ndarray, scales: np.ndarray, threads: int) -> np.ndarray:

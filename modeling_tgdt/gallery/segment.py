@@ -189,10 +189,10 @@ class Segment:
         """Return one line per file that is missing, short, or differs from its checksum."""
         problems = []
         for name, (length, crc) in record.files.items():
-            found = file_crc(root, f"{record.name}/{name}", length)
-            if found is None:
+            checksum = file_crc(root, f"{record.name}/{name}", length)
+            if checksum is None:
                 problems.append(f"segment {record.name!r}: {name} is missing or shorter than {length} bytes")
-            elif found != crc:
+            elif checksum != crc:
                 problems.append(f"segment {record.name!r}: {name} is damaged (checksum differs)")
         return problems
 

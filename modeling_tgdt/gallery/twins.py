@@ -42,22 +42,22 @@ class Twins:
     def _sorted(self) -> np.ndarray:
         return self.first[self.order]
 
-    def expand(self, found: Ranked, k: int) -> Ranked:
+    def expand(self, leaders: Ranked, k: int) -> Ranked:
         """Put in the place of every leader its rows in the order of their ids, as far as they can be among the k best.
 
         Args:
-            found: Leaders of each query, best first, all ties of the last among them.
+            leaders: Leaders of each query, best first, all ties of the last among them.
             k: How many rows are wanted.
 
         Returns:
             For each query its k best rows, best first, and what ties with the k-th.
         """
-        begins = np.searchsorted(self._sorted, found.rows)
-        counts = np.minimum(np.searchsorted(self._sorted, found.rows, side="right") - begins, k)
-        counts[_rows_before(found, counts) >= k] = 0
+        begins = np.searchsorted(self._sorted, leaders.rows)
+        counts = np.minimum(np.searchsorted(self._sorted, leaders.rows, side="right") - begins, k)
+        counts[_rows_before(leaders, counts) >= k] = 0
         starts = offsets_of(counts)
         places = np.arange(starts[-1]) + np.repeat(begins - starts[:-1], counts)
-        return Ranked(self.order[places], np.repeat(found.scores, counts), starts[found.offsets])
+        return Ranked(self.order[places], np.repeat(leaders.scores, counts), starts[leaders.offsets])
 
 
 def find_twins(segments: Sequence[Segment], id_ranks: np.ndarray) -> Twins:
@@ -74,8 +74,8 @@ def find_twins(segments: Sequence[Segment], id_ranks: np.ndarray) -> Twins:
     first, bases = places[inverse], offsets_of(np.array([len(part) for part in bits]))
     copies = np.flatnonzero(first < np.arange(len(first)))
     for rows in np.split(copies, range(_BLOCK, len(copies), _BLOCK)):
-        other = (_take(bits, bases, rows) != _take(bits, bases, first[rows])).any(axis=1)
-        first[rows[other]] = rows[other]
+        differs = (_take(bits, bases, rows) != _take(bits, bases, first[rows])).any(axis=1)
+        first[rows[differs]] = rows[differs]
     return Twins(first, np.lexsort((id_ranks, first)))
 
 
@@ -83,11 +83,11 @@ def _factors(width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(1 << 63, size=width, dtype=np.uint64) * 2 + 1
 
 
-def _rows_before(found: Ranked, counts: np.ndarray) -> np.ndarray:
+def _rows_before(leaders: Ranked, counts: np.ndarray) -> np.ndarray:
     """How many rows of its query come before each leader for certain: those that tie with it do not count."""
     begins = np.zeros(len(counts), dtype=bool)  # where a query or another score begins
-    begins[1:] = found.scores[1:] != found.scores[:-1]
-    edges = found.offsets[:-1][np.diff(found.offsets) > 0]
+    begins[1:] = leaders.scores[1:] != leaders.scores[:-1]
+    edges = leaders.offsets[:-1][np.diff(leaders.offsets) > 0]
     begins[edges] = True
     before = offsets_of(counts)[:-1]
     before = before - np.repeat(before[edges], np.diff(np.append(edges, len(counts))))
@@ -98,6 +98,6 @@ def _take(parts: Sequence[np.ndarray], bases: np.ndarray, rows: np.ndarray) -> n
     numbers = np.searchsorted(bases, rows, side="right") - 1
     taken = np.empty((len(rows), parts[0].shape[1]), parts[0].dtype)
     for number in np.unique(numbers):
-        own = numbers == number
-        taken[own] = parts[number][rows[own] - bases[number]]
+        in_part = numbers == number
+        taken[in_part] = parts[number][rows[in_part] - bases[number]]
     return taken

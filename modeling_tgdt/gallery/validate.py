@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,28 @@ def check_positive(value: int, name: str) -> int:
     if value < 1:
         raise ValueError(f"{name} must be at least 1, found {value!r}.")
     return int(value)
+
+
+def optional_settings(settings: Mapping[str, Any], hubness: bool, global_dim: int | None) -> dict[str, Any]:
+    """Return the settings that are recorded only where they are used: earlier releases read galleries without them.
+
+    Args:
+        settings: The others.
+        hubness: Whether items carry a hubness.
+        global_dim: Length of the global embeddings that are stored; None for all of it.
+
+    Raises:
+        TypeError: For a length that is not an integer.
+        ValueError: For a length that is out of range, or binary tokens in Qdrant.
+    """
+    if (settings["token_dtype"], settings["engine"]) == ("binary", "qdrant"):
+        raise ValueError("Qdrant has no binary tokens here, found token_dtype='binary'. Take 'float16'.")
+    optional: dict[str, Any] = {"hubness": True} if hubness else {}
+    if global_dim is not None and check_positive(global_dim, "global_dim") != settings["dim"]:
+        if global_dim > settings["dim"]:
+            raise ValueError(f"global_dim must be at most dim={settings['dim']}, found {global_dim}.")
+        optional["global_dim"] = int(global_dim)
+    return optional
 
 
 def to_float32(values: Any, name: str) -> np.ndarray:
@@ -123,6 +146,23 @@ def with_hubness(globals_: np.ndarray, hubness: Any, expected: bool) -> np.ndarr
     return globals_ if hubness is None else np.column_stack([globals_, -check_hubness(hubness, len(globals_))])
 
 
+def check_item_globals(settings: Mapping[str, Any], values: Any, hubness: Any, size: int) -> np.ndarray:
+    """Return the global rows that a gallery stores for `size` items: (N, D) embeddings, or (N, D + 1) with hubness."""
+    globals_ = check_globals(values, settings, "global_embeds")
+    if len(globals_) != size:
+        raise ValueError(f"global_embeds has {len(globals_)} rows for {size} ids. Give one row per id.")
+    return with_hubness(globals_, hubness, bool(settings.get("hubness")))
+
+
+def check_candidates(candidate_ids: Sequence[Sequence[str]], queries: int) -> list[list[str]]:
+    """Return the candidates of each query as lists; refuse another number of lists, and what `check_ids` refuses."""
+    if isinstance(candidate_ids, str) or any(isinstance(names, str) for names in candidate_ids):
+        raise TypeError("candidate_ids must be one list of ids per query, such as [['a', 'b']] for one query.")
+    if len(candidate_ids) != queries:
+        raise ValueError(f"candidate_ids has {len(candidate_ids)} lists for {queries} queries. Give one each.")
+    return [check_ids(names) for names in candidate_ids]
+
+
 def check_query(
     settings: Mapping[str, Any], globals_: Any, tokens: Any, mask: Any, kind: str | None, hubness: bool
 ) -> Query:
@@ -151,6 +191,15 @@ def check_score(
         if not np.isfinite(given[name]):
             raise ValueError(f"{name} must be a finite number, found {weight!r}.")
     return ScoreConfig(**given, reduction=settings["reduction"], scale=settings["scale"])
+
+
+def other_model_error(path: Path, built_with: str, found: str) -> ValueError:
+    """Return the error for embeddings of another model than the one that built a gallery, with the ways out."""
+    return ValueError(
+        f"The gallery at {str(path)!r} was built with {built_with}, found {found}; embeddings of different "
+        "weights cannot be compared. Load the model that built it (from_pretrained(..., revision=...)), or build "
+        "the gallery again with this one (create_index and add_images, or `tgdt index`)."
+    )
 
 
 def ragged_tokens(tokens: Any, mask: Any, size: int, dim: int, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from .ranking import offsets_of
 
 _ROWS = 1 << 16  # token rows unpacked at a time
 _BYTES = np.arange(256, dtype=np.uint8)
-_COUNTS = np.unpackbits(_BYTES[:, None], axis=1).sum(axis=1, dtype=np.int64)  # ones of a byte
+_COUNTS = np.unpackbits(_BYTES[:, None], axis=1).sum(axis=1, dtype=np.uint8)  # ones of a byte
 _SIGNS = (2 * np.unpackbits(_BYTES[:, None], axis=1).astype(np.int8) - 1).view(np.uint64)[:, 0]  # eight int8 of a byte
 
 
@@ -48,7 +48,7 @@ def decode_bits(bits: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
     """
     packed, factors = bits[:, :-2], np.ascontiguousarray(bits[:, -2:]).view("<f2")[:, 0]
     signs = np.ascontiguousarray(_SIGNS[packed].view(np.int8)[:, :dim])
-    sums = 2 * _COUNTS[packed].sum(axis=1) - dim
+    sums = 2 * _COUNTS[packed].sum(axis=1, dtype=np.int32) - dim
     return signs, np.stack([factors, sums], axis=1, dtype=np.float32)
 
 
@@ -85,7 +85,7 @@ def _of_one(
     sum_over: SumOver,
 ) -> np.ndarray:
     places = zip(numbers.tolist(), starts.tolist(), (starts + counts).tolist(), strict=True)
-    rows = [stores[number].bits[first:last] for number, first, last in places]  # type: ignore[index]
+    rows = [stores[number].bits[first:last] for number, first, last in places]
     signs, scales = decode_bits(np.concatenate(rows), words.rows.shape[1])
     store = TokenStore(signs, scales, offsets_of(counts), "int8")
     every = Pairs(np.zeros(len(counts), np.int32), np.arange(len(counts)), np.array([0, len(counts)]))

@@ -107,11 +107,11 @@ def dot_products(
         dim, workers = ctypes.c_int64(queries.shape[1]), ctypes.c_int(threads or torch.get_num_threads())
         run_kernel("tgdt_dots", structs, dim, *_by_query(queries, pairs), workers, scores)
         return scores
-    for query, vector in enumerate(queries.astype(np.float64)):
-        for place in range(pairs.offsets[query], pairs.offsets[query + 1], _FALLBACK_ROWS):
-            block = slice(place, min(place + _FALLBACK_ROWS, pairs.offsets[query + 1]))
-            found = zip(pairs.stores[block], pairs.items[block], strict=True)
-            scores[block] = np.stack([vectors[number][item] for number, item in found]) @ vector
+    for query, vector in enumerate(queries.astype(np.float64)):  # so no block size shows in float32
+        for start in range(pairs.offsets[query], pairs.offsets[query + 1], _FALLBACK_ROWS):
+            block = slice(start, min(start + _FALLBACK_ROWS, pairs.offsets[query + 1]))
+            candidates = zip(pairs.stores[block], pairs.items[block], strict=True)
+            scores[block] = np.stack([vectors[number][item] for number, item in candidates]) @ vector
     return scores
 
 
@@ -126,12 +126,12 @@ def _maxsim_torch(stores: Sequence[TokenStore], queries: RaggedQueries, pairs: P
     starts += bases[pairs.stores]
 
     def gather(tokens: torch.Tensor) -> torch.Tensor:
-        found = tokens.numpy()
-        owners = np.searchsorted(bases, found, side="right") - 1
-        rows = np.empty((len(found), stores[0].rows.shape[1]), np.float32)  # (tokens, D)
-        for number in np.unique(owners):
-            place = owners == number
-            rows[place] = stores[number].decode_rows(found[place] - bases[number])
+        numbers = tokens.numpy()
+        owners = np.searchsorted(bases, numbers, side="right") - 1  # store of each token
+        rows = np.empty((len(numbers), stores[0].rows.shape[1]), np.float32)  # (tokens, D)
+        for store in np.unique(owners):
+            in_store = owners == store
+            rows[in_store] = stores[store].decode_rows(numbers[in_store] - bases[store])
         return torch.from_numpy(rows)
 
     words = rounded_queries(queries, stores[0].token_dtype)
@@ -157,7 +157,7 @@ def _maxsim_kernel(
     token_dtype = stores[0].token_dtype
     words, word_scales = queries.rows, None  # the kernel rounds to bfloat16 itself
     if token_dtype in SCALED_DTYPES:
-        words, word_scales = encode_tokens(words, token_dtype)
+        words, word_scales = encode_tokens(words, token_dtype)  # codes (sum of W, D), scales (sum of W, 2)
     words, word_offsets = np.ascontiguousarray(words), np.ascontiguousarray(queries.offsets, np.int64)
     run_kernel(
         "tgdt_maxsim",
@@ -176,6 +176,7 @@ def _maxsim_kernel(
 
 
 def _by_query(queries: np.ndarray, pairs: Pairs) -> tuple[Any, ...]:
+    """Return the kernel's arguments for pairs; `queries` are vectors (Q, D), or offsets of words (Q + 1)."""
     return (
         queries,
         ctypes.c_int64(len(pairs.offsets) - 1),

@@ -130,6 +130,23 @@ def pool_tokens(tokens: np.ndarray, factor: int) -> np.ndarray:
     return (center * (norms[alive] / sizes[alive])[:, None]).astype(np.float32)
 
 
+def pool_items(tokens: np.ndarray, counts: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pool the tokens of many items, each by itself; see `pool_tokens`.
+
+    Args:
+        tokens: Rows of N items one after the other, (sum of counts, D).
+        counts: Rows of each item (N,); N is at least 1.
+        factor: 1 keeps every token.
+
+    Returns:
+        The rows that are left, and how many of each item.
+    """
+    if factor == 1:
+        return tokens, counts
+    pooled = [pool_tokens(rows, factor) for rows in np.split(tokens, np.cumsum(counts)[:-1])]
+    return np.concatenate(pooled), np.array([len(rows) for rows in pooled], dtype=np.int64)
+
+
 def _scale_codes(
     tokens: np.ndarray, scale: np.ndarray, dtype: type[np.signedinteger], limit: int
 ) -> tuple[np.ndarray, np.ndarray]:

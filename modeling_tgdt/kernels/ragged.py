@@ -52,7 +52,7 @@ def token_spans(stores: Sequence[TokenStore], pairs: Pairs) -> tuple[np.ndarray,
     """Return the first token row of each pair's item in its store, and how many it has: (P,) int64 each."""
     starts, counts = np.empty(len(pairs.items), np.int64), np.empty(len(pairs.items), np.int64)
     for number in np.unique(pairs.stores):
-        place, offsets = pairs.stores == number, stores[number].offsets
-        items = pairs.items[place]
-        starts[place], counts[place] = offsets[items], offsets[items + 1] - offsets[items]
+        in_store, offsets = pairs.stores == number, stores[number].offsets
+        items = pairs.items[in_store]
+        starts[in_store], counts[in_store] = offsets[items], offsets[items + 1] - offsets[items]
     return starts, counts

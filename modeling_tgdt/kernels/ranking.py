@@ -11,7 +11,7 @@ import numpy as np
 
 from .maxsim import kernel, run_kernel
 
-_FEW_TIES = 1 << 12
+_FEW_TIES = 1 << 12  # so many beyond the k-th are simply sorted by their ids
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,14 @@ def best_by_id(
     places, ends = best_places(scores, offsets, k)
     ranked = scores[places]  # (P',), best first within each query
     tied = offsets_of(np.append(ranked[1:] == ranked[:-1], False))  # neighbours that are equal, up to each place
+    # A query has ties when pairs of equal neighbours lie between its first and its last place; most have none.
     for query in np.flatnonzero(tied[np.maximum(ends[1:] - 1, ends[:-1])] > tied[ends[:-1]]) if tied[-1] else ():
-        own = slice(ends[query], ends[query + 1])
+        span = slice(ends[query], ends[query + 1])
         if ranks is not None and ends[query + 1] - ends[query] > k + _FEW_TIES:
-            first = _first_of(ranked[own], ranks(places[own]), k)  # sorting every tie by its id would take seconds
-            places[ends[query] : ends[query] + k] = places[own][first]
+            first = _first_of(ranked[span], ranks(places[span]), k)  # sorting every tie by its id would take seconds
+            places[ends[query] : ends[query] + k] = places[span][first]
         else:
-            places[own] = places[own][np.lexsort((np.array(ids(places[own]), dtype=object), -ranked[own]))]
+            places[span] = places[span][np.lexsort((np.array(ids(places[span]), dtype=object), -ranked[span]))]
     counts = np.diff(ends)
     if (counts > k).any():  # ties of the k-th came along; now that ids have ordered them, the rest goes
         places = places[np.arange(len(places)) - np.repeat(ends[:-1], counts) < k]
@@ -97,12 +98,13 @@ def best_by_id(
 def _first_of(scores: np.ndarray, ranks: np.ndarray, k: int) -> np.ndarray:
     """Return the places of the k best of descending scores, the smallest ranks among ties; not all ties are sorted."""
     better = int(np.searchsorted(-scores, -scores[k - 1]))  # how many are above the border, all of them kept
-    tied = better + np.argpartition(ranks[better:], k - better - 1)[: k - better]
+    tied = better + np.argpartition(ranks[better:], k - better - 1)[: k - better]  # at the border, smallest ranks
     first = np.concatenate([np.arange(better), tied])
     return first[np.lexsort((ranks[first], -scores[first]))]
 
 
 def _best_of(scores: np.ndarray, k: int) -> np.ndarray:
-    last = -np.inf if len(scores) < k else np.partition(scores, len(scores) - k)[len(scores) - k]
+    """Return the places of the k best scores, best first, and of every tie of the k-th."""
+    last = -np.inf if len(scores) < k else np.partition(scores, len(scores) - k)[len(scores) - k]  # the k-th score
     better = np.flatnonzero(scores > last)
     return np.concatenate([better[np.argsort(-scores[better], kind="stable")], np.flatnonzero(scores == last)])

@@ -18,11 +18,11 @@ def _check_maxsim(device: torch.device, dtype: torch.dtype) -> bool:
 
     rows = support.integers(40, support.CHECK_DIM, device=device, dtype=dtype)
     scales = None if dtype.is_floating_point else torch.full((40, 1), 0.5, dtype=torch.float32, device=device)
-    places = [(0, 5), (3, 0), (20, 20)], [(10, 18), (0, 7), (2, 1)]  # start and number of words, of regions
-    sides = [TokenSpans(rows, scales, *torch.tensor(spans, device=device).T.contiguous()) for spans in places]
+    side_spans = [(0, 5), (3, 0), (20, 20)], [(10, 18), (0, 7), (2, 1)]  # start and number of words, of regions
+    sides = [TokenSpans(rows, scales, *torch.tensor(spans, device=device).T.contiguous()) for spans in side_spans]
     tokens = rows.double() * (1 if scales is None else scales)
     expected = [
         (tokens[word : word + words] @ tokens[region : region + regions].T).amax(1).sum()
-        for (word, words), (region, regions) in zip(*places, strict=True)
+        for (word, words), (region, regions) in zip(*side_spans, strict=True)
     ]
     return torch.equal(triton_maxsim(*sides).double(), torch.stack(expected))

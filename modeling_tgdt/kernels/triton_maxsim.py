@@ -79,38 +79,40 @@ def _maxsim_kernel(
     COMPUTE: tl.constexpr,
     SUM: tl.constexpr,
 ):
-    pair = tl.program_id(0)
+    pair = tl.program_id(0)  # one program scores one pair: words in tiles, for each of them all regions in tiles
     words = tl.load(summed_counts + pair)
     regions = tl.load(taken_counts + pair)
     first_word = tl.load(summed_starts + pair)
     first_region = tl.load(taken_starts + pair)
     total = tl.zeros((WORDS,), tl.float32)
     for word in range(0, words, WORDS):
-        own = word + tl.arange(0, WORDS)
+        word_ids = word + tl.arange(0, WORDS)  # (WORDS,), beyond the last one masked
         best = tl.full((WORDS,), float("-inf"), tl.float32)
         for region in range(0, regions, REGIONS):
-            other = region + tl.arange(0, REGIONS)
-            dots = tl.zeros((WORDS, REGIONS), SUM)
+            region_ids = region + tl.arange(0, REGIONS)
+            dots = tl.zeros((WORDS, REGIONS), SUM)  # summed over STEP numbers of the width at a time
             for start in range(0, DIM, STEP):
-                place = start + tl.arange(0, STEP)
-                inside = place < DIM
-                a = tl.load(
-                    summed + (first_word + own)[:, None] * DIM + place[None, :],
-                    mask=(own < words)[:, None] & inside[None, :],
+                columns = start + tl.arange(0, STEP)
+                inside = columns < DIM
+                a = tl.load(  # (WORDS, STEP)
+                    summed + (first_word + word_ids)[:, None] * DIM + columns[None, :],
+                    mask=(word_ids < words)[:, None] & inside[None, :],
                     other=0,
                 )
-                b = tl.load(
-                    taken + (first_region + other)[None, :] * DIM + place[:, None],
-                    mask=(other < regions)[None, :] & inside[:, None],
+                b = tl.load(  # (STEP, REGIONS), read transposed
+                    taken + (first_region + region_ids)[None, :] * DIM + columns[:, None],
+                    mask=(region_ids < regions)[None, :] & inside[:, None],
                     other=0,
                 )
                 dots = tl.dot(a.to(COMPUTE), b.to(COMPUTE), dots, input_precision="ieee", out_dtype=SUM)
             values = dots.to(tl.float32)
             if summed_scales is not None:
-                values *= tl.load(summed_scales + first_word + own, mask=own < words, other=0)[:, None]
+                word_scales = tl.load(summed_scales + first_word + word_ids, mask=word_ids < words, other=0)
+                values *= word_scales[:, None]
             if taken_scales is not None:
-                values *= tl.load(taken_scales + first_region + other, mask=other < regions, other=0)[None, :]
-            values = tl.where((other < regions)[None, :], values, float("-inf"))
+                region_scales = tl.load(taken_scales + first_region + region_ids, mask=region_ids < regions, other=0)
+                values *= region_scales[None, :]
+            values = tl.where((region_ids < regions)[None, :], values, float("-inf"))  # padding never is the best
             best = tl.maximum(best, tl.max(values, axis=1))
-        total += tl.where((own < words) & (regions > 0), best, 0.0)
+        total += tl.where((word_ids < words) & (regions > 0), best, 0.0)
     tl.store(scores + pair, tl.sum(total))

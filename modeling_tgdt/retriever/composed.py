@@ -87,21 +87,23 @@ def search_composed(
     size = {"two_stage": candidates, "global": top_k, "local": max(1, len(index))}[mode]
     near = _shortlist(index, parts, size, where, hubness)
     names, metadata = near.ids[0], dict(zip(near.ids[0], near.metadata[0], strict=True))
-    first, second = np.zeros(len(names)), np.zeros(len(names))
+    global_scores, local_scores = np.zeros(len(names)), np.zeros(len(names))
     for part in parts if names else ():
-        found = index.rerank(
+        reranked = index.rerank(
             part.embeds.global_embeds, part.embeds.token_embeds, None, [names], query_kind=part.kind, hubness=hubness
         )
-        place = {name: row for row, name in enumerate(found.ids[0])}
-        order = [place[name] for name in names]
-        first += part.weight * found.global_scores[0][order]
-        second += part.weight * found.local_scores[0][order]
-    mixed = check_score(index.settings, global_weight, local_weight).mixed(first, second)
-    scores = {"two_stage": mixed, "global": first, "local": second}[mode].astype(np.float32)
+        row_of = {name: row for row, name in enumerate(reranked.ids[0])}  # a part ranks by its own score
+        order = [row_of[name] for name in names]
+        global_scores += part.weight * reranked.global_scores[0][order]
+        local_scores += part.weight * reranked.local_scores[0][order]
+    mixed = check_score(index.settings, global_weight, local_weight).mixed(global_scores, local_scores)
+    scores = {"two_stage": mixed, "global": global_scores, "local": local_scores}[mode].astype(np.float32)
     best = sorted(range(len(names)), key=lambda row: (-scores[row], names[row]))[:top_k]
-    local = np.full(len(names), np.nan) if mode == "global" else second
+    local = np.full(len(names), np.nan) if mode == "global" else local_scores
     ids = [names[row] for row in best]
-    return SearchResult([ids], [scores[best]], [first[best]], [local[best]], [[metadata[name] for name in ids]])
+    return SearchResult(
+        [ids], [scores[best]], [global_scores[best]], [local[best]], [[metadata[name] for name in ids]]
+    )
 
 
 def _shortlist(

@@ -172,10 +172,10 @@ def copy_gallery(source: Path, target: Path) -> None:
     Raises:
         ValueError: When one lies inside the other.
     """
-    own, other = source.resolve(), target.resolve()
-    if own == other:
+    origin, destination = source.resolve(), target.resolve()
+    if origin == destination:
         return
-    if own in other.parents or other in own.parents:
+    if origin in destination.parents or destination in origin.parents:
         raise ValueError(
             f"Expected a copy that lies apart from the gallery in {str(source)!r}, found {str(target)!r}; one would "
             "hold the other. Save into another directory."
@@ -257,10 +257,10 @@ def _files(folder: Path) -> list[Path]:
 def _gallery_files(gallery: Path) -> list[str]:
     """Return the files that a gallery's manifest names, below its directory; a model may lie beside them."""
     manifest = Manifest.read(gallery)
-    found = manifest.paths()
+    names = manifest.paths()
     if manifest.settings["engine"] == "qdrant":
-        found += [name for folder in QDRANT_FOLDERS.values() for name in tree_inside(gallery, folder)]
-    return found
+        names += [name for folder in QDRANT_FOLDERS.values() for name in tree_inside(gallery, folder)]
+    return names
 
 
 __all__ = [

@@ -33,20 +33,20 @@ def find_duplicates(index: TGDTIndex, threshold: float = THRESHOLD) -> list[list
 
     def find(name: str) -> str:
         while leader[name] != name:
-            leader[name] = leader[leader[name]]
+            leader[name] = leader[leader[name]]  # halves the way for the next one that asks
             name = leader[name]
         return name
 
     for start in range(0, len(names), _BLOCK):
-        own = names[start : start + _BLOCK]
-        for name, near in zip(own, _neighbors(index, own, threshold), strict=True):
+        block = names[start : start + _BLOCK]
+        for name, near in zip(block, _neighbors(index, block, threshold), strict=True):
             for other in near:
                 leader[find(other)] = find(name)
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(find(name), []).append(name)
-    found = [sorted(group) for group in groups.values() if len(group) > 1]
-    return sorted(found, key=lambda group: (-len(group), group))
+    large = [sorted(group) for group in groups.values() if len(group) > 1]
+    return sorted(large, key=lambda group: (-len(group), group))
 
 
 def group_hits(vectors: np.ndarray, threshold: float) -> list[list[int]]:
@@ -86,19 +86,19 @@ def _neighbors(index: TGDTIndex, names: Sequence[str], threshold: float) -> list
     """Return for each item all others that are near; asks for more until the last one found is too far."""
     vectors = index.get(names)[0]
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    found: list[list[str]] = [[] for _ in names]
+    neighbors: list[list[str]] = [[] for _ in names]
     waiting, count = list(range(len(names))), _NEIGHBORS
     while waiting:
         result = index.search(vectors[waiting], mode="global", top_k=count, query_kind=index.kind)
         for row, ids, scores in zip(waiting, result.ids, result.scores, strict=True):
             near = scores >= threshold - 1e-6  # a copy's own cosine may be a rounding below 1
-            found[row] = [name for name, close in zip(ids, near, strict=True) if close and name != names[row]]
+            neighbors[row] = [name for name, close in zip(ids, near, strict=True) if close and name != names[row]]
         waiting = [
             row for row, scores in zip(waiting, result.scores, strict=True)
             if len(scores) < len(index) and scores[-1] >= threshold - 1e-6
         ]  # fmt: skip
         count *= 4
-    return found
+    return neighbors
 
 
 __all__ = ["THRESHOLD", "check_threshold", "find_duplicates", "group_hits"]

@@ -153,13 +153,13 @@ class GalleryFiller:
     def _fresh(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield what is to be added by this process; all of them look at all ids, to know those given twice."""
         seen: set[str] = set()
-        for place, item in enumerate(items):
-            own = self.group is None or self.group.owns(place // self.batch_size)
+        for position, item in enumerate(items):
+            is_mine = self.group is None or self.group.owns(position // self.batch_size)
             why = _bad_id(item.id) or ("its id was given twice in this call" if item.id in seen else None)
             known = why is None and self.resume and item.id in self.index
             if why is None and not known:
                 seen.add(item.id)
-            if not own:
+            if not is_mine:
                 continue
             if why is not None:
                 self._refuse(item.id, why)
@@ -190,9 +190,9 @@ class GalleryFiller:
     def _encode(self, batch: list[tuple[Item, Any]]) -> None:
         if not batch:
             return
-        found = self.encode([ready for _, ready in batch])
-        vectors = self.index.truncate(found.global_embeds)
-        for (item, _), vector, tokens in zip(batch, vectors, found.token_embeds, strict=True):
+        embeds = self.encode([ready for _, ready in batch])
+        vectors = self.index.truncate(embeds.global_embeds)
+        for (item, _), vector, tokens in zip(batch, vectors, embeds.token_embeds, strict=True):
             if not (np.isfinite(vector).all() and np.isfinite(tokens).all()):
                 self._refuse(item.id, "the model gave NaN or infinity for it")
             elif not vector.any():
@@ -237,8 +237,8 @@ def name_items(
     numbers = (str(n) for n in count() if resume or str(n) not in index)
     rows = repeat(None) if metadata is None else iter(_rows(metadata))
     names = None if ids is None else iter(ids)
-    for own, value in values:
-        name = (own if own is not None else next(numbers)) if names is None else next(names, _END)
+    for suggested, value in values:
+        name = (suggested if suggested is not None else next(numbers)) if names is None else next(names, _END)
         row = next(rows, _END)
         if name is _END or row is _END:
             what = "ids" if name is _END else "metadata"

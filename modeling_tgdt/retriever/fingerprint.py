@@ -87,7 +87,7 @@ def check_gallery_model(index: TGDTIndex, model: Any) -> None:
     (recorded_commit, recorded_prints), (commit, prints) = _parts(recorded), _parts(revision)
     pairs: list[Any] = [pair for pair in zip(recorded_prints, prints, strict=False) if all(pair)]
     pairs = pairs or [(recorded_id, name), (recorded_commit, commit)]
-    if any(known != own for known, own in pairs if known and own):
+    if any(recorded_value != value for recorded_value, value in pairs if recorded_value and value):
         raise index.refusal(f"model {recorded_id!r}, revision {recorded!r}", f"model {name!r}, revision {revision!r}")
 
 

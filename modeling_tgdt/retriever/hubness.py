@@ -79,8 +79,8 @@ class HubnessOptions:
         """Return the bank for global embeddings that are cut to `dim` numbers."""
         if dim == self.image_embeds.shape[1]:
             return self
-        cut = {"image_embeds": truncate(self.image_embeds, dim), "text_embeds": truncate(self.text_embeds, dim)}
-        return replace(self, **cut)
+        images, texts = truncate(self.image_embeds, dim), truncate(self.text_embeds, dim)
+        return replace(self, image_embeds=images, text_embeds=texts)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `reference_queries.safetensors`, in float16; a reader finds the old file or the whole new one.
@@ -123,12 +123,12 @@ class HubnessOptions:
 
     @cached_property
     def _typical(self) -> dict[str, float]:
-        own = {"image": self.image_embeds, "text": self.text_embeds}
-        return {kind: float(self._hubness(embeds, kind).mean()) for kind, embeds in own.items()}
+        banks = {"image": self.image_embeds, "text": self.text_embeds}
+        return {kind: float(self._hubness(embeds, kind).mean()) for kind, embeds in banks.items()}
 
     def _hubness(self, embeds: Tensor, kind: str) -> Tensor:
         queries = (self.text_embeds if kind == "image" else self.image_embeds).float().T
-        size = min(self.neighbors, queries.shape[1])
+        size = min(self.neighbors, queries.shape[1])  # queries is (D, N), turned for the product
         blocks = embeds.to(queries.device).float().split(_BLOCK)
         return torch.cat([(block @ queries).topk(size).values.mean(1) for block in blocks] or [torch.zeros(0)]).cpu()
 

@@ -53,10 +53,10 @@ class Hit:
 
 def hits_of(result: SearchResult) -> list[list[Hit]]:
     """Return the hits of each query of a search."""
-    columns = zip(result.ids, result.scores, result.global_scores, result.local_scores, result.metadata, strict=True)
+    queries = zip(result.ids, result.scores, result.global_scores, result.local_scores, result.metadata, strict=True)
     return [
-        [Hit(name, float(s), float(g), float(t), data) for name, s, g, t, data in zip(*own, strict=True)]
-        for own in columns
+        [Hit(name, float(s), float(g), float(t), data) for name, s, g, t, data in zip(*columns, strict=True)]
+        for columns in queries
     ]
 
 

@@ -80,12 +80,12 @@ def list_pictures(
             if name.startswith("."):
                 continue
             path = Path(parent, name)
-            own = path.relative_to(root).as_posix()
+            item_id = path.relative_to(root).as_posix()
             why = None if name.lower().endswith(SUFFIXES) else _why_no_picture(path)
             if why is None:
-                yield own, path
+                yield item_id, path
             elif left_out is not None:
-                left_out[own] = why
+                left_out[item_id] = why
 
 
 def row_id(value: Any, row: int) -> str:

@@ -69,25 +69,25 @@ def pooling_costs(
     asked = (queries.global_embeds, queries.token_embeds, None)
     near = index.search(*asked, mode="global", top_k=candidates, query_kind=query_kind).ids
     expected = index.rerank(*asked, near, query_kind=query_kind).ids
-    names = sorted({name for own in near for name in own})
+    names = sorted({name for shortlist in near for name in shortlist})
     vectors, tokens = index.get(names)
     hubness = index.hubness(names) if index.has_hubness else None
     costs = []
     for factor in factors:
-        pooled = [pool_tokens(own, factor) for own in tokens]
+        pooled = [pool_tokens(item, factor) for item in tokens]
         with tempfile.TemporaryDirectory() as folder:
             options = {key: index.settings[key] for key in _COPIED if key in index.settings}
             with TGDTIndex.create(Path(folder, "pooled"), hubness=index.has_hubness, **options) as small:
                 small.add(names, vectors, pooled, hubness=hubness)
-                found = small.rerank(*asked, near, query_kind=query_kind).ids
-        count = float(np.mean([len(own) for own in pooled]))
+                ranked = small.rerank(*asked, near, query_kind=query_kind).ids
+        count = float(np.mean([len(item) for item in pooled]))
         size = count * bytes_per_token(index.dim, index.settings["token_dtype"])
-        costs.append(PoolingCost(factor, count, size, _kept(expected, found, top_k), _kept(expected, found, 1)))
+        costs.append(PoolingCost(factor, count, size, _kept(expected, ranked, top_k), _kept(expected, ranked, 1)))
     return costs
 
 
-def _kept(expected: list[list[str]], found: list[list[str]], top_k: int) -> float:
-    shares = [len(set(a[:top_k]) & set(b[:top_k])) / len(a[:top_k]) for a, b in zip(expected, found, strict=True)]
+def _kept(expected: list[list[str]], ranked: list[list[str]], top_k: int) -> float:
+    shares = [len(set(a[:top_k]) & set(b[:top_k])) / len(a[:top_k]) for a, b in zip(expected, ranked, strict=True)]
     return float(np.mean(shares))
 
 

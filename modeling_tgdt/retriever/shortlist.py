@@ -28,8 +28,8 @@ def shortlist_ranks(index: TGDTIndex, queries: Embeddings, query_kind: Kind, top
         query = (vector[None], [tokens])
         best = index.search(*query, top_k=top_k, candidates=size, query_kind=query_kind).ids[0]
         order = index.search(*query, top_k=size, mode="global", query_kind=query_kind).ids[0]
-        place = {name: rank for rank, name in enumerate(order, start=1)}
-        ranks.append([place[name] for name in best])
+        rank_of = {name: rank for rank, name in enumerate(order, start=1)}
+        ranks.append([rank_of[name] for name in best])
     return np.array(ranks, dtype=np.int64)
 
 

@@ -127,8 +127,8 @@ def sync_folder(
     """
     index, folder, group = retriever.index, Path(folder), process_group()
     known = read_record(record)
-    own = plan_sync(folder, known, index) if group is None or group.rank == 0 else Plan()
-    plan = own if group is None else group.gather(own)[0]
+    planned = plan_sync(folder, known, index) if group is None or group.rank == 0 else Plan()
+    plan = planned if group is None else group.gather(planned)[0]
     before = set(index)
     work = _Work(index, plan, record, known, before)
     work.begin() if group is None else group.first(work.begin)
@@ -164,7 +164,7 @@ class _Work:
         changing = self.before & {*self.plan.fresh, *self.plan.copies}
         gone = {name: self.known[name] for name in self.plan.gone if name in self.known}
         contents = {**gone, **self.plan.contents}
-        write_record(self.record, {name: own for name, own in contents.items() if name not in changing})
+        write_record(self.record, {name: content for name, content in contents.items() if name not in changing})
         with self.index:
             if self.plan.copies:
                 self.index.copy(list(self.plan.copies.values()), list(self.plan.copies))
@@ -196,8 +196,11 @@ def read_record(path: Path) -> dict[str, Content]:
 
 def write_record(path: Path, contents: Mapping[str, Content]) -> None:
     """Replace the file that says which contents a gallery was made of; names that are not Unicode cannot be ids."""
-    contents = {name: own for name, own in contents.items() if _is_unicode(name)}
-    columns = [list(contents), *zip(*((own.size, own.time, own.digest) for own in contents.values()), strict=True)]
+    contents = {name: content for name, content in contents.items() if _is_unicode(name)}
+    columns = [
+        list(contents),
+        *zip(*((content.size, content.time, content.digest) for content in contents.values()), strict=True),
+    ]
     table = pa.table(columns, schema=_SCHEMA) if contents else _SCHEMA.empty_table()
     with replacing(path) as file:
         pq.write_table(table, file)
@@ -215,18 +218,18 @@ def _is_unicode(name: str) -> bool:
 def _content(path: Path, known: Content | None) -> Content | None:
     """Look at a file, which is read only where size or time are new; None when it has gone meanwhile."""
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
     except OSError:
         return Content(0, 0, None)
-    if known is not None and (known.size, known.time) == (found.st_size, found.st_mtime_ns):
+    if known is not None and (known.size, known.time) == (status.st_size, status.st_mtime_ns):
         return known
     try:
         digest = hashlib.blake2b(read_regular_file(path), digest_size=16).digest()
     except (OSError, ValueError):  # told when it is embedded
         digest = None
-    return Content(found.st_size, found.st_mtime_ns, digest)
+    return Content(status.st_size, status.st_mtime_ns, digest)
 
 
 __all__ = ["RECORD", "Content", "Plan", "SyncReport", "plan_sync", "read_record", "sync_folder", "write_record"]

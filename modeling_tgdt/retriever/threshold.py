@@ -75,16 +75,16 @@ class ScoreThreshold:
         try:
             with read_inside(path.parent, path.name) as file:
                 content = json.loads(file.read().decode())
-            found = cls(**{**content, "weights": tuple(map(float, content["weights"]))})
-            numbers = [*found.weights, found.bias, found.probability, found.candidates]
-            if len(found.weights) != 3 or not np.isfinite(np.array(numbers, float)).all():
+            threshold = cls(**{**content, "weights": tuple(map(float, content["weights"]))})
+            numbers = [*threshold.weights, threshold.bias, threshold.probability, threshold.candidates]
+            if len(threshold.weights) != 3 or not np.isfinite(np.array(numbers, float)).all():
                 raise TypeError("its numbers are not those of a threshold")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"Expected a fitted threshold at {str(path)!r}, found none that can be read ({error}). Fit one with "
                 "TGDTRetriever.fit_threshold(...).save(G), or give a number."
             ) from error
-        return found
+        return threshold
 
 
 def fit_threshold(
@@ -107,8 +107,8 @@ def fit_threshold(
     """
     if not 0 < true_positive_rate <= 1:
         raise ValueError(f"true_positive_rate must be above 0 and at most 1, found {true_positive_rate!r}.")
-    rows = [(own, own[good], own[~good]) for own, good in zip(scores, matches, strict=True)]
-    inside = np.array([_features(own, own[0]) for own, hits, _ in rows if len(hits)])
+    rows = [(shortlist, shortlist[good], shortlist[~good]) for shortlist, good in zip(scores, matches, strict=True)]
+    inside = np.array([_features(shortlist, shortlist[0]) for shortlist, hits, _ in rows if len(hits)])
     outside = np.array([_features(rest, rest[0]) for _, _, rest in rows if len(rest)])
     if not len(inside) or not len(outside):
         raise ValueError(
@@ -165,16 +165,16 @@ def _logistic_regression(positives: np.ndarray, negatives: np.ndarray) -> np.nda
     spread[spread == 0] = 1
     design = np.column_stack([(features - center) / spread, np.ones(len(features))])
     ridge = _RIDGE * np.diag([1.0, 1.0, 1.0, 0.0])
-    weights = np.zeros(4)
+    weights = np.zeros(4)  # of the three features, and the bias, which is not shrunk
     for _ in range(_STEPS):
-        chance = _logistic(design @ weights)
+        chance = _logistic(design @ weights)  # (N,)
         gradient = design.T @ (importance * (chance - target)) + ridge @ weights
         curvature = (design * (importance * np.maximum(chance * (1 - chance), 1e-9))[:, None]).T @ design + ridge
         step = np.linalg.solve(curvature + 1e-12 * np.eye(4), gradient)
         weights -= step
         if np.abs(step).max() < 1e-9:
             break
-    plain = weights[:3] / spread
+    plain = weights[:3] / spread  # for features that are not standardised
     return np.append(plain, weights[3] - plain @ center)
 
 

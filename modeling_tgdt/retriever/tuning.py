@@ -49,9 +49,9 @@ class TuningMixin:
         if len(relevant) != len(sample_queries):
             raise ValueError(f"Expected one entry per query, found {len(relevant)} for {len(sample_queries)} queries.")
         ranked = self.search(list(sample_queries), candidates, candidates)
-        wanted = [{own} if isinstance(own, str) else set(own or ()) for own in relevant]
+        wanted = [{ids} if isinstance(ids, str) else set(ids or ()) for ids in relevant]
         scores = [np.array([hit.score for hit in hits]) for hits in ranked]
-        matches = [np.array([hit.id in own for hit in hits], bool) for hits, own in zip(ranked, wanted, strict=True)]
+        matches = [np.array([hit.id in ids for hit in hits], bool) for hits, ids in zip(ranked, wanted, strict=True)]
         return fit_threshold(scores, matches, candidates, true_positive_rate)
 
     def suggest_candidates(self, sample_queries: Sequence[Any], recall: float = 0.99, top_k: int = 10) -> int:
@@ -125,6 +125,6 @@ class TuningMixin:
         shares = []
         for on in (True, False):
             hits = self.search(list(sample_queries), top_k, candidates, hubness=on)
-            found = [name in {hit.id for hit in own} for name, own in zip(relevant, hits, strict=True)]
-            shares.append(float(np.mean(found)))
+            has_match = [name in {hit.id for hit in ranked} for name, ranked in zip(relevant, hits, strict=True)]
+            shares.append(float(np.mean(has_match)))
         return HubnessGain(*shares)

@@ -94,13 +94,13 @@ class OnnxModel(nn.Module):
 
     def _run(self, name: str, inputs: dict[str, Tensor]) -> TGDTFeatures:
         session = self._sessions[name]
-        known = {own.name for own in session.get_inputs()}
+        known = {tensor.name for tensor in session.get_inputs()}
         outputs = [output.name for output in session.get_outputs()]
         try:
             values = session.run(None, {key: value.numpy() for key, value in inputs.items() if key in known})
         except Exception as error:  # onnxruntime's own types derive from nothing else
             raise self._refusal(name, f"{type(error).__name__}: {error}") from error
-        results: dict[str, Any] = {key: torch.from_numpy(own) for key, own in zip(outputs, values, strict=True)}
+        results: dict[str, Any] = {key: torch.from_numpy(tensor) for key, tensor in zip(outputs, values, strict=True)}
         self._check(name, results, len(next(iter(inputs.values()))))
         return TGDTFeatures(**results)
 
@@ -135,9 +135,9 @@ class _Branch(nn.Module):
         self.model, self.config = model, model.config
 
     @staticmethod
-    def _results(found: TGDTFeatures) -> TGDTFeatures:
+    def _results(features: TGDTFeatures) -> TGDTFeatures:
         names = ("last_hidden_state", "pooler_output", "token_mask")
-        return TGDTFeatures(**{name: getattr(found, name) for name in names})
+        return TGDTFeatures(**{name: getattr(features, name) for name in names})
 
 
 class _Text(_Branch):

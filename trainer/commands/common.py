@@ -138,8 +138,8 @@ def parse_pairs(flag: str, pairs: list[str]) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     for pair in pairs:
-        key, found, value = pair.partition("=")
-        if not (found and key):
+        key, equals, value = pair.partition("=")
+        if not (equals and key):
             raise ValueError(f"{flag} expects KEY=VALUE, found {pair!r}.")
         values[key] = _json_or_text(value)
     return values
@@ -169,10 +169,10 @@ def _where_part(condition: str) -> dict[str, Any]:
             return json.loads(condition)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"--where expects JSON after {{, found {condition[:80]!r}: {error}.") from error
-    found = _WHERE.fullmatch(condition)
-    if found is None:
+    match = _WHERE.fullmatch(condition)
+    if match is None:
         raise ValueError(f"--where expects KEY=VALUE, KEY>=VALUE or a JSON object, found {condition!r}.")
-    key, operator, text = found.groups()
+    key, operator, text = match.groups()
     value = text if operator == "^=" else _json_or_text(text)
     return {key: value} if operator == "=" else {key: {_OPERATORS[operator]: value}}
 

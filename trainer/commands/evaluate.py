@@ -146,14 +146,14 @@ def _details(
     from trainer.scoring.grounding import evaluate_grounding
     from trainer.scoring.look_alikes import look_alike_pairs, score_pairs
 
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    details: dict[str, dict[str, dict[str, float]]] = {}
     if "group_id" in photos.column_names and (pairs := look_alike_pairs(photos)):
-        found["look_alikes"] = score_pairs(embeddings, pairs, score)
-        print(f"\n{look_alike_table(found['look_alikes'])}")
+        details["look_alikes"] = score_pairs(embeddings, pairs, score)
+        print(f"\n{look_alike_table(details['look_alikes'])}")
     if grounding:
-        found["grounding"] = evaluate_grounding(model, processor, photos)
-        print(f"\n{grounding_table(found['grounding'])}")
-    return found
+        details["grounding"] = evaluate_grounding(model, processor, photos)
+        print(f"\n{grounding_table(details['grounding'])}")
+    return details
 
 
 def _encoded(name: str, photos: Any, options: Any, device: Any, args: argparse.Namespace) -> tuple[Any, ...]:
@@ -202,7 +202,7 @@ def _results(embeddings: Any, score: Any, hubness: Any, args: argparse.Namespace
 def _changes(results: dict[str, dict[str, float]]) -> str:
     """Tell in one line how far rsum is from the baseline's, per mode."""
     pairs = [(mode, results[mode]["rsum"], results.get(f"baseline_{mode}", {}).get("rsum")) for mode in results]
-    changes = [f"{mode} {own - known:+.1f}" for mode, own, known in pairs if known is not None]
+    changes = [f"{mode} {rsum - baseline:+.1f}" for mode, rsum, baseline in pairs if baseline is not None]
     return f"rsum against the baseline: {', '.join(changes)}"
 
 

@@ -147,16 +147,16 @@ def _sync(retriever: Any, args: argparse.Namespace, row_of: RowOf, options: Any)
     from modeling_tgdt.retriever.syncing import RECORD, sync_folder
     from trainer.scoring.sharding import is_main_process
 
-    found = sync_folder(retriever, args.source, Path(args.out, RECORD), row_of, **options)
+    report = sync_folder(retriever, args.source, Path(args.out, RECORD), row_of, **options)
     if is_main_process():
         if args.metadata is not None and row_of is not None:
             with retriever.index as index:
                 names = list(index)
                 index.update_metadata(names, [row_of(name) for name in names])
-        counts = f"{found.new} new, {found.changed} changed, {found.renamed} renamed, {found.deleted} deleted"
-        skipped = f"{found.unchanged} unchanged, {len(found.embedded.skipped)} skipped"
-        _print_report(f"{counts}, {skipped}", found.embedded, retriever.index, args)
-    return found.embedded
+        counts = f"{report.new} new, {report.changed} changed, {report.renamed} renamed, {report.deleted} deleted"
+        skipped = f"{report.unchanged} unchanged, {len(report.embedded.skipped)} skipped"
+        _print_report(f"{counts}, {skipped}", report.embedded, retriever.index, args)
+    return report.embedded
 
 
 def _print_report(summary: str, report: AddReport, index: TGDTIndex, args: argparse.Namespace) -> None:

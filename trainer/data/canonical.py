@@ -51,17 +51,17 @@ def canonicalise(
     """
     if isinstance(table.format.get("format_kwargs", {}).get("transform"), RegionReader):
         return table
-    found = find_columns(table.column_names, columns)
-    captions = _captions(table, found)
-    if "image" in found and holds_names(table.features[found["image"]]):
-        return _from_paths(table, found, captions, image_root, columns, source, pictures_needed)
-    if "image" in found and holds_lists(table.features[found["image"]]):
-        table = unpack_pictures(table, found["image"])
-    ids = photo_ids(table, found, picture_names(table, found, columns), columns)
+    column_of = find_columns(table.column_names, columns)
+    captions = _captions(table, column_of)
+    if "image" in column_of and holds_names(table.features[column_of["image"]]):
+        return _from_paths(table, column_of, captions, image_root, columns, source, pictures_needed)
+    if "image" in column_of and holds_lists(table.features[column_of["image"]]):
+        table = unpack_pictures(table, column_of["image"])
+    ids = photo_ids(table, column_of, picture_names(table, column_of, columns), columns)
     rows, grouped = group_by_photo(ids, captions)
-    kept: dict[str, str] = {n: found[n] for n in ("image", "region_features", "region_boxes") if n in found}
-    if "negative_images" in found and not holds_names(table.features[found["negative_images"]]):
-        kept["negative_images"] = found["negative_images"]
+    kept: dict[str, str] = {n: column_of[n] for n in ("image", "region_features", "region_boxes") if n in column_of}
+    if "negative_images" in column_of and not holds_names(table.features[column_of["negative_images"]]):
+        kept["negative_images"] = column_of["negative_images"]
     kept |= {name: name for name in _PHOTO_COLUMNS if name in table.column_names}
     result = table.select_columns(list(kept.values())).rename_columns({v: k for k, v in kept.items() if v != k})
     if len(rows) != len(result):
@@ -69,7 +69,7 @@ def canonicalise(
     result = result.add_column("captions", grouped).add_column("image_id", [ids[row] for row in rows])
     if "image" in kept and not isinstance(result.features["image"], datasets.Image):
         result = result.cast_column("image", datasets.Image())
-    return with_negatives(result, table, found, ids, rows, PictureFinder([], image_root).path)
+    return with_negatives(result, table, column_of, ids, rows, PictureFinder([], image_root).path)
 
 
 def canonicalise_stream(
@@ -88,15 +88,15 @@ def canonicalise_stream(
         ValueError: When a column is missing, or the stream holds regions.
     """
     names = stream.column_names or list(next(iter(stream)))
-    found = find_columns(names, columns)
-    if "image" not in found:
+    column_of = find_columns(names, columns)
+    if "image" not in column_of:
         raise ValueError("A stream needs a picture column. Load region features with streaming=False.")
-    feature = (stream.features or {}).get(found["image"])
+    feature = (stream.features or {}).get(column_of["image"])
     if isinstance(feature, datasets.Image):
-        stream = stream.cast_column(found["image"], datasets.Image(decode=False))
+        stream = stream.cast_column(column_of["image"], datasets.Image(decode=False))
     elif holds_lists(feature):
-        stream = stream.cast_column(found["image"], datasets.List(datasets.Image(decode=False)))
-    row = _StreamRow(found, numbered_columns(names), image_root)
+        stream = stream.cast_column(column_of["image"], datasets.List(datasets.Image(decode=False)))
+    row = _StreamRow(column_of, numbered_columns(names), image_root)
     return stream.map(row, with_indices=True, remove_columns=names)
 
 
@@ -107,8 +107,8 @@ def features_of_stream(names: Sequence[str], columns: Mapping[str, str] | None =
         names: Columns of the raw stream.
         columns: As in [`canonicalise`].
     """
-    found = find_columns(names, columns)
-    return datasets.Features(STREAM_FEATURES | {k: v for k, v in NEGATIVE_FEATURES.items() if k in found})
+    column_of = find_columns(names, columns)
+    return datasets.Features(STREAM_FEATURES | {k: v for k, v in NEGATIVE_FEATURES.items() if k in column_of})
 
 
 def dataset_of_records(
@@ -209,20 +209,20 @@ class _SizeOf(dict[str, tuple[int, int]]):
 class _StreamRow:
     """Turn one raw row into a canonical one with undecoded pictures; picklable, for data-loader workers."""
 
-    def __init__(self, found: Mapping[str, str], numbered: list[str], image_root: Path | None) -> None:
-        self.found, self.numbered, self.finder = found, numbered, PictureFinder([], image_root)
+    def __init__(self, column_of: Mapping[str, str], numbered: list[str], image_root: Path | None) -> None:
+        self.column_of, self.numbered, self.finder = column_of, numbered, PictureFinder([], image_root)
 
     def __call__(self, row: dict[str, Any], index: int) -> dict[str, Any]:
-        cell = row.get(self.found["image"])
-        cell = only_picture(cell, self.found["image"], index) if isinstance(cell, list) else cell
+        cell = row.get(self.column_of["image"])
+        cell = only_picture(cell, self.column_of["image"], index) if isinstance(cell, list) else cell
         name = cell.get("path") if isinstance(cell, dict) else cell if isinstance(cell, str) else None
-        if "captions" in self.found:
-            captions = text_list(row.get(self.found["captions"]))
+        if "captions" in self.column_of:
+            captions = text_list(row.get(self.column_of["captions"]))
         else:
             captions = [row[name] for name in self.numbered if row.get(name)]
-        image_id = row.get(self.found["image_id"]) if "image_id" in self.found else None
+        image_id = row.get(self.column_of["image_id"]) if "image_id" in self.column_of else None
         if is_missing(image_id):
-            image_id = name or (index if "image_id" not in self.found else None)
+            image_id = name or (index if "image_id" not in self.column_of else None)
         picture = self._picture(cell)
         return {"image": picture, "captions": captions, "image_id": row_id(image_id, index), **self._negatives(row)}
 
@@ -232,37 +232,37 @@ class _StreamRow:
         return {"path": None, "bytes": source} if isinstance(source, bytes) else source
 
     def _negatives(self, row: dict[str, Any]) -> dict[str, Any]:
-        given = {name: row.get(self.found[name]) for name in NEGATIVE_FEATURES if name in self.found}
-        found: dict[str, Any] = {name: text_list(given[name]) for name in given if name != "negative_images"}
+        given = {name: row.get(self.column_of[name]) for name in NEGATIVE_FEATURES if name in self.column_of}
+        negatives: dict[str, Any] = {name: text_list(given[name]) for name in given if name != "negative_images"}
         if "negative_images" in given:
             sources = given["negative_images"] or []
-            found["negative_images"] = [self._picture(source) for source in sources]
-        return found
+            negatives["negative_images"] = [self._picture(source) for source in sources]
+        return negatives
 
 
 def _from_paths(
     table: datasets.Dataset,
-    found: Mapping[str, str],
+    column_of: Mapping[str, str],
     captions: list[list[str]],
     image_root: Path | None,
     columns: Mapping[str, str] | None,
     source: str,
     pictures_needed: bool,
 ) -> datasets.Dataset:
-    cells = table.with_format(None)[found["image"]][:]
-    cells = [only_picture(c, found["image"], row) if isinstance(c, list) else c for row, c in enumerate(cells)]
+    cells = table.with_format(None)[column_of["image"]][:]
+    cells = [only_picture(c, column_of["image"], row) if isinstance(c, list) else c for row, c in enumerate(cells)]
     names = [None if is_missing(cell) else cell for cell in cells]
-    ids = photo_ids(table, found, names, columns)
+    ids = photo_ids(table, column_of, names, columns)
     rows, grouped = group_by_photo(ids, captions)
     records = [PhotoRecord(ids[row], texts, names[row]) for row, texts in zip(rows, grouped, strict=True)]
     photos = dataset_of_records(records, image_root, source=source, pictures_needed=pictures_needed)
-    return with_negatives(photos, table, found, ids, rows, PictureFinder(names, image_root).path)
+    return with_negatives(photos, table, column_of, ids, rows, PictureFinder(names, image_root).path)
 
 
-def _captions(table: datasets.Dataset, found: Mapping[str, str]) -> list[list[str]]:
+def _captions(table: datasets.Dataset, column_of: Mapping[str, str]) -> list[list[str]]:
     plain = table.with_format(None)
-    if "captions" in found:
-        return [text_list(value) for value in plain.select_columns([found["captions"]])[found["captions"]][:]]
+    if "captions" in column_of:
+        return [text_list(value) for value in plain.select_columns([column_of["captions"]])[column_of["captions"]][:]]
     names = numbered_columns(table.column_names)
     wide = plain.select_columns(names)[:]
     return [[text for text in texts if text] for texts in zip(*(wide[name] for name in names), strict=True)]

@@ -266,8 +266,8 @@ def _shuffled(examples: Iterator[Example], size: int, rng: np.random.Generator) 
             buffer.append(example)
             continue
         if buffer:
-            place = int(rng.integers(len(buffer)))
-            buffer[place], example = example, buffer[place]
+            slot = int(rng.integers(len(buffer)))
+            buffer[slot], example = example, buffer[slot]
         yield example
     rng.shuffle(buffer)
     yield from buffer

@@ -50,10 +50,10 @@ class ColumnEncoder:
         values = batch[self.column]
         if not isinstance(values, list):
             raise ValueError(f"Expected a batch of rows in column {self.column!r}. Call map with batched=True.")
-        found = self._encode(values)
+        encoded = self._encode(values)
         name = self.output or self.column
-        embeds: dict[str, Any] = {f"{name}_embeds": found.global_embeds}
-        return embeds | ({f"{name}_token_embeds": found.token_embeds} if self.tokens else {})
+        embeds: dict[str, Any] = {f"{name}_embeds": encoded.global_embeds}
+        return embeds | ({f"{name}_token_embeds": encoded.token_embeds} if self.tokens else {})
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is pickled, and hashed by `datasets`: a model in evaluation mode that shares the weights."""

@@ -46,17 +46,17 @@ def find_columns(names: Sequence[str], chosen: Mapping[str, str] | None = None) 
         >>> find_columns(["file_name", "sentence", "cocoid"])
         {'image': 'file_name', 'captions': 'sentence', 'image_id': 'cocoid'}
     """
-    found = _check_chosen(names, chosen or {})
+    column_of = _check_chosen(names, chosen or {})
     by_key = {_key(name): name for name in reversed(names)}
     for canonical, aliases in ALIASES.items():
         match = next((by_key[_key(alias)] for alias in aliases if _key(alias) in by_key), None)
-        if canonical not in found and match is not None and match not in found.values():
-            found[canonical] = match
-    if "image" not in found and "region_features" not in found:
+        if canonical not in column_of and match is not None and match not in column_of.values():
+            column_of[canonical] = match
+    if "image" not in column_of and "region_features" not in column_of:
         raise ValueError(_missing("a picture column", ("image", "region_features"), names))
-    if "captions" not in found and not numbered_columns(names):
+    if "captions" not in column_of and not numbered_columns(names):
         raise ValueError(_missing("a caption column", ("captions",), names))
-    return found
+    return column_of
 
 
 def numbered_columns(names: Iterable[str]) -> list[str]:

@@ -29,17 +29,17 @@ def read_exif(path: Path) -> dict[str, Any]:
             return {}
         with Image.open(path, formats=known_formats()) as picture:
             tags = picture.getexif()
-            details, place = tags.get_ifd(IFD.Exif), tags.get_ifd(IFD.GPSInfo)
+            details, gps = tags.get_ifd(IFD.Exif), tags.get_ifd(IFD.GPSInfo)
         taken = _time(details.get(Base.DateTimeOriginal)) or _time(tags.get(Base.DateTime))
         camera = _text(tags.get(Base.Model))
-        latitude = _degrees(place.get(GPS.GPSLatitude), place.get(GPS.GPSLatitudeRef), "S", 90)
-        longitude = _degrees(place.get(GPS.GPSLongitude), place.get(GPS.GPSLongitudeRef), "W", 180)
+        latitude = _degrees(gps.get(GPS.GPSLatitude), gps.get(GPS.GPSLatitudeRef), "S", 90)
+        longitude = _degrees(gps.get(GPS.GPSLongitude), gps.get(GPS.GPSLongitudeRef), "W", 180)
     except Exception:  # Pillow raises nearly every type on broken files; a picture is worth indexing without it
         return {}
     both = None not in (latitude, longitude)
-    found: dict[str, Any] = {"taken": taken, "camera": camera}
-    found |= {"latitude": latitude, "longitude": longitude} if both else {}
-    return {key: value for key, value in found.items() if value is not None}
+    values: dict[str, Any] = {"taken": taken, "camera": camera}
+    values |= {"latitude": latitude, "longitude": longitude} if both else {}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _text(value: Any) -> str | None:
@@ -48,8 +48,8 @@ def _text(value: Any) -> str | None:
 
 
 def _time(value: Any) -> str | None:
-    found = _TIME.fullmatch(str(value or ""))
-    return None if found is None else "{}-{}-{}T{}".format(*found.groups())
+    match = _TIME.fullmatch(str(value or ""))
+    return None if match is None else "{}-{}-{}T{}".format(*match.groups())
 
 
 def _degrees(parts: Any, reference: Any, negative: str, most: int) -> float | None:

@@ -98,7 +98,7 @@ def _photo(folder: Path, image_root: Path, name: str) -> dict[str, Any]:
         if not path.is_file():
             raise ValueError(f"Photo {name} needs {path}, which does not exist.")
     boxes = _boxes(annotations)
-    number = {thing: place for place, thing in enumerate(boxes)}
+    number = {thing: position for position, thing in enumerate(boxes)}
     parsed = [
         parse_sentence(line.strip()) for line in sentences.read_text(encoding="utf-8").splitlines() if line.strip()
     ]
@@ -122,12 +122,12 @@ def _boxes(path: Path) -> dict[str, list[list[float]]]:
     """Return the boxes of each thing of an annotation file, by its id."""
     boxes: dict[str, list[list[float]]] = {}
     try:
-        for found in ElementTree.parse(path).getroot().iter("object"):
-            corners = found.find("bndbox")
+        for entry in ElementTree.parse(path).getroot().iter("object"):
+            corners = entry.find("bndbox")
             if corners is None:  # the whole scene, or nothing to see
                 continue
             box = [float(corners.findtext(side) or "nan") for side in ("xmin", "ymin", "xmax", "ymax")]
-            for thing in found.findall("name"):
+            for thing in entry.findall("name"):
                 if thing.text and thing.text != _NOT_VISUAL:
                     boxes.setdefault(thing.text, []).append(box)
     except (ElementTree.ParseError, ValueError) as error:

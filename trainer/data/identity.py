@@ -22,7 +22,7 @@ _ROWS = 256  # pictures held at a time
 
 
 def photo_ids(
-    table: datasets.Dataset, found: Mapping[str, str], names: list[str | None], columns: Mapping[str, str] | None
+    table: datasets.Dataset, column_of: Mapping[str, str], names: list[str | None], columns: Mapping[str, str] | None
 ) -> list[str]:
     """Return photo ids: the id column, otherwise the picture's name, otherwise the row number.
 
@@ -31,11 +31,11 @@ def photo_ids(
 
     Args:
         table: The table.
-        found: Canonical name to column.
+        column_of: Canonical name to column.
         names: File name of every row's picture, None where it has none.
         columns: What the caller chose.
     """
-    column = found.get("image_id")
+    column = column_of.get("image_id")
     if column is None:
         return [row_id(name, row) if name else str(row) for row, name in enumerate(names)]
     values: list[Any] = table.with_format(None).select_columns([column])[column][:]
@@ -58,7 +58,7 @@ def photo_ids(
 
 
 def picture_names(
-    table: datasets.Dataset, found: Mapping[str, str], columns: Mapping[str, str] | None
+    table: datasets.Dataset, column_of: Mapping[str, str], columns: Mapping[str, str] | None
 ) -> list[str | None]:
     """Name pictures by the first row that holds the same file; all are None where none comes twice.
 
@@ -66,13 +66,14 @@ def picture_names(
 
     Args:
         table: Table with a column of pictures.
-        found: Canonical name to column.
+        column_of: Canonical name to column.
         columns: What the caller chose.
     """
     unnamed: list[str | None] = [None] * len(table)
-    if "image" not in found or not ("image_id" not in found or _may_number_rows(found["image_id"], columns)):
+    has_ids = "image_id" in column_of and not _may_number_rows(column_of["image_id"], columns)
+    if "image" not in column_of or has_ids:
         return unnamed
-    cells = table.select_columns([found["image"]]).with_format("arrow")
+    cells = table.select_columns([column_of["image"]]).with_format("arrow")
     lengths = [length for chunk in _encoded(cells) for length in pc.binary_length(chunk).to_pylist()]
     counts = Counter(length for length in lengths if length)
     if not any(count > 1 for count in counts.values()):

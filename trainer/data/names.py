@@ -51,10 +51,10 @@ class NameFinder:
         parts = _parts(name)
         if not parts:
             return None
-        fits = [(_likeness(parts, own), known) for own, known in self._by_stem.get(_stem(parts[-1]), ())]
+        fits = [(_likeness(parts, candidate), known) for candidate, known in self._by_stem.get(_stem(parts[-1]), ())]
         best = max((fit for fit, _ in fits), default=(0, False))
-        found = [known for fit, known in fits if fit == best and fit[0]]
-        return found[0] if len(found) == 1 else None
+        best_fits = [known for fit, known in fits if fit == best and fit[0]]
+        return best_fits[0] if len(best_fits) == 1 else None
 
 
 class PictureFinder:
@@ -77,8 +77,8 @@ class PictureFinder:
             return name if "://" in name else plain
         if self._finder is None:
             self._finder = NameFinder(_pictures_below(self.root))
-        found = self._finder.find(name)
-        return plain if found is None else str(self.root / found)
+        known = self._finder.find(name)
+        return plain if known is None else str(self.root / known)
 
     def paths(self, names: Sequence[str | None], source: str, *, required: bool) -> list[str | None]:
         """Return the path of every name.
@@ -148,9 +148,9 @@ def _stem(name: str) -> str:
 
 def _likeness(asked: list[str], known: list[str]) -> tuple[int, bool]:
     """Return (trailing parts in common, same suffix); 0 parts unless one name is the tail of the other."""
-    folders, own = asked[:-1], known[:-1]
-    common = min(len(folders), len(own))
-    if common and folders[-common:] != own[-common:]:
+    folders, known_folders = asked[:-1], known[:-1]
+    common = min(len(folders), len(known_folders))
+    if common and folders[-common:] != known_folders[-common:]:
         return 0, False
     return common + 1, asked[-1] == known[-1]
 

@@ -33,7 +33,7 @@ def holds_names(feature: Any) -> bool:
 def with_negatives(
     photos: datasets.Dataset,
     table: datasets.Dataset,
-    found: Mapping[str, str],
+    column_of: Mapping[str, str],
     ids: list[str],
     rows: list[int],
     path_of: Callable[[str], str],
@@ -45,39 +45,39 @@ def with_negatives(
     Args:
         photos: One row per photo; `negative_images` are there already where the table holds pictures, not names.
         table: The table that the photos come from.
-        found: Canonical name to column of the table.
+        column_of: Canonical name to column of the table.
         ids: Photo id of every row of the table.
         rows: First row of every photo.
         path_of: Path of a file name.
     """
 
     def column(name: str) -> list[list[str]]:
-        plain = table.with_format(None).select_columns([found[name]])
-        return [text_list(value) for value in plain[found[name]][:]]
+        plain = table.with_format(None).select_columns([column_of[name]])
+        return [text_list(value) for value in plain[column_of[name]][:]]
 
     def add(name: str, values: list[Any]) -> datasets.Dataset:
         return photos.add_column(name, values, feature=NEGATIVE_FEATURES[name])
 
-    if "negative_captions" in found:
+    if "negative_captions" in column_of:
         photos = add("negative_captions", group_by_photo(ids, column("negative_captions"))[1])
-    if "negative_images" in found and "negative_images" not in photos.column_names:
+    if "negative_images" in column_of and "negative_images" not in photos.column_names:
         names = column("negative_images")
         pictures = [[{"path": path_of(name), "bytes": None} for name in names[row]] for row in rows]
         photos = add("negative_images", pictures)
-        if "negative_image_ids" not in found:
-            id_of = _ids_of_names(table, found, ids)
+        if "negative_image_ids" not in column_of:
+            id_of = _ids_of_names(table, column_of, ids)
             return add("negative_image_ids", [[id_of.get(name, name) for name in names[row]] for row in rows])
-    if "negative_image_ids" in found:
+    if "negative_image_ids" in column_of:
         values = column("negative_image_ids")
         photos = add("negative_image_ids", [values[row] for row in rows])
     return photos
 
 
-def _ids_of_names(table: datasets.Dataset, found: Mapping[str, str], ids: list[str]) -> dict[str, str]:
+def _ids_of_names(table: datasets.Dataset, column_of: Mapping[str, str], ids: list[str]) -> dict[str, str]:
     """Return the photo id of every file name that is a photo of the table."""
-    if "image" not in found or not holds_names(table.features[found["image"]]):
+    if "image" not in column_of or not holds_names(table.features[column_of["image"]]):
         return {}
-    names = table.with_format(None).select_columns([found["image"]])[found["image"]][:]
+    names = table.with_format(None).select_columns([column_of["image"]])[column_of["image"]][:]
     return dict(zip(names, ids, strict=True))
 
 

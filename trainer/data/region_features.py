@@ -298,12 +298,12 @@ class RegionReader:
             return batch
         regions = [self.store.read(key) for key in keys]
         if "region_features" in batch:
-            batch["region_features"] = [np.asarray(found.features) for found in regions]
+            batch["region_features"] = [np.asarray(photo.features) for photo in regions]
         if "region_boxes" in batch:
             batch["region_boxes"] = [
-                normalise_boxes(found.boxes, found.image_size or self.sizes.get(key), key)
-                for key, found in zip(keys, regions, strict=True)
-                if found.boxes is not None
+                normalise_boxes(photo.boxes, photo.image_size or self.sizes.get(key), key)
+                for key, photo in zip(keys, regions, strict=True)
+                if photo.boxes is not None
             ]
         return batch
 

@@ -49,11 +49,11 @@ class SkipReport:
     @property
     def items(self) -> list[tuple[str, str]]:
         """Pairs (id, why) in order of discovery, each id once."""
-        found: dict[str, str] = {}
+        reasons: dict[str, str] = {}
         for line in filter(None, self.path.read_text(encoding="utf-8").split("\n")):
             item_id, why = json.loads(line)
-            found.setdefault(item_id, why)
-        return list(found.items())
+            reasons.setdefault(item_id, why)
+        return list(reasons.items())
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self.items)

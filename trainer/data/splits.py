@@ -25,9 +25,9 @@ class NoSplitError(ValueError):
 
 def say_all_splits(source: str, names: Iterable[object]) -> None:
     """Warn that photos of several splits are taken together, training and test photos among them."""
-    found = sorted({str(name) for name in names})
-    if len(found) > 1:
-        logger.warning("%s: photos of all splits together (%s); ask for one with split=.", source, ", ".join(found))
+    splits = sorted({str(name) for name in names})
+    if len(splits) > 1:
+        logger.warning("%s: photos of all splits together (%s); ask for one with split=.", source, ", ".join(splits))
 
 
 def same_splits(split: str) -> set[str]:
@@ -68,9 +68,9 @@ def word_for(split: str | None, stems: Iterable[str]) -> str | None:
 
 def is_of_split(stem: str, split: str) -> bool:
     """Tell whether a file's name says this split and no other one."""
-    own = same_splits(split)
-    others = {name for name in _SPLITS - own if name not in split}
-    return any(has_word(stem, name) for name in own) and not any(has_word(stem, name) for name in others)
+    wanted = same_splits(split)
+    others = {name for name in _SPLITS - wanted if name not in split}
+    return any(has_word(stem, name) for name in wanted) and not any(has_word(stem, name) for name in others)
 
 
 __all__ = ["NoSplitError", "has_word", "is_of_split", "same_splits", "say_all_splits", "word_for"]

@@ -164,14 +164,14 @@ def delimiter_of(line: str) -> str:
         >>> delimiter_of("file_name;caption"), delimiter_of("a.jpg;a cat, a dog, a cow")
         (';', ';')
     """
-    own = re.match(rf'"?[^{_DELIMITERS}]*\.\w{{3,4}}"?\s*([{_DELIMITERS}])', line)
-    if own:  # no header: what follows the first file name
-        return own.group(1)
+    named_first = re.match(rf'"?[^{_DELIMITERS}]*\.\w{{3,4}}"?\s*([{_DELIMITERS}])', line)
+    if named_first:  # no header: what follows the first file name
+        return named_first.group(1)
     return next((mark for mark in "\t|" if mark in line), max(";,", key=lambda mark: (line.count(mark), mark == ",")))
 
 
-def _no_text(path: Path, place: int) -> ValueError:
-    return ValueError(f"{path} is not text: byte {place + 1} is NUL. Unpack it, or save it as UTF-8 without NUL.")
+def _no_text(path: Path, position: int) -> ValueError:
+    return ValueError(f"{path} is not text: byte {position + 1} is NUL. Unpack it, or save it as UTF-8 without NUL.")
 
 
 def _decodes(path: Path, encoding: str) -> bool:

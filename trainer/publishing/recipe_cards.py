@@ -56,9 +56,9 @@ def public_record(run_dir: str | Path) -> dict[str, Any]:
 
 def _without_folders(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _without_folders(own) for key, own in value.items()}
+        return {key: _without_folders(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_folders(own) for own in value]
+        return [_without_folders(item) for item in value]
     return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
 
 

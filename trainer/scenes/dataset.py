@@ -1,6 +1,8 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """Drawn scenes with captions: an embedded data set whose look-alikes differ in exactly one detail."""
 
+from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -8,7 +10,15 @@ from datasets import Dataset, Features, Image, List, Value
 
 from .captions import write_captions
 from .drawing import draw_scene
-from .layout import SWAPS, Scene, change_scene, crowded_look_alikes, sample_crowded_scene, sample_scene
+from .layout import (
+    SWAPS,
+    Scene,
+    change_scene,
+    crowded_look_alikes,
+    sample_crowded_scene,
+    sample_scene,
+    sample_sized_scene,
+)
 
 MOST_CROWDED = 29  # changes of a crowded scene: one of each kind, then further orders of its colours
 MAX_IMAGES = 6000  # half of the scenes that captions can tell apart
@@ -66,22 +76,60 @@ def make_scenes(
     """
     _check(num_images, image_size, distractors, MOST_CROWDED if crowded else len(SWAPS))
     span = (captions_per_image, captions_per_image) if isinstance(captions_per_image, int) else captions_per_image
+    group_of = partial(_crowded_group if crowded else _group, distractors)
+    return _draw(num_images, seed, image_size, span, group_of, all_things=crowded)
+
+
+def make_sized_scenes(num_images: int, seed: int = 0, *, image_size: int = 96) -> Dataset:
+    """Draw pairs of scenes of three things in which the third is large in one and small in the other.
+
+    In plain scenes a third thing is always small, and so is one of the first two: nothing asks of which thing a
+    caption says "small". Here that alone tells the scenes of a pair apart.
+
+    Args:
+        num_images: Images in total.
+        seed: Seed of everything.
+        image_size: Side of the square images, in pixels.
+
+    Returns:
+        Data set as [`make_scenes`] returns it; `change` is `""` or `"size"`.
+    """
+    _check(num_images, image_size, 1, 1)
+    return _draw(num_images, seed, image_size, (3, 5), _sized_group, all_things=True, prefix="sized")
+
+
+def _draw(
+    num_images: int,
+    seed: int,
+    image_size: int,
+    span: tuple[int, int],
+    group_of: Callable[[Random], list[tuple[str, Scene]]],
+    *,
+    all_things: bool,
+    prefix: str = "scene",
+) -> Dataset:
+    """Draw groups of scenes, no two of which a caption of the first two things fits; `all_things` names the others."""
     random = Random(seed)
     rows: list[dict[str, Any]] = []
     told: set[tuple[object, ...]] = set()
     while len(rows) < num_images:
-        group = (_crowded_group if crowded else _group)(distractors, random)
+        group = group_of(random)
         signatures = {scene.signature for _, scene in group}
         if told & signatures:
             continue
         told |= signatures
-        group_id = f"scene-{len(rows):05d}"
-        with_sizes = any(change == "sizes" for change, _ in group)
+        group_id = f"{prefix}-{len(rows):05d}"
+        with_sizes = any(change in ("sizes", "size") for change, _ in group)
         for change, scene in group:
-            wording = {"with_sizes": with_sizes, "with_others": crowded}
+            wording = {"with_sizes": with_sizes, "with_others": all_things}
             captions = write_captions(scene, random.randint(*span), random, **wording)
-            rows.append(_row(scene, f"scene-{len(rows):05d}", group_id, change, captions, image_size))
+            rows.append(_row(scene, f"{prefix}-{len(rows):05d}", group_id, change, captions, image_size))
     return Dataset.from_list(rows[:num_images], features=FEATURES)
+
+
+def _sized_group(random: Random) -> list[tuple[str, Scene]]:
+    base = sample_sized_scene(random)
+    return [("", base), ("size", change_scene(base, "size"))]
 
 
 def _group(distractors: int, random: Random) -> list[tuple[str, Scene]]:

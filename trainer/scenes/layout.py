@@ -12,7 +12,8 @@ SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "ring")
 RADIUS = {"small": 0.095, "large": 0.16}  # of the image side
 PLACES = ("meadow", "night", "beach", "snow")
 SWAPS = ("colours", "relation", "sizes")
-CHANGES = (*SWAPS, "colour", "shape")
+CHANGES = (*SWAPS, "colour", "shape", "size")
+CROWDED_CHANGES = CHANGES[:-1]
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,14 @@ def sample_scene(random: Random) -> Scene:
     return Scene(random.choice(PLACES), things, random.randrange(2**31))
 
 
+def sample_sized_scene(random: Random) -> Scene:
+    """Draw a scene of three things, of which the third is as often large as small and has room to be either."""
+    sizes = [*random.sample(tuple(RADIUS), 2), random.choice(tuple(RADIUS))]
+    kinds = zip(random.sample(COLOURS, 3), random.sample(SHAPES, 3), sizes, _roomy_spots(random), strict=True)
+    things = tuple(Thing(colour, shape, size, *spot) for colour, shape, size, spot in kinds)
+    return Scene(random.choice(PLACES), things, random.randrange(2**31))
+
+
 def sample_crowded_scene(random: Random) -> Scene:
     """Draw a scene of three to five things that share colours and shapes, so that only both together name one.
 
@@ -92,13 +101,17 @@ def sample_crowded_scene(random: Random) -> Scene:
 
 
 def change_scene(scene: Scene, change: str) -> Scene:
-    """Return the scene that differs in exactly one detail of its first two things.
+    """Return the scene that differs in exactly one detail.
 
     Args:
-        scene: Any scene.
-        change: `"colours"` swaps their colours, `"relation"` their places, `"sizes"` their sizes; `"colour"` gives the
-            first thing a colour that the scene does not have, `"shape"` such a shape.
+        scene: Any scene; for `"size"` one of [`sample_sized_scene`].
+        change: Of the first two things, `"colours"` swaps their colours, `"relation"` their places, `"sizes"` their
+            sizes; `"colour"` gives the first thing a colour that the scene does not have, `"shape"` such a shape;
+            `"size"` gives the third thing its other size.
     """
+    if change == "size":
+        *others, third = scene.things
+        return replace(scene, things=(*others, replace(third, size="small" if third.size == "large" else "large")))
     first, second = scene.things[:2]
     if change == "colours":
         pair = replace(first, colour=second.colour), replace(second, colour=first.colour)
@@ -123,7 +136,7 @@ def crowded_look_alikes(scene: Scene, count: int, random: Random) -> list[tuple[
     """
     orders = _recoloured(scene, random)
     looks: list[tuple[str, Scene]] = []
-    for change in random.sample(CHANGES, len(CHANGES)):
+    for change in random.sample(CROWDED_CHANGES, len(CROWDED_CHANGES)):
         if change != "colours":
             looks.append((change, change_scene(scene, change)))
         elif (other := next(orders, None)) is not None:
@@ -165,6 +178,16 @@ def _free_spot(random: Random, taken: list[tuple[float, float]]) -> tuple[float,
         x, y = random.uniform(0.14, 0.86), random.uniform(0.14, 0.86)
         if all((x - left) ** 2 + (y - top) ** 2 > reach**2 for left, top in taken):
             return x, y
+
+
+def _roomy_spots(random: Random) -> list[tuple[float, float]]:
+    """Return places for three large things that do not touch."""
+    while True:
+        pair = _pair_spots(random)
+        for _ in range(50):
+            spot = random.uniform(0.165, 0.835), random.uniform(0.165, 0.835)
+            if all(dist(spot, other) > 2 * RADIUS["large"] + 0.02 for other in pair):
+                return [*pair, spot]
 
 
 def _crowded_spots(random: Random, count: int) -> list[tuple[float, float]] | None:

@@ -37,10 +37,10 @@ def scene_phrases(caption: str, regions: Sequence[Mapping[str, Any]]) -> list[di
             phrases[-1].append((match, word))
         elif phrases[-1]:
             phrases.append([])
-    found = []
+    named = []
     for phrase in phrases:
         names = {word for _, word in phrase}
         things = [number for number, region in enumerate(regions) if names <= set(region["label"].split())]
         for match, word in phrase if things else ():
-            found.append({"start": match.start(), "end": match.end(), "kind": _KIND_OF[word], "things": things})
-    return found
+            named.append({"start": match.start(), "end": match.end(), "kind": _KIND_OF[word], "things": things})
+    return named

@@ -157,9 +157,9 @@ class _Mixes:
 
     def _costs(self, logits: Tensor) -> Tensor:
         """Return each caption's cost (T,): -log p(its photo | caption) - log p(caption | its photo)."""
-        own = logits.gather(0, self.owners[None])[0]
+        matching = logits.gather(0, self.owners[None])[0]
         others = logits.masked_fill(self.is_own, -torch.inf).logsumexp(1)[self.owners]
-        return logits.logsumexp(0) - own + torch.logaddexp(own, others) - own
+        return logits.logsumexp(0) - matching + torch.logaddexp(matching, others) - matching
 
 
 def _mix(parts: Tensor, weights: Tensor) -> Tensor:

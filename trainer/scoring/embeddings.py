@@ -78,14 +78,14 @@ class RaggedTokens:
         """
         starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
         width = max(1, int(lengths.max()) if len(rows) else 0)
-        places = torch.arange(width)
-        mask = (places < lengths[:, None]).to(self.flat.device)
+        slots = torch.arange(width)
+        mask = (slots < lengths[:, None]).to(self.flat.device)
         if not len(self.flat):
             return self.flat.new_zeros(len(rows), width, self.flat.shape[1]).float(), mask
         if len(self.flat) == width * len(self) and bool((self.lengths == width).all()):  # copy whole items, fast
             tokens = self.flat.view(len(self), width, -1).index_select(0, rows.to(self.flat.device))
             return tokens.float(), mask
-        index = (starts[:, None] + places).clamp(max=len(self.flat) - 1).flatten()
+        index = (starts[:, None] + slots).clamp(max=len(self.flat) - 1).flatten()
         tokens = self.flat.index_select(0, index.to(self.flat.device))
         return tokens.view(len(rows), width, -1).float(), mask
 
@@ -139,13 +139,13 @@ class RetrievalEmbeddings:
         Args:
             images: (n,) ascending photo numbers.
         """
-        place = torch.full((len(self.image_embeds),), -1)
-        place[images] = torch.arange(len(images))
-        texts = (place[self.text_to_image] >= 0).nonzero()[:, 0]
+        new_number = torch.full((len(self.image_embeds),), -1)
+        new_number[images] = torch.arange(len(images))
+        texts = (new_number[self.text_to_image] >= 0).nonzero()[:, 0]
         return RetrievalEmbeddings(
             self.image_embeds[images],
             self.text_embeds[texts],
-            place[self.text_to_image[texts]],
+            new_number[self.text_to_image[texts]],
             None if self.image_tokens is None else self.image_tokens.select(images),
             None if self.text_tokens is None else self.text_tokens.select(texts),
         )

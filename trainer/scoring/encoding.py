@@ -204,10 +204,11 @@ def _gathered(numbers: Tensor, embeds: Tensor, tokens: RaggedTokens | None) -> _
 
 
 def _joined(images: _Encoded, texts: _Encoded, owners: Tensor) -> RetrievalEmbeddings:
-    place = torch.full((int(owners.max()) + 1,), -1)
-    known = images.numbers[images.numbers < len(place)]
-    place[known] = torch.arange(len(known))
-    text_to_image = place[owners]
+    """Join photos with their captions, but those of photos that could not be read; `owners` (T,) are photo numbers."""
+    row_of = torch.full((int(owners.max()) + 1,), -1)
+    known = images.numbers[images.numbers < len(row_of)]
+    row_of[known] = torch.arange(len(known))
+    text_to_image = row_of[owners]
     kept = (text_to_image >= 0).nonzero()[:, 0]
     words = None if texts.tokens is None else texts.tokens.select(kept)
     return RetrievalEmbeddings(images.embeds, texts.embeds[kept], text_to_image[kept], images.tokens, words)

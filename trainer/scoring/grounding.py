@@ -59,7 +59,7 @@ def evaluate_grounding(model: Any, processor: Any, dataset: Any) -> dict[str, di
     if not rows:
         raise ValueError("No word of the captions names an annotated thing.")
     everything = [row for kind in rows.values() for row in kind]
-    return {kind: _summary(found) for kind, found in [*sorted(rows.items()), ("all", everything)]}
+    return {kind: _summary(values) for kind, values in [*sorted(rows.items()), ("all", everything)]}
 
 
 def _photo_rows(model: Any, processor: Any, photo: Mapping[str, Any]) -> list[tuple[str, NDArray[np.float64]]]:
@@ -70,7 +70,7 @@ def _photo_rows(model: Any, processor: Any, photo: Mapping[str, Any]) -> list[tu
     regions, boxes, _, picture = picture_regions(model, processor, photo["image"])
     centres = _centres(np.asarray(boxes, np.float64)) * picture.size
     nearest, inside = _nearest(centres, things), _inside(centres, things)
-    found = []
+    rows = []
     for caption, named in zip(photo["captions"], phrases, strict=True):
         tokens, words = encoded_words(model, processor, caption)
         cosines = merge_pieces((tokens @ regions.T).float().cpu().numpy(), words)
@@ -82,8 +82,8 @@ def _photo_rows(model: Any, processor: Any, photo: Mapping[str, Any]) -> list[tu
                 if phrase["start"] <= span[0] and span[1] <= phrase["end"]:
                     near: Any = np.stack([nearest == thing for thing in phrase["things"]]).any(axis=0)
                     within: Any = inside[:, phrase["things"]].any(axis=1)
-                    found.append((phrase["kind"], np.array([near[best], near.mean(), within[best], within.mean()])))
-    return found
+                    rows.append((phrase["kind"], np.array([near[best], near.mean(), within[best], within.mean()])))
+    return rows
 
 
 def word_spans(caption: str, words: Sequence[str]) -> list[tuple[int, int] | None]:

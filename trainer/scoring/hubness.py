@@ -51,8 +51,8 @@ def collect_reference_queries(
     return HubnessOptions(bank.image_embeds, bank.text_embeds)
 
 
-def _extended(embeds: Tensor, corrections: Tensor, own: int) -> Tensor:
+def _extended(embeds: Tensor, corrections: Tensor, column: int) -> Tensor:
     """Append minus the corrections in column `own` of two, and 1 in the other."""
     more = torch.ones(len(embeds), 2, dtype=embeds.dtype, device=embeds.device)
-    more[:, own] = -corrections.to(more)
+    more[:, column] = -corrections.to(more)
     return torch.cat([embeds, more], dim=1)

@@ -62,26 +62,27 @@ def exhaustive_positions(
     images = shard(len(embeddings.image_embeds))
     scores = _score_rows(embeddings, images, score, progress, title)
     captions = relevant_rows(embeddings, "i2t")
-    i2t = torch.full((len(images), captions.shape[1]), -1)
+    i2t = torch.full((len(images), captions.shape[1]), -1)  # (share, R)
     for block in images.split(_QUERY_BLOCK) if len(images) else ():
         first = int(block[0] - images[0])
         block_scores = scores[first : first + len(block)]
         i2t[first : first + len(block)] = torch.from_numpy(relevant_positions(block_scores, captions[block.numpy()]))
     positions = gather_rows(i2t).numpy()
-    return {"i2t": positions[positions[:, 0] >= 0], "t2i": _caption_positions(embeddings, images, scores)}
+    with_captions = positions[:, 0] >= 0
+    return {"i2t": positions[with_captions], "t2i": _caption_positions(embeddings, images, scores)}
 
 
 def _caption_positions(embeddings: RetrievalEmbeddings, images: Tensor, scores: NDArray[np.float32]) -> Positions:
     """Count, for every caption, the other photos that score at least as high as its own; (T, 1)."""
     owners = embeddings.text_to_image
-    mine = torch.isin(owners, images).nonzero()[:, 0].numpy()
-    rows = (owners[mine] - (images[0] if len(images) else 0)).numpy()
-    own = np.zeros(len(owners), dtype=np.float32)
-    own[mine] = scores[rows, mine]
-    own = sum_over_processes(torch.from_numpy(own)).numpy()  # (T,), each from the process that has its photo
-    ahead = np.zeros(len(owners), dtype=np.int64)
+    mine = torch.isin(owners, images).nonzero()[:, 0].numpy()  # captions whose photo this process scores
+    rows = (owners[mine] - (images[0] if len(images) else 0)).numpy()  # of those photos in `scores`
+    photo_scores = np.zeros(len(owners), dtype=np.float32)  # (T,), of each caption with its photo
+    photo_scores[mine] = scores[rows, mine]
+    photo_scores = sum_over_processes(torch.from_numpy(photo_scores)).numpy()  # only one process has each photo
+    ahead = np.zeros(len(owners), dtype=np.int64)  # (T,)
     for start in range(0, len(scores), _QUERY_BLOCK):
-        ahead += (scores[start : start + _QUERY_BLOCK] >= own).sum(axis=0)
+        ahead += (scores[start : start + _QUERY_BLOCK] >= photo_scores).sum(axis=0)
     ahead[mine] -= 1  # the photo itself
     return sum_over_processes(torch.from_numpy(ahead)).numpy()[:, None]
 
@@ -110,8 +111,8 @@ def _score_rows(
             for start in range(0, len(images), _IMAGE_BLOCK):
                 regions, mask = image_tokens.padded(images[start : start + _IMAGE_BLOCK])
                 local = token_similarity(regions, words, mask, word_mask, reduction=score.reduction, scale=score.scale)
-                places = np.ix_(np.arange(start, start + len(local)), columns.numpy())
-                scores[places] = score.mixed(scores[places], local.cpu().numpy())
+                cells = np.ix_(np.arange(start, start + len(local)), columns.numpy())  # these hold global scores
+                scores[cells] = score.mixed(scores[cells], local.cpu().numpy())
     return scores
 
 
@@ -148,13 +149,13 @@ def two_stage_positions(
         position, which is K or more: a miss.
     """
     relevant = relevant_rows(embeddings, direction)
-    queries = torch.from_numpy(np.flatnonzero(relevant[:, 0] >= 0))
+    queries = torch.from_numpy(np.flatnonzero(relevant[:, 0] >= 0))  # photos without captions ask nothing
     mine = queries[shard(len(queries))]
     blocks = mine.split(_QUERY_BLOCK) if len(mine) else ()
     bar = tqdm(blocks, desc=f"Re-ranking {direction}", unit="block", disable=not (progress and is_main_process()))
-    found = [_two_stage_block(embeddings, direction, candidates, score, block, relevant) for block in bar]
+    parts = [_two_stage_block(embeddings, direction, candidates, score, block, relevant) for block in bar]
     empty = np.zeros((0, relevant.shape[1]), dtype=np.int64)
-    final, first = (np.concatenate([empty, *(pair[side] for pair in found)]) for side in (0, 1))
+    final, first = (np.concatenate([empty, *(pair[side] for pair in parts)]) for side in (0, 1))
     return gather_rows(torch.from_numpy(final)).numpy(), gather_rows(torch.from_numpy(first)).numpy()
 
 
@@ -169,7 +170,7 @@ def _two_stage_block(
     query, gallery = _global_sides(embeddings, direction)
     similarity = query[queries].float() @ gallery.float().T  # (queries, gallery)
     relevant = relevant[queries.numpy()]
-    first = relevant_positions(similarity.cpu().numpy(), relevant)
+    first = relevant_positions(similarity.cpu().numpy(), relevant)  # (queries, R), of stage one
     inside = ((first >= 0) & (first < candidates)).sum(axis=1)  # (queries,), relevant items on the shortlist
     shortlist = _shortlist(similarity, relevant, inside, min(candidates, similarity.shape[1]))
     mixed = np.stack(  # (queries, K)
@@ -180,7 +181,7 @@ def _two_stage_block(
     )
     # The relevant items inside come first in the shortlist, so columns 0 to inside - 1 are theirs.
     slots = np.arange(relevant.shape[1])
-    columns = np.where(slots < inside[:, None], np.minimum(slots, mixed.shape[1] - 1), -1)
+    columns = np.where(slots < inside[:, None], np.minimum(slots, mixed.shape[1] - 1), -1)  # (queries, R)
     final = relevant_positions(mixed, columns)
     return np.where(columns >= 0, final, first), first
 
@@ -192,9 +193,9 @@ def _shortlist(similarity: Tensor, relevant: NDArray[np.int64], inside: NDArray[
     """
     valid = torch.from_numpy(relevant >= 0)
     columns = torch.from_numpy(np.maximum(relevant, 0)).to(similarity.device)
-    own = similarity.gather(1, columns).masked_fill(~valid.to(similarity.device), -torch.inf)
-    place = own.argsort(dim=1, descending=True, stable=True).argsort(dim=1).cpu()
-    lifted = torch.where(place < torch.from_numpy(inside)[:, None], torch.inf, -torch.inf).to(similarity)
+    relevant_scores = similarity.gather(1, columns).masked_fill(~valid.to(similarity.device), -torch.inf)
+    rank = relevant_scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1).cpu()  # among the relevant
+    lifted = torch.where(rank < torch.from_numpy(inside)[:, None], torch.inf, -torch.inf).to(similarity)
     adjusted = similarity.clone()
     rows, slots = valid.nonzero(as_tuple=True)
     adjusted[rows, columns[rows, slots]] = lifted[rows, slots]
@@ -257,7 +258,7 @@ def query_milliseconds(
     count = min(queries, len(query))
     numbers = np.linspace(0, len(query) - 1, count).astype(int)
     times = []
-    for number in [numbers[0], *numbers]:
+    for number in [numbers[0], *numbers]:  # the first warms up, and its time is dropped
         start = time.perf_counter()
         similarity = gallery.float() @ query[number].float()
         for items in _searched(similarity, candidates, score):

@@ -33,11 +33,11 @@ def split_results(logs: Mapping[str, Any]) -> tuple[dict[str, dict[str, dict[str
     results: dict[str, dict[str, dict[str, float]]] = {}
     others: dict[str, Any] = {}
     for key, value in logs.items():
-        found = _METRIC.fullmatch(key)
-        if found is None:
+        match = _METRIC.fullmatch(key)
+        if match is None:
             others[key] = value
         else:
-            results.setdefault(found["prefix"], {}).setdefault(found["mode"], {})[found["name"]] = value
+            results.setdefault(match["prefix"], {}).setdefault(match["mode"], {})[match["name"]] = value
     return results, others
 
 

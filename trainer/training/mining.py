@@ -54,18 +54,18 @@ def mine_neighbours(
     mine = shard(photos)
     size = min(count, photos)
     blocks = [_hardest(embeddings, rows, size, forbidden) for rows in mine.split(_BLOCK) if len(rows)]
-    found = gather_rows(torch.cat([torch.zeros(0, size, dtype=torch.int64), *blocks]))
-    return np.pad(found.numpy(), ((0, 0), (0, count - size)), constant_values=-1)
+    neighbours = gather_rows(torch.cat([torch.zeros(0, size, dtype=torch.int64), *blocks]))
+    return np.pad(neighbours.numpy(), ((0, 0), (0, count - size)), constant_values=-1)
 
 
 def _hardest(embeddings: RetrievalEmbeddings, rows: Tensor, size: int, forbidden: dict[int, list[int]]) -> Tensor:
     """Return the neighbours (n, size) of some photos."""
-    scores = embeddings.image_embeds[rows].float() @ embeddings.text_embeds.float().T
+    scores = embeddings.image_embeds[rows].float() @ embeddings.text_embeds.float().T  # (n, T)
     owners = embeddings.text_to_image.to(scores.device).expand_as(scores)
     hardness = scores.new_full((len(rows), len(embeddings.image_embeds)), -torch.inf)
     hardness.scatter_reduce_(1, owners, scores, "amax")
-    for place, row in enumerate(rows.tolist()):
-        hardness[place, [row, *forbidden[row]]] = -torch.inf
+    for position, row in enumerate(rows.tolist()):
+        hardness[position, [row, *forbidden[row]]] = -torch.inf
     values, neighbours = hardness.topk(size)
     return neighbours.masked_fill(values == -torch.inf, -1).cpu()
 
@@ -84,7 +84,7 @@ def equal_caption_pairs(captions: Sequence[Sequence[str]]) -> list[tuple[int, in
     for photo, texts in enumerate(captions):
         for text in {normalise_caption(text) for text in texts}:
             owners[text].append(photo)
-    pairs = {(a, b) for photos in owners.values() for place, a in enumerate(photos) for b in photos[place + 1 :]}
+    pairs = {(a, b) for photos in owners.values() for position, a in enumerate(photos) for b in photos[position + 1 :]}
     return sorted(pairs)
 
 
@@ -118,13 +118,13 @@ def mine_dataset(
             f"Mining encoded {len(embeddings.image_embeds)} of {len(texts)} photos: pictures became unreadable since "
             "the run started. Load the data set again with on_error='skip'."
         )
-    found = mine_neighbours(embeddings, count, equal_caption_pairs(list(texts.values())))
+    neighbours = mine_neighbours(embeddings, count, equal_caption_pairs(list(texts.values())))
     known = sorted(image_id for image_id, captions in texts.items() if captions)
-    number = {image_id: place for place, image_id in enumerate(known)}
-    place = np.array([number.get(image_id, -1) for image_id in texts])
-    renamed = np.where(found >= 0, place[found], -1)
+    number_of = {image_id: number for number, image_id in enumerate(known)}
+    numbers = np.array([number_of.get(image_id, -1) for image_id in texts])  # the sampler's, in the order of encoding
+    renamed = np.where(neighbours >= 0, numbers[neighbours], -1)
     result = np.full((len(known), count), -1, dtype=np.int64)
-    result[place[place >= 0]] = renamed[place >= 0]
+    result[numbers[numbers >= 0]] = renamed[numbers >= 0]
     return result
 
 
@@ -167,22 +167,23 @@ class HardNegativeMining(TrainerCallback, ExportableState):
             return
         loader = kwargs["train_dataloader"]
         options = replace(EncodeOptions.of_arguments(args), tokens=False)
-        found = mine_dataset(kwargs["model"], kwargs["processing_class"], loader.dataset, args.hard_negatives, options)
-        self.epoch, self.count = epoch, found.shape[1]
-        self.packed = base64.b64encode(found.astype("<i4").tobytes()).decode()
-        _sampler(loader).neighbours = found
-        logger.info("Mined %d hard negatives for each of %d photos.", found.shape[1], len(found))
+        model, processor = kwargs["model"], kwargs["processing_class"]
+        neighbours = mine_dataset(model, processor, loader.dataset, args.hard_negatives, options)
+        self.epoch, self.count = epoch, neighbours.shape[1]
+        self.packed = base64.b64encode(neighbours.astype("<i4").tobytes()).decode()
+        _sampler(loader).neighbours = neighbours
+        logger.info("Mined %d hard negatives for each of %d photos.", neighbours.shape[1], len(neighbours))
 
 
 def _sampler(loader: Any) -> DistinctPhotoSampler:
     """Find our sampler under the batch samplers that PyTorch and Accelerate put around it."""
-    found = loader
-    while found is not None and not isinstance(found, DistinctPhotoSampler):
-        inner = getattr(found, "batch_sampler", None)
-        found = getattr(found, "sampler", None) if inner is None else inner
-    if found is None:
+    sampler = loader
+    while sampler is not None and not isinstance(sampler, DistinctPhotoSampler):
+        inner = getattr(sampler, "batch_sampler", None)
+        sampler = getattr(sampler, "sampler", None) if inner is None else inner
+    if sampler is None:
         raise TypeError(
             "hard_negatives needs a map-style data set whose photos are known: pass a datasets.Dataset or a "
             "CaptionDataset as train_dataset, and leave unique_photos_per_batch on."
         )
-    return found
+    return sampler

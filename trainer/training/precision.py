@@ -16,8 +16,8 @@ def multiplies_bfloat16() -> bool:
     """Tell whether training in bfloat16 is faster than in float32 here; an x86 processor without it emulates it."""
     if torch.accelerator.is_available():
         return True
-    found = torch.cpu.get_capabilities()
-    return found.get("architecture") != "x86_64" or bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    features = torch.cpu.get_capabilities()
+    return features.get("architecture") != "x86_64" or bool(features.get("avx512_bf16") or features.get("amx_bf16"))
 
 
 def native_precision(arguments: Mapping[str, Any]) -> dict[str, Any]:

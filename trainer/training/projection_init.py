@@ -50,8 +50,7 @@ def warm_start(
 
     What counts is the input of the global slots: the mean of a photo's regions (with `image_global_token="mean_max"`
     their maximum, too), and a caption's first position or mean (`text_global_token`). A photo stands for the mean of
-    its captions. Where the slot has a projection of its own, a regression onto the same directions sets the regions',
-    from plain features: that suits the box encodings `"sum"` and `"none"` without region layers.
+    its captions. Where the slot has a projection of its own, a regression onto the same directions sets the regions'.
 
     Args:
         model: TGDTModel; only its projections change.
@@ -74,16 +73,16 @@ def warm_start(
         )
     options = replace(options or EncodeOptions(), tokens=False)
     slots = encode_dataset(_SlotInputs(model), processor, dataset, options)
-    slots = replace(slots, image_embeds=slots.image_embeds.double(), text_embeds=slots.text_embeds.double())
+    images, regions = slots.image_embeds.double().split([_slot_width(model), model.visual_projection.in_features], -1)
+    slots = replace(slots, image_embeds=images, text_embeds=slots.text_embeds.double())
     _check(slots, model.config.text_global_token)
     ridges = choose_ridges(slots, model.config.projection_dim) if ridges is None else ridges
     to_image, to_text, correlations = canonical_directions(slots, model.config.projection_dim, ridges)
     if model.visual_global_projection is None:
-        _set_projection(model.visual_projection, to_image, slots.image_embeds)
+        _set_projection(model.visual_projection, to_image, images)
     else:
-        _set_projection(model.visual_global_projection, to_image, slots.image_embeds)
-        means = slots.image_embeds[:, : model.visual_projection.in_features]  # of these the regions are made
-        _set_projection(model.visual_projection, regression(slots, to_text, means, ridges.image), means)
+        _set_projection(model.visual_global_projection, to_image, images)
+        _set_projection(model.visual_projection, regression(slots, to_text, regions, ridges.image), regions)
     _set_projection(model.text_projection, to_text, slots.text_embeds)
     return correlations.float()
 
@@ -240,8 +239,22 @@ def _set_projection(projection: nn.Linear, directions: Tensor, rows: Tensor) -> 
     projection.bias.copy_(-weight @ mean)
 
 
+def _slot_width(model: Any) -> int:
+    """Return the width of what the photo's global slot is made of."""
+    projection = model.visual_global_projection or model.visual_projection
+    return int(projection.in_features)
+
+
+def _boxes_add_a_constant(config: Any) -> bool:
+    """Tell whether the slot's input at the regions' projection is the mean of the features, but for a constant."""
+    return config.box_encoding in ("sum", "none") and not config.num_region_layers
+
+
 class _SlotInputs:
-    """Stands in for a model whose global embeddings are what goes into the projections at the global slots."""
+    """Stands in for a model whose global embeddings are what goes into the projections at the global slots.
+
+    Of a photo that is (F + R): the input of the slot's projection, and of the regions' projection at the slot.
+    """
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -251,12 +264,17 @@ class _SlotInputs:
         return getattr(self._model, name)
 
     def get_image_features(self, **inputs: Tensor) -> TGDTFeatures:
-        name = "visual_projection" if self._model.visual_global_projection is None else "visual_global_projection"
-        hidden = self._input_of(name, self._model.get_image_features, inputs)
-        return TGDTFeatures(pooler_output=hidden[:, 0])
+        model = self._model
+        names = ("visual_projection", "visual_global_projection")
+        projections = [getattr(model, name) for name in names if getattr(model, name) is not None]
+        region, *slots = (hidden[:, 0] for hidden in self._inputs_of(projections, model.get_image_features, inputs))
+        slot = slots[0] if slots else region
+        if slots and _boxes_add_a_constant(model.config):
+            region = slot[:, : region.shape[1]]
+        return TGDTFeatures(pooler_output=torch.cat([slot, region], dim=-1))
 
     def get_text_features(self, **inputs: Tensor) -> TGDTFeatures:
-        hidden = self._input_of("text_projection", self._model.get_text_features, inputs)
+        (hidden,) = self._inputs_of([self._model.text_projection], self._model.get_text_features, inputs)
         source = self._model.config.text_global_token
         if source in ("mean", "pooled"):
             return TGDTFeatures(pooler_output=hidden[:, 0])
@@ -264,11 +282,16 @@ class _SlotInputs:
         slot = attended.argmax(-1) if source == "first" else attended.shape[1] - 1 - attended.flip(-1).argmax(-1)
         return TGDTFeatures(pooler_output=hidden[torch.arange(len(hidden)), slot])
 
-    def _input_of(self, name: str, features_of: Any, inputs: dict[str, Tensor]) -> Tensor:
-        found: list[Tensor] = []
-        hook = getattr(self._model, name).register_forward_pre_hook(lambda _, given: found.append(given[0]))
+    @staticmethod
+    def _inputs_of(projections: list[nn.Module], features_of: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
+        """Return what each of the projections gets in one forward pass; they run in this order."""
+        seen: list[Tensor] = []
+        hooks = [
+            projection.register_forward_pre_hook(lambda _, given: seen.append(given[0])) for projection in projections
+        ]
         try:
             features_of(**inputs)
         finally:
-            hook.remove()
-        return found[0]
+            for hook in hooks:
+                hook.remove()
+        return seen

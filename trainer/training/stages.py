@@ -86,14 +86,14 @@ def frozen_modules(model: nn.Module) -> list[nn.Module]:
 
     They run in evaluation mode: dropout and batch statistics of a part that does not learn only add noise.
     """
-    found: list[nn.Module] = []
+    modules: list[nn.Module] = []
     for child in model.children():
         parameters = list(child.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
-            found.append(child)
+            modules.append(child)
         else:
-            found += frozen_modules(child)
-    return found
+            modules += frozen_modules(child)
+    return modules
 
 
 def stage_loss(model: Any, stage: str, margin_share: float = 1.0) -> CMCLoss:

@@ -59,14 +59,14 @@ def relevant_positions(scores: Any, relevant: Any) -> np.ndarray:
     if np.isnan(scores).any():
         raise ValueError("Scores contain NaN, which has no rank. Look for a diverged model or a zero embedding.")
     valid = relevant >= 0
-    own = np.where(valid, np.take_along_axis(scores, np.maximum(relevant, 0), axis=1), -np.inf)
-    own = -np.sort(-own, axis=1)
+    relevant_scores = np.where(valid, np.take_along_axis(scores, np.maximum(relevant, 0), axis=1), -np.inf)
+    relevant_scores = -np.sort(-relevant_scores, axis=1)
     rows, slots = np.nonzero(valid)
     ahead = np.zeros(relevant.shape, dtype=np.int64)
     is_rival = np.ones(scores.shape, dtype=bool)
     is_rival[rows, relevant[rows, slots]] = False
     for slot in range(relevant.shape[1]):
-        ahead[:, slot] = ((scores >= own[:, slot, None]) & is_rival).sum(axis=1) + slot
+        ahead[:, slot] = ((scores >= relevant_scores[:, slot, None]) & is_rival).sum(axis=1) + slot
     return np.where(np.arange(relevant.shape[1]) < valid.sum(axis=1, keepdims=True), ahead, -1)
 
 
@@ -87,12 +87,12 @@ def direction_metrics(positions: Any, shortlist: int | None = None) -> dict[str,
     valid = positions >= 0
     if positions.ndim != 2 or not positions.size or not valid[:, 0].all():
         raise ValueError("Every query needs at least one relevant item, and there must be one query or more.")
-    found = valid if shortlist is None else valid & (positions < shortlist)
-    first, hit = positions[:, 0], found[:, 0]
+    is_hit = valid if shortlist is None else valid & (positions < shortlist)
+    first, hit = positions[:, 0], is_hit[:, 0]
     count = valid.sum(axis=1)
     order = np.arange(1, positions.shape[1] + 1)
-    precision = np.where(found & (positions < count[:, None]), order / (np.maximum(positions, 0) + 1), 0.0)
-    gains = np.where(found, 1 / np.log2(np.maximum(positions, 0) + 2), 0.0).sum(axis=1)
+    precision = np.where(is_hit & (positions < count[:, None]), order / (np.maximum(positions, 0) + 1), 0.0)
+    gains = np.where(is_hit, 1 / np.log2(np.maximum(positions, 0) + 2), 0.0).sum(axis=1)
     ideal = np.cumsum(1 / np.log2(order + 1))[count - 1]
     metrics = {f"r{k}": 100.0 * float((hit & (first < k)).mean()) for k in RECALLS}
     metrics["medr"] = float(np.floor(np.median(first)) + 1)
@@ -116,8 +116,8 @@ def retrieval_summary(positions: Mapping[str, Any], shortlist: Mapping[str, int]
     summary = {}
     for direction in DIRECTIONS:
         if direction in positions:
-            found = direction_metrics(positions[direction], (shortlist or {}).get(direction))
-            summary.update({f"{direction}_{name}": value for name, value in found.items()})
+            metrics = direction_metrics(positions[direction], (shortlist or {}).get(direction))
+            summary.update({f"{direction}_{name}": value for name, value in metrics.items()})
     if all(direction in positions for direction in DIRECTIONS):
         summary["rsum"] = sum(summary[f"{direction}_r{k}"] for direction in DIRECTIONS for k in RECALLS)
         for name in ("mrr", "map@R", "ndcg"):
@@ -181,7 +181,7 @@ def _by_direction(predictions: Sequence[Sequence[int]], references: Sequence[str
     rows: dict[str, list[list[int]]] = {}
     for positions, direction in zip(predictions, references, strict=True):
         rows.setdefault(direction, []).append(sorted(positions))
-    return {direction: pad_rows(found) for direction, found in rows.items()}
+    return {direction: pad_rows(lists) for direction, lists in rows.items()}
 
 
 def _both_ways(scores: np.ndarray, captions_of_image: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:

@@ -92,10 +92,10 @@ class QdrantBackend:
             points = [
                 models.PointStruct(
                     id=point_id(name),
-                    vector={"global": vector.tolist()} | ({"tokens": own.tolist()} if len(own) else {}),
+                    vector={"global": vector.tolist()} | ({"tokens": part.tolist()} if len(part) else {}),
                     payload={"id": name, "meta": values},
                 )
-                for name, vector, own, values in zip(
+                for name, vector, part, values in zip(
                     ids[batch], globals_[batch], parts[batch], metadata[batch], strict=True
                 )
             ]
@@ -120,25 +120,25 @@ class QdrantBackend:
         points: dict[str, Any] = {}
         for start in range(0, len(ids), _POINTS):
             asked = [point_id(name) for name in ids[start : start + _POINTS]]
-            found = self._call("retrieve", asked, with_payload=True, with_vectors=True)
-            points.update((_part(point.payload, "id"), point) for point in found)
+            fetched = self._call("retrieve", asked, with_payload=True, with_vectors=True)
+            points.update((_part(point.payload, "id"), point) for point in fetched)
         vectors = np.array([_part(points[name].vector, "global") for name in ids], np.float32)
         vectors = vectors.reshape(len(ids), self.gallery.snapshot.manifest.layout.global_columns)
         return vectors, [self._tokens(points[name]) for name in ids]
 
     def metadata(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         """Read the metadata of ids that are all there."""
-        found: dict[str, Any] = {}
+        metadata_of: dict[str, Any] = {}
         for start in range(0, len(ids), _PAGE):
             asked = [point_id(name) for name in ids[start : start + _PAGE]]
             points = self._call("retrieve", asked, with_payload=True, with_vectors=False)
-            found.update(_id_and_metadata(point) for point in points)
-        return [found[name] for name in ids]
+            metadata_of.update(_id_and_metadata(point) for point in points)
+        return [metadata_of[name] for name in ids]
 
     def store_again(self, ids: list[str], table: Any) -> None:
         """Write the points of ids again with the ids and metadata of a table."""
         vectors, tokens = self.get(ids)
-        counts = np.array([len(own) for own in tokens])
+        counts = np.array([len(part) for part in tokens])
         self.add(table.column("id").to_pylist(), table, vectors, np.concatenate(tokens), counts)
 
     def delete(self, ids: list[str]) -> None:
@@ -182,37 +182,37 @@ class QdrantBackend:
         if mode == "local":
             return _result(self._exhaustive(query, top_k, condition))
         words = _words(query) if mode == "two_stage" and query.sum_over == "query" else [np.zeros(0)] * len(query)
-        pushed_down = [len(own) > 0 and query.score.local_weight != 0 for own in words]
+        pushed_down = [len(query_words) > 0 and query.score.local_weight != 0 for query_words in words]
         limit = candidates if mode == "two_stage" else top_k
         requests = [
-            self._formula(vector, own, query.score, top_k, limit, condition)
+            self._formula(vector, query_words, query.score, top_k, limit, condition)
             if pushed
             else self._nearest(vector, limit, condition, ["global"] if mode == "global" else True)
-            for vector, own, pushed in zip(query.globals, words, pushed_down, strict=True)
+            for vector, query_words, pushed in zip(query.globals, words, pushed_down, strict=True)
         ]
-        found = [answer.points for answer in self._ask(requests)]
+        answers = [answer.points for answer in self._ask(requests)]
         return _result(
             [
-                sorted((_row(point, query.globals[place], query.score) for point in points), key=_rank_key)
-                if pushed_down[place]
-                else self._rank(query, place, points, mode)[:top_k]
-                for place, points in enumerate(found)
+                sorted((_row(point, query.globals[number], query.score) for point in points), key=_rank_key)
+                if pushed_down[number]
+                else self._rank(query, number, points, mode)[:top_k]
+                for number, points in enumerate(answers)
             ]
         )
 
     def rerank(self, query: Query, candidate_ids: Sequence[Sequence[str]]) -> SearchResult:
         """Rank given candidates of each query by the mixed score, with our kernel."""
         rows = []
-        for place, names in enumerate(candidate_ids):
+        for number, names in enumerate(candidate_ids):
             points = self._call("retrieve", [point_id(name) for name in names], with_vectors=True)
-            rows.append(self._rank(query, place, points, "two_stage"))
+            rows.append(self._rank(query, number, points, "two_stage"))
         return _result(rows)
 
     def _exhaustive(self, query: Query, top_k: int, condition: Any) -> list[list[tuple[Any, ...]]]:
         best: list[list[tuple[Any, ...]]] = [[] for _ in range(len(query))]
         for page in self._pages(condition, True):
-            for place, kept in enumerate(best):
-                kept += self._rank(query, place, page, "local")[:top_k]
+            for number, kept in enumerate(best):
+                kept += self._rank(query, number, page, "local")[:top_k]
                 kept.sort(key=_rank_key)
                 del kept[top_k:]
         return best
@@ -255,18 +255,18 @@ class QdrantBackend:
         chosen = {name: self.options[name] for name in SEARCH if name in self.options}
         return models.SearchParams(**chosen) if chosen else None
 
-    def _rank(self, query: Query, place: int, points: list[Any], mode: SearchMode) -> list[tuple[Any, ...]]:
+    def _rank(self, query: Query, number: int, points: list[Any], mode: SearchMode) -> list[tuple[Any, ...]]:
         if not points:
             return []
-        dots = np.array([_part(point.vector, "global") for point in points], np.float32) @ query.globals[place]
-        local = np.full(len(points), np.nan) if mode == "global" else self._local_scores(query, place, points)
+        dots = np.array([_part(point.vector, "global") for point in points], np.float32) @ query.globals[number]
+        local = np.full(len(points), np.nan) if mode == "global" else self._local_scores(query, number, points)
         scores = {"two_stage": query.score.mixed(dots, local), "global": dots, "local": local}[mode]
         scores = scores.astype(np.float32).tolist()
         names, metadata = zip(*(_id_and_metadata(point) for point in points), strict=True)
         return sorted(zip(names, scores, dots, local, metadata, strict=True), key=_rank_key)
 
-    def _local_scores(self, query: Query, place: int, points: list[Any]) -> np.ndarray:
-        words = _words(query)[place]
+    def _local_scores(self, query: Query, number: int, points: list[Any]) -> np.ndarray:
+        words = _words(query)[number]
         parts = [self._tokens(point) for point in points]
         offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
         store = TokenStore(np.concatenate(parts), None, offsets, "float32")
@@ -321,12 +321,12 @@ class QdrantBackend:
 def _batches(counts: np.ndarray, dim: int, metadata: list[dict[str, Any]]) -> Iterator[slice]:
     """Yield runs of items that fit a request, whose size a server limits: 32 MiB by default."""
     first, size = 0, 0
-    for place, (count, values) in enumerate(zip(counts, metadata, strict=True)):
-        own = _NUMBER_BYTES * dim * (int(count) + 1) + 6 * len(str(values))  # JSON escapes a letter as \u1234
-        if place > first and (size + own > _REQUEST_BYTES or place - first == _POINTS):
-            yield slice(first, place)
-            first, size = place, 0
-        size += own
+    for position, (count, values) in enumerate(zip(counts, metadata, strict=True)):
+        added = _NUMBER_BYTES * dim * (int(count) + 1) + 6 * len(str(values))  # JSON escapes a letter as \u1234
+        if position > first and (size + added > _REQUEST_BYTES or position - first == _POINTS):
+            yield slice(first, position)
+            first, size = position, 0
+        size += added
     if len(counts):
         yield slice(first, len(counts))
 
@@ -365,6 +365,6 @@ def _rank_key(row: tuple[Any, ...]) -> tuple[float, str]:
 
 
 def _result(rows: Sequence[Sequence[tuple[Any, ...]]]) -> SearchResult:
-    columns = [[[row[i] for row in own] for own in rows] for i in range(5)]
-    scores, dots, local = ([np.array(own, dtype=np.float32) for own in columns[i]] for i in (1, 2, 3))
+    columns = [[[row[i] for row in ranked] for ranked in rows] for i in range(5)]  # each by query
+    scores, dots, local = ([np.array(values, dtype=np.float32) for values in columns[i]] for i in (1, 2, 3))
     return SearchResult(columns[0], scores, dots, local, columns[4])

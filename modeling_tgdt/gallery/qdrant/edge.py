@@ -55,8 +55,8 @@ class EdgeClient:
     def get_collection(self, name: str) -> Any:
         """Return the vectors' sizes in the shape of the client's answer."""
         vectors = json.loads((self.path / _CONFIG).read_text(encoding="utf-8"))["vectors"]
-        found = {key: SimpleNamespace(size=value["size"]) for key, value in vectors.items()}
-        return SimpleNamespace(config=SimpleNamespace(params=SimpleNamespace(vectors=found)))
+        sizes = {key: SimpleNamespace(size=value["size"]) for key, value in vectors.items()}
+        return SimpleNamespace(config=SimpleNamespace(params=SimpleNamespace(vectors=sizes)))
 
     def upsert(self, name: str, points: Sequence[Any], wait: bool = True) -> None:
         """Write points; they are on disk when this returns."""
@@ -116,7 +116,7 @@ class EdgeClient:
             )
             for request in requests
         ]
-        return [SimpleNamespace(points=found) for found in self._shard.query_batch(edge.QueryBatchRequest(made))]
+        return [SimpleNamespace(points=points) for points in self._shard.query_batch(edge.QueryBatchRequest(made))]
 
     def close(self) -> None:
         """Write everything and let go of the shard."""

@@ -15,8 +15,9 @@ import pytest
 from datasets import Dataset
 from PIL import ImageChops
 
-from trainer.scenes import make_scenes
+from trainer.scenes import make_scenes, splits
 from trainer.scenes.captions import write_captions
+from trainer.scenes.dataset import make_sized_scenes
 from trainer.scenes.drawing import RGB
 from trainer.scenes.layout import (
     COLOURS,
@@ -128,7 +129,7 @@ def test_look_alikes_differ_in_exactly_one_detail(scenes: Dataset) -> None:
 
 def test_things_have_their_colour_inside_their_box_and_never_overlap() -> None:
     plain, crowded = (make_scenes(24, 1, image_size=192, distractors=2, crowded=crowded) for crowded in (False, True))
-    for row in itertools.chain(plain, crowded):
+    for row in itertools.chain(plain, crowded, make_sized_scenes(24, 1, image_size=192)):
         image = np.asarray(row["image"]).astype(float)
         boxes = [region["box"] for region in row["regions"]]
         assert image.shape == (192, 192, 3) and all(0 <= side <= 192 for box in boxes for side in box)
@@ -142,6 +143,29 @@ def test_things_have_their_colour_inside_their_box_and_never_overlap() -> None:
         for one in range(len(boxes)):
             for two in range(one):
                 assert np.linalg.norm(centres[one] - centres[two]) > radii[one] + radii[two]
+
+
+def test_sized_scenes_differ_in_the_size_of_the_third_thing_and_captions_tell_it() -> None:
+    scenes = list(make_sized_scenes(40, seed=3, image_size=32).remove_columns("image"))
+    for row, other in zip(scenes[::2], scenes[1::2], strict=True):
+        assert (row["change"], other["change"], row["group_id"]) == ("", "size", other["group_id"])
+        assert row["regions"][:2] == other["regions"][:2]
+        (size, kind), (other_size, other_kind) = (one["regions"][2]["label"].split(maxsplit=1) for one in (row, other))
+        assert kind == other_kind and {size, other_size} == {"small", "large"}
+        np.testing.assert_allclose(centre(row["regions"][2]), centre(other["regions"][2]), atol=0.02)
+        for one, another in ((row, other), (other, row)):
+            assert all(is_true(caption, one) and not is_true(caption, another) for caption in one["captions"])
+    assert {row["regions"][2]["label"].split()[0] for row in scenes[::2]} == {"small", "large"}  # the first, too
+
+
+def test_a_split_may_have_sized_pairs_after_the_plain_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"train": (6, 0, 1), "validation": (4, 1, 1)}
+    monkeypatch.setattr(splits, "DRAWN", {"scenes": sizes, "scenes_sized": sizes})
+    monkeypatch.setattr(splits, "_SIZED", (4, 2))
+    plain, train = (splits.draw_split(name, "train") for name in ("scenes", "scenes_sized"))
+    assert train["captions"][:6] == plain["captions"] and len(plain) == 6
+    assert len(set(train["image_id"])) == 10 and train["change"].count("size") == 2
+    assert len(splits.draw_split("scenes_sized", "validation")) == 4
 
 
 def test_counts_and_columns() -> None:

@@ -96,7 +96,8 @@ def test_a_warm_model_retrieves_better_than_a_new_one(tmp_path: Path, slot: str)
 def test_a_slot_of_mean_and_maximum_has_its_warm_start(tmp_path: Path) -> None:
     photos = datasets.Dataset.from_dict(tiny.photo_rows(tmp_path, 36)).cast_column("image", datasets.Image())
     config = tiny.tiny_model().config
-    config.image_global_token = "mean_max"
+    config.image_global_token, config.box_encoding = "mean_max", "sum"
+    config.num_region_layers = config.num_local_layers = config.num_global_layers = 0
     model, processor = TGDTModel(config).eval(), tiny.tiny_processor()
 
     def rsums() -> list[float]:
@@ -106,6 +107,20 @@ def test_a_slot_of_mean_and_maximum_has_its_warm_start(tmp_path: Path) -> None:
     cold = rsums()
     warm_start(model, processor, photos, QUIET)
     assert all(warm > before for warm, before in zip(rsums(), cold, strict=True))
+
+
+def test_regions_behind_layers_and_boxes_are_centred_by_the_warm_start(tmp_path: Path) -> None:
+    photos = datasets.Dataset.from_dict(tiny.photo_rows(tmp_path, 36)).cast_column("image", datasets.Image())
+    config = tiny.tiny_model().config
+    config.image_global_token, config.box_encoding = "mean_max", "concat"
+    model = TGDTModel(config).eval()
+    warm_start(model, tiny.tiny_processor(), photos, QUIET)
+    seen: list[torch.Tensor] = []
+    model.visual_projection.register_forward_hook(lambda *given: seen.append(given[2][:, 0].detach()))
+    encode_dataset(model, tiny.tiny_processor(), photos, QUIET)
+    whole = torch.cat(seen)  # the regions' projection of the whole photo, (N, D)
+    torch.testing.assert_close(whole.mean(0), torch.zeros(whole.shape[1]), atol=1e-4, rtol=0)
+    assert whole.square().sum(1).mean() > 1
 
 
 def test_regression_comes_as_close_to_the_captions_as_least_squares() -> None:
