@@ -105,3 +105,23 @@ def test_a_point_that_lost_its_embedding_is_an_error_in_words(gallery: Path, tmp
 
     assert in_a_child(find) == USED
     shutil.rmtree(tmp_path / "gallery")
+
+
+def test_a_point_under_the_id_of_no_item_is_an_error_in_words(gallery: Path, tmp_path: Path) -> None:
+    """Its item would be listed, and not be there when it is asked for."""
+    copy_data(gallery, tmp_path / "gallery")
+    (ids,) = tmp_path.rglob("mutable_id_tracker.mappings")
+    with ids.open("r+b") as file:
+        for record in range(6):  # a byte each, the UUID (16), the number of the point (4)
+            file.seek(21 * record + 2)
+            other = file.read(1)[0] ^ 15
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([other]))
+    seal(tmp_path / "gallery")
+
+    def find() -> None:
+        with pytest.raises(ValueError, match="under the id of its point|'id' in every point"):
+            use(tmp_path / "gallery")
+
+    assert in_a_child(find) == USED
+    shutil.rmtree(tmp_path / "gallery")
