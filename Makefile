@@ -39,7 +39,7 @@ test: $(HF_TESTS)/.complete
 # Some 10,000 forged galleries, models, pictures, records and recipes; `make test` takes some hundred of them.
 fuzz: $(STAMP)
 	@OMP_NUM_THREADS=1 FUZZ_EXAMPLES=450 $(BIN)/python -m pytest -n 2 -q --timeout 3600 tests/test_fuzzing.py \
-		tests/modeling_tgdt/gallery/test_forged_edge.py
+		tests/modeling_tgdt/gallery/test_forged_edge.py tests/modeling_tgdt/runtimes/test_forged_graphs.py
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -426,6 +426,16 @@ def _model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     return model_class
 
 
+def offloaded_device(model: nn.Module) -> torch.device | None:
+    """Return where accelerate runs a model whose weights wait on disk or in memory; None where nothing does."""
+    hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
+    for hook in hooks:
+        for own in getattr(hook, "hooks", [hook]):
+            if (device := getattr(own, "execution_device", None)) is not None:
+                return torch.device(device)
+    return None
+
+
 __all__ = [
     "build_backbone",
     "check_adapter",
@@ -434,6 +444,7 @@ __all__ = [
     "grid_tokens",
     "is_causal",
     "load_tower",
+    "offloaded_device",
     "patch_boxes",
     "read_regions",
     "read_words",

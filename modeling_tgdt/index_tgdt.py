@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -36,6 +38,18 @@ from .gallery.validate import (
 from .kernels.quantize import check_token_dtype, pool_items
 
 Kind = Literal["image", "text"]
+_P, _T = ParamSpec("_P"), TypeVar("_T")
+
+
+def _alone(method: Callable[Concatenate[TGDTIndex, _P], _T]) -> Callable[Concatenate[TGDTIndex, _P], _T]:
+    """Let one thread at a time change what an index holds: a commit made from a stale one would undo another's."""
+
+    @wraps(method)
+    def locked(self: TGDTIndex, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with self._changing:
+            return method(self, *args, **kwargs)
+
+    return locked
 
 
 class TGDTIndex:
@@ -46,7 +60,8 @@ class TGDTIndex:
     (TGDT, Liu et al. 2023, sections 3.2 and 3.4). Open one with `create` or `open`.
 
     Any number of readers may search while one writer adds, deletes or compacts; a reader sees the commit that it
-    opened until `refresh()`. The first write takes the lock of the single writer, `close()` gives it back.
+    opened until `refresh()`. The first write takes the lock of the single writer, `close()` gives it back. Threads may
+    share an index; what they write is committed one after the other.
 
     Example:
         >>> import tempfile
@@ -63,6 +78,7 @@ class TGDTIndex:
     def __init__(self, path: Path, backend: Backend) -> None:
         self.path = path
         self._backend = backend
+        self._changing = threading.RLock()
         weakref.finalize(self, backend.close)  # not `__del__`: modules are gone when Python ends
 
     @classmethod
@@ -206,6 +222,7 @@ class TGDTIndex:
         """Return the error for a model that did not build this gallery, with the ways out."""
         return other_model_error(self.path, built_with, found)
 
+    @_alone
     def add(
         self,
         ids: Sequence[str],
@@ -263,6 +280,7 @@ class TGDTIndex:
         """Cut global embeddings (N, D) to the length that this gallery stores (N, `global_dim`), as `add` does."""
         return cut_globals(global_embeds, self.settings, "global_embeds")
 
+    @_alone
     def update_metadata(self, ids: Sequence[str], metadata: Any) -> int:
         """Replace the metadata of items, whose embeddings stay as they are, bit for bit.
 
@@ -287,6 +305,7 @@ class TGDTIndex:
             self._backend.store_again(list(changed), metadata_table(list(changed), list(changed.values())))
         return len(changed)
 
+    @_alone
     def copy(self, sources: Sequence[str], ids: Sequence[str]) -> None:
         """Store items once more under other ids, embeddings bit for bit and with their metadata.
 
@@ -335,6 +354,7 @@ class TGDTIndex:
         """
         return -self._stored(ids)[0][:, self.global_dim :].sum(axis=1)
 
+    @_alone
     def delete(self, ids: Sequence[str], *, missing_ok: bool = False) -> int:
         """Delete items in one commit; `compact` gives their space back.
 
@@ -357,6 +377,7 @@ class TGDTIndex:
             self._backend.delete(present)
         return len(present)
 
+    @_alone
     def compact(self) -> None:
         """Give the space of deleted items back, merge small commits, and rebuild an approximate engine."""
         self._backend.compact()
@@ -369,6 +390,7 @@ class TGDTIndex:
         """
         return self._backend.verify()
 
+    @_alone
     def refresh(self) -> bool:
         """See what a writer committed since; return whether there was anything new."""
         return self._backend.refresh()
@@ -477,6 +499,7 @@ class TGDTIndex:
         self._check_present([name for names in lists for name in names], "refresh() the index or leave them out")
         return self._backend.rerank(query, lists)
 
+    @_alone
     def close(self) -> None:
         """Give the writer's lock back; the index can still be searched, and the next write takes the lock again."""
         self._backend.close()

@@ -22,6 +22,7 @@ from .backbones_tgdt import (
     copy_weights,
     is_causal,
     load_tower,
+    offloaded_device,
     read_regions,
     read_words,
     split_loading_options,
@@ -505,6 +506,12 @@ class TGDTModel(TGDTPreTrainedModel):
                 f"missing, such as {', '.join(absent[:3])}. Pass strict=False to start them anew, for training."
             )
         return (model, info) if wants_info else model
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: to the weights, or where weights that were offloaded are run."""
+        device: torch.device = super().device
+        return device if device.type != "meta" else offloaded_device(self) or device
 
     def load_adapter(self, peft_model_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
         """Load an adapter of PEFT; see `PeftAdapterMixin.load_adapter`.

@@ -183,6 +183,9 @@ class TGDTProcessor(ProcessorMixin):
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Save the processor, with the custom code that loads it; see transformers' `ProcessorMixin`."""
+        for name in ("padding_side", "truncation_side"):  # transformers saves what the tokenizer was made with
+            if getattr(self.tokenizer, name) != getattr(type(self.tokenizer), name):
+                self.tokenizer.init_kwargs[name] = getattr(self.tokenizer, name)
         files = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
         # Written for the Hub; kept on the object, it would make it differ from the one loaded back.
         self.__dict__.pop("auto_map", None)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sized
@@ -283,6 +284,8 @@ class TGDTRetriever(TuningMixin, PublishingMixin):
                 asked of a gallery of texts.
         """
         index = self._searchable()
+        if isinstance(min_score, float) and math.isnan(min_score):
+            raise ValueError(f"min_score must be a number, found {min_score}: every hit would be left out.")
         if explain and index.kind != "image":
             raise ValueError("explain=True matches words with the regions of pictures; this gallery holds texts.")
         if mode == "two_stage" and global_weight is local_weight is None and not index.settings["local_weight"]:

@@ -38,7 +38,8 @@ def group_words(tokenizer: Any, input_ids: list[int]) -> list[tuple[str, list[in
     """Group the tokens of one caption to words by the marks that the vocabulary carries.
 
     Word pieces are recognised by their `##`, byte-level BPE and SentencePiece by the mark of a word's first piece,
-    CLIP's pieces by that of the last; in any other vocabulary every token is a word. Punctuation stands alone.
+    CLIP's pieces by that of the last; in any other vocabulary every token is a word. Punctuation stands alone, and so
+    do tokens that were added to a vocabulary, which carry no marks.
 
     Args:
         tokenizer: Tokenizer that made the ids.
@@ -48,17 +49,19 @@ def group_words(tokenizer: Any, input_ids: list[int]) -> list[tuple[str, list[in
         Per word, its text and the positions of its pieces; special tokens belong to no word.
     """
     special, marks = special_ids(tokenizer), vocabulary_marks(tokenizer)
+    added = set(tokenizer.get_added_vocab().values())
     groups: list[list[int]] = []
     before: str | None = None  # the token before in the same word, if a word can go on
     for position, (index, token) in enumerate(zip(input_ids, tokenizer.convert_ids_to_tokens(input_ids), strict=True)):
         if index in special:
             before = None
             continue
-        if before is not None and _goes_on(tokenizer, before, token, marks):
+        goes_on = before is not None and _goes_on(tokenizer, before, token, marks)
+        if before in _STARTS if index in added else goes_on:
             groups[-1].append(position)
         else:
             groups.append([position])
-        before = token
+        before = None if index in added else token
     return [(tokenizer.decode([input_ids[position] for position in group]).strip(), group) for group in groups]
 
 

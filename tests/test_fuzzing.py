@@ -220,6 +220,39 @@ def test_forged_model_directories_load_or_are_refused(model: Path, data: st.Data
         assert [path.name for path in Path(folder).iterdir()] == ["model"]
 
 
+@pytest.fixture(scope="module")
+def adapter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of PEFT beside the model that it adapts."""
+    peft = pytest.importorskip("peft", reason="PEFT is not installed")
+    path = tmp_path_factory.mktemp("fuzz") / "adapter"
+    shutil.copytree(model, path)
+    options: dict[str, Any] = {"target_modules": ["query", "value"], "modules_to_save": ["text_projection"]}
+    peft.get_peft_model(tiny_model(), peft.LoraConfig(r=2, **options)).save_pretrained(path)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")  # of what a forged configuration asks for
+@settings(FUZZ, max_examples=max(1, FUZZ.max_examples // 4))
+@given(data=st.data())
+def test_forged_adapters_load_or_are_refused(adapter: Path, data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        forged = Path(folder, "adapter")
+        shutil.copytree(adapter, forged)
+        if data.draw(st.booleans()):
+            path = forged / "adapter_config.json"
+            content = json.loads(path.read_text())
+            place = data.draw(st.sampled_from(places(content)))
+            path.write_text(json.dumps(replaced(content, place, data.draw(MODEL_VALUES))))
+        else:
+            path = forged / "adapter_model.safetensors"
+            path.write_bytes(data.draw(damage(path.read_bytes())))
+        if data.draw(st.booleans()):
+            (forged / "config.json").unlink()  # an adapter alone names its model
+        with watch(), contextlib.suppress(*REFUSALS, TypeError, ImportError, MemoryError):
+            load_pretrained(str(forged), local_files_only=True)
+        assert [path.name for path in Path(folder).iterdir()] == ["adapter"]
+
+
 @pytest.mark.parametrize(
     "value", ["1", float("nan"), None, True, 10**400], ids=["text", "nan", "null", "truth", "huge"]
 )

@@ -39,7 +39,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 on success, 2 on bad input (with one line on standard error), 130 when interrupted, 141 when nobody reads
         the output any more (`tgdt search ... | head`).
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would be written at exit
+        return 141
+    except KeyboardInterrupt:  # also while libraries are imported, which takes seconds
+        print("tgdt: stopped", file=sys.stderr)
+        return 130
+
+
+def _run(argv: list[str]) -> int:
+    """Parse the command line and run its verb; errors that tell the user something become one line."""
     parser = argparse.ArgumentParser(prog="tgdt", description="Two-stage image-text retrieval.")
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     parser.add_argument("--version", action="version", version=f"tgdt {__version__}")
@@ -64,9 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sharding.leave_process_group()
         sys.stdout.flush()
         return code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would be written at exit
-        return 141
+    except BrokenPipeError:  # an OSError, too
+        raise
     except (ValueError, TypeError, OSError, ImportError, MemoryError, GalleryBusyError) as error:
         if args.debug:
             raise
@@ -75,9 +85,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug or not any(name in str(error) for name in _WRITERS):
             raise
         return _complain(args.verb, error)
-    except KeyboardInterrupt:
-        print(f"tgdt {args.verb}: stopped", file=sys.stderr)
-        return 130
 
 
 def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
@@ -89,6 +96,9 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespa
         parser.error(f"unrecognized arguments: {' '.join(words)}{hint}")
     if words:
         args.words = [*args.words, *words]
+    empty = next((name for name, value in vars(args).items() if value == ""), None)
+    if empty is not None:  # as a path it would be the working directory
+        parser.error(f"{empty} is empty: is a variable of the shell not set?")
     return args
 
 

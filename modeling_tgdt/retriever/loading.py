@@ -56,7 +56,8 @@ def load_backend(folder: Path, backend: str | None, **options: Any) -> tuple[Any
             f"The ONNX graphs in {str(folder)!r} do not take {unused}. Load the model with backend='torch'."
         )
     check_tree(folder, ONNX_FOLDER)  # what is loaded is copied and pushed, too
-    return OnnxModel(folder), TGDTProcessor.from_pretrained(folder)
+    with refused_as_damaged(str(folder)):
+        return OnnxModel(folder), TGDTProcessor.from_pretrained(folder)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from ..processing_tgdt import TGDTProcessor
 
 FOLDER = "onnx"
 _BRANCHES, _GRAPH, _ORIGIN = ("text", "image"), "model.onnx", "origin.json"
+_RESULTS = {"last_hidden_state", "pooler_output", "token_mask"}  # the mask where tokens may be padding
 _SAMPLE = ["a dog runs", "a red car on a road"]  # what is traced; a graph takes any number and length
 _EXTRA = "needs the extra `export`: pip install 'tgdt[export]'."
 
@@ -38,7 +39,7 @@ class OnnxModel(nn.Module):
 
     Raises:
         ImportError: Without onnxruntime.
-        ValueError: When there are no graphs.
+        ValueError: When there are no graphs, or other ones.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,8 +53,7 @@ class OnnxModel(nn.Module):
         self.folder, self.name_or_path = folder, str(folder)
         self.config = TGDTConfig.from_pretrained(folder)
         self.device, self.dtype = torch.device("cpu"), torch.float32
-        origin = json.loads((folder / FOLDER / _ORIGIN).read_text(encoding="utf-8"))
-        self.recorded_identity: tuple[str | None, str] = origin["model_id"], origin["model_revision"]
+        self.recorded_identity = _read_origin(folder / FOLDER / _ORIGIN)
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = torch.get_num_threads()
         self._sessions: dict[str, Any] = {
@@ -62,6 +62,10 @@ class OnnxModel(nn.Module):
             )
             for name in _BRANCHES
         }
+        for name, session in self._sessions.items():
+            found = {output.name for output in session.get_outputs()}
+            if not _RESULTS - {"token_mask"} <= found <= _RESULTS:
+                raise self._refusal(name, f"the outputs {sorted(found)}")
         self.eval()
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> TGDTFeatures:
@@ -92,9 +96,37 @@ class OnnxModel(nn.Module):
         session = self._sessions[name]
         known = {tensor.name for tensor in session.get_inputs()}
         outputs = [output.name for output in session.get_outputs()]
-        values = session.run(None, {key: value.numpy() for key, value in inputs.items() if key in known})
+        try:
+            values = session.run(None, {key: value.numpy() for key, value in inputs.items() if key in known})
+        except Exception as error:  # onnxruntime's own types derive from nothing else
+            raise self._refusal(name, f"{type(error).__name__}: {error}") from error
         results: dict[str, Any] = {key: torch.from_numpy(tensor) for key, tensor in zip(outputs, values, strict=True)}
+        self._check(name, results, len(next(iter(inputs.values()))))
         return TGDTFeatures(**results)
+
+    def _check(self, name: str, results: dict[str, Tensor], rows: int) -> None:
+        tokens, pooled, mask = results["last_hidden_state"], results["pooler_output"], results.get("token_mask")
+        sizes = rows, self.config.projection_dim
+        fits = tokens.ndim == 3 and (*tokens.shape[::2],) == (*pooled.shape,) == sizes
+        if not fits or {tokens.dtype, pooled.dtype} != {torch.float32}:
+            raise self._refusal(name, f"embeddings {(*pooled.shape,)} and {(*tokens.shape,)} for {sizes}")
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != tokens.shape[:2]):
+            raise self._refusal(name, f"a mask {(*mask.shape,)} of {mask.dtype} for tokens {(*tokens.shape,)}")
+
+    def _refusal(self, name: str, found: str) -> ValueError:
+        return ValueError(
+            f"Expected the graph of the {name} branch in {str(self.folder)!r} as `tgdt export` writes it, "
+            f"found {found}. Export the model again."
+        )
+
+
+def _read_origin(path: Path) -> tuple[str | None, str]:
+    """Return name and revision of the weights that the graphs were made of."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    name, revision = (content.get(key) for key in ("model_id", "model_revision")) if content else (None, None)
+    if not isinstance(revision, str) or not isinstance(name, str | None):
+        raise ValueError(f"Expected model_id and model_revision as text in {str(path)!r}, found {content!r:.200}.")
+    return name, revision
 
 
 class _Branch(nn.Module):

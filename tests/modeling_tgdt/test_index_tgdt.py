@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 
@@ -265,6 +267,29 @@ def test_an_index_that_outlives_the_modules_ends_in_silence(tmp_path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_threads_that_share_an_index_lose_nothing(tmp_path) -> None:
+    index, rng = make(tmp_path / "g", items=0)
+    vectors, tokens = unit(rng, 4, 12, DIM), unit(rng, 4, 12, 2, DIM)
+    begin = threading.Barrier(4)
+
+    def write(thread: int) -> None:
+        begin.wait()
+        for item in range(12):
+            index.add([f"{thread}-{item}"], vectors[thread, item : item + 1], tokens[thread, item : item + 1])
+            if item % 4 == 3:
+                index.delete([f"{thread}-{item - 1}"])
+                index.close()
+                index.refresh()
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(write, thread) for thread in range(4)]:
+            done.result()
+    there = {f"{thread}-{item}" for thread in range(4) for item in range(12) if item % 4 != 2}
+    for seen in (index, TGDTIndex.open(tmp_path / "g")):
+        assert set(seen) == there and not seen.verify()
+        np.testing.assert_allclose(seen.get(["3-7", "0-11"])[0], [vectors[3, 7], vectors[0, 11]], atol=1e-3)
 
 
 def test_unicode_and_long_ids(tmp_path) -> None:

@@ -191,6 +191,7 @@ def test_device_maps(case, placement: str, tmp_path: Path) -> None:
         device_map = parts | {"text_model": "disk", "text_local_encoder": "disk", "region_embedding": "disk"}
         model = dispatch_model(model, device_map, main_device="cpu", offload_dir=str(tmp_path / "weights"))
         assert any(parameter.is_meta for parameter in model.text_local_encoder.parameters())
+    assert model.device == torch.device("cpu")  # where retrievers and pipelines put the inputs
     with torch.no_grad():
         found = model(**inputs)
     for name in OUTPUTS:

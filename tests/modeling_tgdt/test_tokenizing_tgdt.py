@@ -1,6 +1,7 @@
 # Copyright 2026 The tgdt contributors. Licensed under the Apache License, Version 2.0.
 """Words and masks of every tokenizer family, and text encoders that give a text the same embedding in any batch."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from transformers import (
 
 from modeling_tgdt import TGDTConfig, TGDTImageProcessor, TGDTModel, TGDTProcessor
 from modeling_tgdt.encoding_tgdt import fitted_processor
-from modeling_tgdt.tokenizing_tgdt import tokenize
+from modeling_tgdt.tokenizing_tgdt import group_words, tokenize
 from tests.modeling_tgdt.tokenizers_of_families import TOKENIZERS
 
 TEXTS = ["a red car", "sea", "dogs do the sea, a car.", ""]
@@ -56,6 +57,27 @@ def pair(name: str) -> tuple[TGDTModel, TGDTProcessor]:
     options = {"num_local_layers": 1, "num_global_layers": 1, "intermediate_size": 24, "text_global_token": slot}
     model = TGDTModel(TGDTConfig(text_config=config, **sizes, **options)).eval()
     return model, fitted_processor(TGDTProcessor(TGDTImageProcessor(), TOKENIZERS[tokenizer]()), model)
+
+
+@pytest.mark.parametrize("family", TOKENIZERS)
+def test_an_added_token_is_a_word(family: str) -> None:
+    tokenizer = TOKENIZERS[family]()
+    tokenizer.add_tokens(["<obj>"])
+    ids = TGDTProcessor(TGDTImageProcessor(), tokenizer)(text="a <obj> car")["input_ids"]
+    assert [word for word, _ in group_words(tokenizer, ids)] == ["a", "<obj>", "car"]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_sides_that_were_set_later_are_saved(side: str, tmp_path: Path) -> None:
+    """A model that was trained on the ends of long captions would else embed their beginnings."""
+    processor = TGDTProcessor(TGDTImageProcessor(), TOKENIZERS["bert"](), max_caption_length=5)
+    processor.tokenizer.truncation_side = processor.tokenizer.padding_side = side
+    processor.save_pretrained(tmp_path)
+    loaded = TGDTProcessor.from_pretrained(tmp_path)
+    texts = ["dogs do the sea a car", "sea"]
+    assert loaded(text=texts)["input_ids"] == processor(text=texts)["input_ids"]
+    words = [word for word, _ in loaded.words(loaded(text=texts[0])["input_ids"])]
+    assert words == (["sea", "a", "car"] if side == "left" else ["dogs", "do"])
 
 
 @pytest.mark.parametrize("family", TOKENIZERS)

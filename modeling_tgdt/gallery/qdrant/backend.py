@@ -78,7 +78,7 @@ class QdrantBackend:
 
     def ids(self) -> list[str]:
         """Ids of all items, in the order of the points."""
-        return [_part(point.payload, "id") for page in self._pages(None, False) for point in page]
+        return [_id(point) for page in self._pages(None, False) for point in page]
 
     def metadata_types(self) -> None:
         """Nothing is known: Qdrant takes any payload."""
@@ -121,7 +121,7 @@ class QdrantBackend:
         for start in range(0, len(ids), _POINTS):
             asked = [point_id(name) for name in ids[start : start + _POINTS]]
             fetched = self._call("retrieve", asked, with_payload=True, with_vectors=True)
-            points.update((_part(point.payload, "id"), point) for point in fetched)
+            points.update((_id(point), point) for point in fetched)
         vectors = np.array([_part(points[name].vector, "global") for name in ids], np.float32)
         vectors = vectors.reshape(len(ids), self.gallery.snapshot.manifest.layout.global_columns)
         return vectors, [self._tokens(points[name]) for name in ids]
@@ -343,17 +343,29 @@ def _row(point: Any, vector: np.ndarray, score: ScoreConfig) -> tuple[Any, ...]:
 
 
 def _id_and_metadata(point: Any) -> tuple[str, Any]:
-    return _part(point.payload, "id"), _part(point.payload, "meta")
+    return _id(point), _part(point.payload, "meta")
+
+
+def _id(point: Any) -> str:
+    """Return the id of a point's item, under which alone a collection of ours can have stored it."""
+    name = _part(point.payload, "id")
+    if not isinstance(name, str) or str(point.id) != point_id(name):
+        raise _damaged(f"the item {name!r} under the id of its point", "it under another")
+    return name
 
 
 def _part(values: Any, name: str) -> Any:
     """Return what every point holds; in a damaged collection, or one that others write to, one may lack it."""
     if not isinstance(values, Mapping) or name not in values:
-        raise ValueError(
-            f"Expected {name!r} in every point of the Qdrant collection, found one without. The collection is "
-            "damaged, or something else writes to it: build the gallery again."
-        )
+        raise _damaged(f"{name!r} in every point", "one without")
     return values[name]
+
+
+def _damaged(expected: str, found: str) -> ValueError:
+    return ValueError(
+        f"Expected {expected} of the Qdrant collection, found {found}. The collection is damaged, or something else "
+        "writes to it: build the gallery again."
+    )
 
 
 def _words(query: Query) -> list[np.ndarray]:

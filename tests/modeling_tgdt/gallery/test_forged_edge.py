@@ -6,14 +6,13 @@ import os
 import shutil
 import signal
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.in_a_child import OUT_OF_TIME, REFUSED, USED, in_a_child
 from tests.modeling_tgdt.gallery.forgery import every_file, seal, small_gallery, use
 from tests.test_fuzzing import FUZZ, REFUSALS, damage, watch
 
@@ -21,36 +20,8 @@ pytest.importorskip("qdrant_client", reason="qdrant-client is not installed")
 pytest.importorskip("qdrant_edge", reason="qdrant-edge-py is not installed")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the engine is tried in a forked process")
 
-SECONDS, HEAD = 10.0, 4096
-USED, REFUSED, OUT_OF_TIME = 0, 1, 2
+HEAD = 4096
 ABORTED = -signal.SIGABRT  # what Rust does where a forged size asks for more memory than there is; see SECURITY.md
-
-
-def in_a_child(action: Callable[[], object]) -> int:
-    """Run in a process of its own and tell how it ended: one of the above, or minus the signal that ended it."""
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # panics of Rust are printed
-            os.fsync = lambda handle: None
-            with contextlib.suppress(*REFUSALS):
-                code = REFUSED
-                action()
-                code = USED
-        except BaseException as error:
-            code = 98 if isinstance(error, AssertionError) else 99
-        finally:
-            os._exit(code)
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(child, 9)
-    os.waitpid(child, 0)
-    return OUT_OF_TIME
 
 
 def copy_data(source: Path, target: Path) -> None:
@@ -130,6 +101,26 @@ def test_a_point_that_lost_its_embedding_is_an_error_in_words(gallery: Path, tmp
 
     def find() -> None:
         with pytest.raises(ValueError, match="Expected 'global' in every point of the Qdrant collection"):
+            use(tmp_path / "gallery")
+
+    assert in_a_child(find) == USED
+    shutil.rmtree(tmp_path / "gallery")
+
+
+def test_a_point_under_the_id_of_no_item_is_an_error_in_words(gallery: Path, tmp_path: Path) -> None:
+    """Its item would be listed, and not be there when it is asked for."""
+    copy_data(gallery, tmp_path / "gallery")
+    (ids,) = tmp_path.rglob("mutable_id_tracker.mappings")
+    with ids.open("r+b") as file:
+        for record in range(6):  # a byte each, the UUID (16), the number of the point (4)
+            file.seek(21 * record + 2)
+            other = file.read(1)[0] ^ 15
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([other]))
+    seal(tmp_path / "gallery")
+
+    def find() -> None:
+        with pytest.raises(ValueError, match="under the id of its point|'id' in every point"):
             use(tmp_path / "gallery")
 
     assert in_a_child(find) == USED

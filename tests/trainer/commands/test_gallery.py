@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -375,6 +376,30 @@ def test_an_option_of_several_values_adds_up(monkeypatch: pytest.MonkeyPatch) ->
     assert (seen[0].overrides, seen[1].on_error) == (["a=1", "b=2", "c=3"], "skip")
 
 
+@pytest.mark.parametrize(
+    "argv", [["index", "", "--model", "m", "--out", "g"], ["index", "p", "--model", "m", "--out", ""], ["search", ""]]
+)
+def test_an_empty_argument_is_not_the_working_directory(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    assert stopped.value.code == 2 and "is empty: is a variable of the shell not set?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 141)])
+def test_an_end_while_parsing_is_quiet(
+    error: type[BaseException], code: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Libraries take seconds to import, and `tgdt --help | head` stops reading."""
+
+    def end(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("trainer.cli._parse", end)
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    assert main(["search", "g", "sea"]) == code
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["--version"])
@@ -416,7 +441,7 @@ def test_search_takes_several_parts_and_leaves_out_what_does_not_match(
     assert len(lines(capsys, *argv, "--min-score", least)) == 3
     grouped = lines(capsys, *argv, "--group-similar", "0.0001")
     assert len(grouped) < len(hits) and json.loads(grouped[0])["similar"]
-    for wrong in (["--min-score", "fitted"], ["--min-score", "high"], ["--weights", "1", "2"]):
+    for wrong in (["--min-score", "fitted"], ["--min-score", "high"], ["--min-score", "nan"], ["--weights", "1", "2"]):
         assert main(["--quiet", *map(str, argv), *wrong]) == 2
     assert main(["--quiet", "search", str(root / "g"), "--not", "sea"]) == 2
     random_picture(0).save(tmp_path / "a.png")
