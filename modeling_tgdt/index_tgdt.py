@@ -38,7 +38,8 @@ from .gallery.validate import (
 from .kernels.quantize import check_token_dtype, pool_items
 
 Kind = Literal["image", "text"]
-_P, _T = ParamSpec("_P"), TypeVar("_T")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 def _alone(method: Callable[Concatenate[TGDTIndex, _P], _T]) -> Callable[Concatenate[TGDTIndex, _P], _T]:
