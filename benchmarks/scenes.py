@@ -27,7 +27,10 @@ ROWS = {
     "flat": ("boxes start at a spread of 0.02", ["model.box_initializer_range=0.02"]),
     "no_boxes": ("no boxes", ["model.box_encoding=none"]),
     "apart": ("look-alikes in other batches", ["training.look_alikes_per_batch=false"]),
-    "local_layer": ("one local layer, residual", ["model.num_local_layers=1"]),
+    "local_layer": (
+        "one local layer, residual",
+        ["model.num_local_layers=1", "model.encoder_layer_type=residual"],
+    ),
     "post_norm": (
         "one local layer, the paper's",
         ["model.num_local_layers=1", "model.encoder_layer_type=post_norm"],
