@@ -11,7 +11,6 @@ import argparse
 import json
 from pathlib import Path
 
-from trainer.evaluation import evaluate_retrieval
 from trainer.recipe import load_recipe
 from trainer.report import write_json
 from trainer.run import load_split, run_recipe
@@ -50,9 +49,8 @@ def run_row(name: str, args: argparse.Namespace) -> None:
     recipe = load_recipe("scenes", [f"training.max_steps={args.steps}", *ROWS[name][1]])
     run = run_recipe(recipe, args.output / name, seed=args.seed, command=command())
     scenes = load_split(recipe, recipe.eval_split, None, None, None)
-    results = evaluate_retrieval(run.model, run.processor, scenes, modes=("global", "local", "two_stage"))
     found = {
-        "rsum": {mode: results[mode]["rsum"] for mode in results},
+        "rsum": {mode: metrics["rsum"] for mode, metrics in run.results.items()},
         "grounding": evaluate_grounding(run.model, run.processor, scenes),
         "look_alikes": look_alike_accuracy(run.model, run.processor, scenes),
     }

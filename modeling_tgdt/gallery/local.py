@@ -168,15 +168,19 @@ class LocalBackend:
 
     def _rank(self, snapshot: Snapshot, query: Query, shortlist: Ranked, top_k: int) -> SearchResult:
         if self._reads_bits(snapshot):
-            bits = self._local_scores(snapshot, query, shortlist.rows, shortlist.offsets, by_bits=True)
-            scores = query.score.mixed(shortlist.scores, bits).astype(np.float32, copy=False)
-            places, ends = best_by_id(scores, shortlist.offsets, RESCORED * top_k, *_by_id(snapshot, shortlist))
+            _, _, places, ends = self._mixed_best(snapshot, query, shortlist, RESCORED * top_k, by_bits=True)
             shortlist = Ranked(shortlist.rows[places], shortlist.scores[places], ends)
-        local = self._local_scores(snapshot, query, shortlist.rows, shortlist.offsets)  # (P,)
-        scores = query.score.mixed(shortlist.scores, local).astype(np.float32, copy=False)
-        places, ends = best_by_id(scores, shortlist.offsets, top_k, *_by_id(snapshot, shortlist))
+        local, scores, places, ends = self._mixed_best(snapshot, query, shortlist, top_k)
         best = Ranked(shortlist.rows[places], scores[places], ends)
         return _result(snapshot, best, shortlist.scores[places], local[places])
+
+    def _mixed_best(
+        self, snapshot: Snapshot, query: Query, shortlist: Ranked, k: int, by_bits: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return local and mixed scores (P,), and the places of the best k of each query with their offsets."""
+        local = self._local_scores(snapshot, query, shortlist.rows, shortlist.offsets, by_bits)
+        scores = query.score.mixed(shortlist.scores, local).astype(np.float32, copy=False)
+        return local, scores, *best_by_id(scores, shortlist.offsets, k, *_by_id(snapshot, shortlist))
 
     def _exhaustive(self, snapshot: Snapshot, query: Query, rows: np.ndarray, top_k: int) -> SearchResult:
         parts = []

@@ -7,11 +7,12 @@ from datasets import concatenate_datasets
 
 from .dataset import make_scenes, make_sized_scenes
 
+_PLAIN = {"train": (3000, 0, 1), "validation": (300, 1, 1)}
 # Scenes, seed and distractors of each split. Plain ones; those and pairs that differ in the size of a third thing;
 # crowded ones with a gallery of 1,000.
 DRAWN: dict[str, dict[str, tuple[int, int, int]]] = {
-    "scenes": {"train": (3000, 0, 1), "validation": (300, 1, 1)},
-    "scenes_sized": {"train": (3000, 0, 1), "validation": (300, 1, 1)},
+    "scenes": _PLAIN,
+    "scenes_sized": _PLAIN,
     "scenes_hard": {"train": (6000, 0, 1), "validation": (1000, 1, 29)},
 }
 _SIZED = (600, 2)  # scenes and seed of the pairs

@@ -246,7 +246,10 @@ def _slot_width(model: Any) -> int:
 
 
 def _boxes_add_a_constant(config: Any) -> bool:
-    """Tell whether the slot's input at the regions' projection is the mean of the features, but for a constant."""
+    """Tell whether the slot's input at the regions' projection is the mean of the features, but for a constant.
+
+    The features are taken there: the published models of Flickr8k were started without the constant.
+    """
     return config.box_encoding in ("sum", "none") and not config.num_region_layers
 
 

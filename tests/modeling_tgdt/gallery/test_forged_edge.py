@@ -78,17 +78,22 @@ def test_forged_files_are_used_or_refused(gallery: Path, data: st.DataObject) ->
         assert [found.name for found in forged.parent.iterdir()] == ["gallery"]
 
 
+def refused_in_words(gallery: Path, message: str) -> None:
+    """Use a gallery whose files were forged, and remove it."""
+
+    def find() -> None:
+        with pytest.raises(ValueError, match=message):
+            use(gallery)
+
+    assert in_a_child(find) == USED
+    shutil.rmtree(gallery)
+
+
 def test_a_panic_of_the_engine_is_an_error_in_words(gallery: Path, tmp_path: Path) -> None:
     copy_data(gallery, tmp_path / "gallery")
     (status,) = tmp_path.rglob("vector_storage-global/vectors/status.dat")
     status.write_bytes(b"")
-
-    def find() -> None:
-        with pytest.raises(ValueError, match="The Qdrant shard at .* cannot be used"):
-            use(tmp_path / "gallery")
-
-    assert in_a_child(find) == USED
-    shutil.rmtree(tmp_path / "gallery")
+    refused_in_words(tmp_path / "gallery", "The Qdrant shard at .* cannot be used")
 
 
 def test_a_point_that_lost_its_embedding_is_an_error_in_words(gallery: Path, tmp_path: Path) -> None:
@@ -98,13 +103,7 @@ def test_a_point_that_lost_its_embedding_is_an_error_in_words(gallery: Path, tmp
     with flags.open("r+b") as file:
         file.write(b"content-type")
     seal(tmp_path / "gallery")
-
-    def find() -> None:
-        with pytest.raises(ValueError, match="Expected 'global' in every point of the Qdrant collection"):
-            use(tmp_path / "gallery")
-
-    assert in_a_child(find) == USED
-    shutil.rmtree(tmp_path / "gallery")
+    refused_in_words(tmp_path / "gallery", "Expected 'global' in every point of the Qdrant collection")
 
 
 def test_a_point_under_the_id_of_no_item_is_an_error_in_words(gallery: Path, tmp_path: Path) -> None:
@@ -118,10 +117,4 @@ def test_a_point_under_the_id_of_no_item_is_an_error_in_words(gallery: Path, tmp
             file.seek(-1, os.SEEK_CUR)
             file.write(bytes([other]))
     seal(tmp_path / "gallery")
-
-    def find() -> None:
-        with pytest.raises(ValueError, match="under the id of its point|'id' in every point"):
-            use(tmp_path / "gallery")
-
-    assert in_a_child(find) == USED
-    shutil.rmtree(tmp_path / "gallery")
+    refused_in_words(tmp_path / "gallery", "under the id of its point|'id' in every point")
